@@ -1,0 +1,34 @@
+"""Gene expression from H&E slides by retrieval from a growing reference of spatial transcriptomics.
+
+Public names load on first use, so that ``import mclstexp`` costs nothing (PEP 562).
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+try:
+    __version__ = version("mclstexp")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+_PUBLIC = {
+    "GenePanel": "mclstexp.types",
+    "MclstexpError": "mclstexp.errors",
+    "Prediction": "mclstexp.prediction",
+    "Slide": "mclstexp.types",
+    "SpotTable": "mclstexp.types",
+    "read_slides": "mclstexp.data.readers",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'mclstexp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,128 @@
+"""Settings: frozen dataclasses that are saved with the model and compared on load. No global settings object."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mclstexp.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PatchSpec:
+    """How a patch is cut around a spot's centre: ``size_px`` pixels at ``mpp`` um per pixel.
+
+    ``mpp=None`` takes full-resolution pixels as they are, whatever they measure (upstream's way, recipe ``paper``).
+    """
+
+    size_px: int = 224
+    mpp: float | None = 0.5
+
+    def span_px(self, slide_mpp: float | None) -> float:
+        """Side of the patch in the slide's full-resolution pixels."""
+        if self.mpp is None:
+            return float(self.size_px)
+        if slide_mpp is None:
+            raise InputError("The patch is defined in um, but the slide's pixel size is unknown; give it with --mpp.")
+        return self.size_px * self.mpp / slide_mpp
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How raw counts become expression: ``log(1 + counts / total * target_sum)``.
+
+    ``total`` is the spot's sum over the model's gene panel (``panel``) or over every measured gene (``all``).
+    The paper: ``all``, 1e6, natural. Upstream's code: ``panel``, 1e4, log10.
+    """
+
+    target_sum: float = 1e4
+    total: Literal["panel", "all"] = "panel"
+    log: Literal["natural", "log10"] = "natural"
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How neighbours become a prediction.
+
+    ``weights="softmax"``: softmax of similarity / temperature. ``"inverse_square"``: 1 / d^2 (the paper), d the L1
+    or L2 distance between embeddings.
+    """
+
+    k: int = 200
+    weights: Literal["softmax", "inverse_square"] = "softmax"
+    temperature: float = 0.1
+    distance: Literal["l1", "l2"] = "l2"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a dataclass as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build a (nested) settings dataclass from plain values.
+
+    Raises
+    ------
+    InputError
+        For an unknown key or a value of the wrong type, named by its dotted path.
+    """
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"Unknown setting {where}{unknown[0]!r}; known: {', '.join(sorted(hints))}.")
+    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def with_settings(config: T, assignments: list[str]) -> T:
+    """Return the settings with ``dotted.key=value`` assignments applied; values are read as JSON, else as text."""
+    values = to_dict(config)
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"Setting {assignment!r} is not of the form key=value.")
+        *parents, leaf = dotted.split(".")
+        target = values
+        for parent in parents:
+            inner = target.get(parent)
+            if not isinstance(inner, dict):
+                raise InputError(f"Unknown setting {dotted!r}; known: {', '.join(sorted(target))}.")
+            target = inner
+        if leaf not in target:
+            raise InputError(f"Unknown setting {dotted!r}; known: {', '.join(sorted(target))}.")
+        try:
+            target[leaf] = json.loads(text)
+        except json.JSONDecodeError:
+            target[leaf] = text
+    return from_dict(type(config), values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise InputError(f"Setting {where} must be a group of settings, got {value!r}.")
+        return from_dict(hint, value, f"{where}.")
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            raise InputError(f"Setting {where} is {value!r}; one of {', '.join(map(repr, options))} is needed.")
+        return value
+    if origin in (Union, UnionType):
+        if value is None and type(None) in options:
+            return None
+        (inner,) = (option for option in options if option is not type(None))
+        return _convert(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"Setting {where} must be a list, got {value!r}.")
+        return tuple(_convert(options[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"Setting {where} must be {hint.__name__}, got {value!r}.")
+    return value

@@ -1,0 +1,1 @@
+"""The command ``mst``: parse, one library call, print."""

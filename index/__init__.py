@@ -1,0 +1,1 @@
+"""The reference: embeddings, counts and provenance of every spot, searched by histology."""

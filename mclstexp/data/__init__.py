@@ -1,0 +1,1 @@
+"""Slides: readers, images, patches, genes, coordinates."""

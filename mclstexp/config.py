@@ -18,18 +18,20 @@ class PatchSpec:
     """How a patch is cut around a spot's centre: ``size_px`` pixels at ``mpp`` um per pixel.
 
     ``mpp=None`` takes full-resolution pixels as they are, whatever they measure (upstream's way, recipe ``paper``).
+    ``scale`` widens the field of view at the same number of pixels: 2 sees twice as far, half as sharp.
     """
 
     size_px: int = 224
     mpp: float | None = 0.5
+    scale: float = 1.0
 
     def span_px(self, slide_mpp: float | None) -> float:
         """Side of the patch in the slide's full-resolution pixels."""
         if self.mpp is None:
-            return float(self.size_px)
+            return self.size_px * self.scale
         if slide_mpp is None:
             raise InputError("The patch is defined in um, but the slide's pixel size is unknown; give it with --mpp.")
-        return self.size_px * self.mpp / slide_mpp
+        return self.size_px * self.scale * self.mpp / slide_mpp
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,116 @@ class RetrievalConfig:
     weights: Literal["softmax", "inverse_square"] = "softmax"
     temperature: float = 0.1
     distance: Literal["l1", "l2"] = "l2"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The image encoder and how its feature maps become one vector a spot.
+
+    Attributes
+    ----------
+    name
+        Any timm model, or ``hf-hub:...``.
+    pooling
+        ``last``: the encoder's own pooled output. ``stages``: mean and standard deviation of every stage's feature
+        map as well, since texture lives in the early stages.
+    views
+        Number of flips and rotations whose features are averaged: 1, 2, 4 or 8.
+    scales
+        Fields of view as multiples of the patch's side; their features are concatenated.
+    """
+
+    name: str = "densenet121"
+    pooling: Literal["last", "stages"] = "last"
+    views: int = 1
+    scales: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The paper's network (section 2.2 of arXiv 2407.08216): projection heads and self-attention over spots."""
+
+    embed_dim: int = 256
+    blocks: int = 2
+    heads: int = 8
+    head_dim: int = 64
+    dropout: float = 0.1
+    positions: bool = True
+    context_spots: int = 1024
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the network is trained."""
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = 1e-4
+    weight_decay: float = 1e-3
+    epochs: int = 90
+    batch_size: int = 128
+    temperature: float = 1.0
+    finetune: bool = False
+    validation_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides what a model computes, saved in its folder.
+
+    ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
+    ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
+    a fused key (0: spot embedding alone).
+    """
+
+    recipe: str = "default"
+    encoder: EncoderSpec = EncoderSpec()
+    patch: PatchSpec = PatchSpec()
+    normalisation: Normalisation = Normalisation()
+    space: Literal["network", "shared"] = "shared"
+    network: NetworkConfig = NetworkConfig()
+    optim: OptimConfig = OptimConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    key_mix: float = 0.5
+    n_genes: int = 1000
+    seed: int = 0
+
+
+RECIPES: dict[str, ModelConfig] = {
+    # What the paper and its supplement say; the patch is cut as upstream does, the paper names no pixel size.
+    "paper": ModelConfig(
+        recipe="paper",
+        patch=PatchSpec(mpp=None),
+        normalisation=Normalisation(target_sum=1e6, total="all"),
+        space="network",
+        optim=OptimConfig(),
+        retrieval=RetrievalConfig(weights="inverse_square", distance="l2"),
+        key_mix=0.0,
+    ),
+    # Where upstream's code departs from its paper on HER2+ (docs/decisions/recipes.md has the list).
+    "paper-code": ModelConfig(
+        recipe="paper-code",
+        patch=PatchSpec(mpp=None),
+        normalisation=Normalisation(target_sum=1e4, total="panel", log="log10"),
+        space="network",
+        optim=OptimConfig(optimizer="adam"),
+        retrieval=RetrievalConfig(weights="inverse_square", distance="l1"),
+        key_mix=0.0,
+    ),
+    "default": ModelConfig(encoder=EncoderSpec(pooling="stages", views=4)),
+}
+
+
+def recipe(name: str) -> ModelConfig:
+    """Return a recipe's settings by name.
+
+    Raises
+    ------
+    InputError
+        For an unknown name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"Unknown recipe {name!r}; one of {', '.join(RECIPES)}.")
+    return RECIPES[name]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

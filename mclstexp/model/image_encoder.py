@@ -1,0 +1,195 @@
+"""The image encoder: a timm backbone and the pooling that turns its feature maps into one vector a patch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mclstexp.config import EncoderSpec
+from mclstexp.errors import InputError
+from mclstexp.types import FloatArray
+
+MAX_STAGES = 5
+"""Stages pooled at most; of a transformer's many blocks as many are taken at equal distances."""
+
+BATCH = 32
+"""Patches a forward pass. Fixed, and the last batch padded, so that a vector never depends on its company."""
+
+Weights = Path | Literal["pretrained", "random"]
+
+
+class ImageEncoder(nn.Module):
+    """A backbone with its normalisation and pooling.
+
+    Parameters
+    ----------
+    spec
+        Which backbone, and how it is pooled.
+    backbone
+        The timm model without its classifier.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: EncoderSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        config: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def create(cls, spec: EncoderSpec, weights: Weights = "pretrained", *, seed: int = 0) -> ImageEncoder:
+        """Build the encoder from a weights file, from timm's hub, or with seeded random weights.
+
+        Raises
+        ------
+        InputError
+            When the model is unknown, its weights do not fit or cannot be had.
+        """
+        torch.manual_seed(seed)
+        keywords: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
+        try:
+            backbone = timm.create_model(spec.name, **keywords)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            raise InputError(
+                f"The weights of encoder {spec.name!r} could not be downloaded ({type(error).__name__}); "
+                "on a machine without internet give them with --encoder-weights FILE."
+            ) from error
+        except RuntimeError as error:
+            raise InputError(
+                f"Encoder {spec.name!r} could not be made ({error}); any timm or hf-hub: name will do."
+            ) from error
+        if isinstance(weights, Path):
+            _load_weights(backbone, weights, spec.name)
+        return cls(spec, backbone.eval())
+
+    @property
+    def patch_stride(self) -> int:
+        """Pixels that a patch's side must be a multiple of (1 for a convolutional backbone)."""
+        embed = getattr(self.backbone, "patch_embed", None)
+        size = getattr(embed, "patch_size", 1)
+        return int(size[0] if isinstance(size, tuple) else size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
+        x = pixels.permute(0, 3, 1, 2).float() / 255.0  # (b, 3, size, size)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        backbone: Any = self.backbone
+        if self.spec.pooling == "last":
+            return backbone.forward_head(backbone.forward_features(x), pre_logits=True)  # type: ignore[no-any-return]
+        last, maps = backbone.forward_intermediates(x)
+        pooled = [_mean_std(stage) for stage in _evenly(maps)]
+        if last.ndim == 4:
+            pooled.append(_mean_std(last))
+        else:
+            pooled.append(backbone.forward_head(last, pre_logits=True))
+        return torch.cat(pooled, dim=1)
+
+    def features(self, patches: NDArray[np.uint8]) -> FloatArray:
+        """Return features ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``, averaged over the views."""
+        device = next(self.parameters()).device
+        out = np.empty((len(patches), self.n_features_per_scale(patches.shape[1])), dtype=np.float32)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            for start in range(0, len(patches), BATCH):
+                batch = _padded(patches[start : start + BATCH])
+                pixels = torch.from_numpy(batch).to(device)
+                total = torch.stack([self(view).float() for view in _views(pixels, self.spec.views)]).mean(dim=0)
+                kept = min(BATCH, len(patches) - start)
+                out[start : start + kept] = total[:kept].cpu().numpy()
+        return out
+
+    def n_features_per_scale(self, size_px: int) -> int:
+        """Length of one scale's feature vector."""
+        if not hasattr(self, "_n_features"):
+            device = next(self.parameters()).device
+            with torch.inference_mode():
+                probe = torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8, device=device)
+                self._n_features = int(self(probe).shape[1])
+        return self._n_features
+
+    def digest(self) -> str:
+        """SHA-256 over the backbone's weights and buffers, by name."""
+        return state_digest({name: tensor.cpu().numpy() for name, tensor in self.backbone.state_dict().items()})
+
+
+def state_digest(state: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 over named arrays: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device to compute on; ``auto`` takes a GPU when there is one.
+
+    Raises
+    ------
+    InputError
+        When a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device auto or cpu.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise InputError(f"Encoder weights {path} do not exist.")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is not a readable .safetensors file ({error}); pickled weights are refused."
+        ) from error
+    wanted = backbone.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    wrong = [key for key in state if key in wanted and state[key].shape != wanted[key].shape]
+    if missing or wrong:
+        raise InputError(
+            f"{path} does not fit encoder {name!r}: {len(missing)} of {len(wanted)} tensors missing, {len(wrong)} of "
+            f"another shape (for example {(missing + wrong)[0]!r}); check --encoder."
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _mean_std(maps: Tensor) -> Tensor:
+    """Pool ``(b, c, h, w)`` to mean and standard deviation, ``(b, 2c)``."""
+    flat = maps.float().flatten(2)  # (b, c, h*w)
+    return torch.cat([flat.mean(dim=2), flat.std(dim=2, unbiased=False)], dim=1)
+
+
+def _evenly(maps: list[Tensor]) -> list[Tensor]:
+    """At most ``MAX_STAGES`` of the stages, equally far apart, the last among them."""
+    if len(maps) <= MAX_STAGES:
+        return maps
+    return [maps[i] for i in np.linspace(0, len(maps) - 1, MAX_STAGES).round().astype(int)]
+
+
+def _views(pixels: Tensor, n: int) -> Iterator[Tensor]:
+    """Yield ``n`` of the eight flips and rotations of ``(b, h, w, 3)``."""
+    half_turn, flip = pixels.flip(1, 2), pixels.flip(2)
+    square = [pixels, half_turn, flip, flip.flip(1, 2)]
+    yield from (square + [view.transpose(1, 2) for view in square])[:n]
+
+
+def _padded(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if len(patches) == BATCH:
+        return np.ascontiguousarray(patches)
+    return np.concatenate([patches, np.zeros((BATCH - len(patches), *patches.shape[1:]), dtype=np.uint8)])

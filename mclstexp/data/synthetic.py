@@ -1,0 +1,343 @@
+"""A simulated cohort: H&E-like slides whose morphology and counts come from the same tissue fields.
+
+Every slide has smooth fields of tumour, stroma, immune infiltrate and fat, and of proliferation. The image is
+drawn from them (nuclear density, size and shape, fibres, fat vacuoles, stain) and so are the spots' counts. Patients
+differ in stain and in expression. Nothing here is fitted to real data: it exists to try the program offline.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from mclstexp.data._histology import (
+    CELL_UM,
+    CYCLING,
+    FAT,
+    IMMUNE,
+    STAINS,
+    STROMA,
+    TUMOUR,
+    SlideSpec,
+    draw_tissue,
+    paint,
+)
+from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
+from mclstexp.types import FloatArray, GenePanel, Slide, SpotTable
+
+COHORT = "simulated"
+"""Name of the cohort."""
+
+_MARKERS = {
+    TUMOUR: "ERBB2 EPCAM KRT8 KRT18 KRT19 GRB7 MUC1 CDH1 ESR1 KRT7 TFF3 CLDN4 FOXA1 GATA3 S100P MIEN1 STARD3",
+    STROMA: "COL1A1 COL1A2 COL3A1 FN1 VIM DCN LUM POSTN SPARC ACTA2 FAP THY1 COL6A3 BGN FBLN1 TAGLN PDGFRB",
+    IMMUNE: "CD3E CD3D CD8A CD4 PTPRC CD19 MS4A1 CD79A CXCL13 CCL5 GZMB LTB TRAC CD2 CXCR4 IL7R HLA-DRA",
+    FAT: "ADIPOQ FABP4 PLIN1 PLIN4 LPL CIDEC LEP CD36 GPAM ADH1B LIPE G0S2",
+    CYCLING: "MKI67 TOP2A PCNA CCNB1 CDK1 BIRC5 AURKA UBE2C TYMS RRM2 MCM2 CENPF",
+}
+_EVERYWHERE = "ACTB GAPDH B2M EEF1A1 RPLP0 RPS3 TPT1 RPL13A TUBA1B UBC PPIA HSP90AB1"
+_FAMILIES = ("ZNF", "TMEM", "SLC25A", "FAM", "CCDC", "LRRC", "ANKRD", "TTC")
+
+
+@dataclass(frozen=True)
+class CohortPaths:
+    """Where `write_cohort` put things: references under ``refs``, the held-out slide under ``query``."""
+
+    root: Path
+    refs: Path
+    slides_csv: Path
+    slides: tuple[str, ...]
+    query_slide: str
+    query_image: Path
+    query_coords: Path
+    query_truth: Path
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSlide:
+    """One simulated section: image ``(side, side, 3)`` uint8 RGB and its spots with counts."""
+
+    slide_id: str
+    patient: str
+    image: NDArray[np.uint8]
+    spots: SpotTable
+    mpp: float
+    spot_um: float
+
+
+def simulate_slide(spec: SlideSpec, *, patient: int = 0, slide: int = 0, seed: int = 0) -> SimulatedSlide:
+    """Simulate one slide, a function of its arguments alone.
+
+    Slides of one seed share their genes; slides of one patient also share stain and expression shifts.
+    """
+    rng = np.random.default_rng([seed, 2, patient, slide])
+    own = np.random.default_rng([seed, 1, patient])
+    stains = STAINS * np.exp(own.normal(0, 0.13, (2, 1))) * np.exp(own.normal(0, 0.05, (2, 3)))
+    stains *= np.exp(rng.normal(0, 0.03, (2, 1)))
+    fields, tissue = draw_tissue(spec, rng)
+    image = paint(spec, fields, tissue, stains, rng)
+    xy_px, array_row, array_col = _grid(spec, tissue)
+    counts = _counts(spec, _at_spots(spec, fields, xy_px), seed, own, rng)
+    spots = SpotTable(
+        spot_ids=np.array([f"{r}x{c}" for r, c in zip(array_row, array_col, strict=True)], dtype=np.str_),
+        xy_px=xy_px,
+        array_row=array_row,
+        array_col=array_col,
+        counts=counts,
+        genes=gene_panel(spec.n_genes),
+    )
+    name = f"P{patient + 1}"
+    return SimulatedSlide(f"{name}_{_letter(slide)}", name, image, spots, spec.mpp, spec.spot_um)
+
+
+def write_cohort(
+    folder: Path,
+    *,
+    n_patients: int = 4,
+    slides_per_patient: int = 2,
+    spec: SlideSpec | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CohortPaths:
+    """Write a cohort of reference slides, and one slide of a further patient held out.
+
+    ``folder`` gets ``refs/`` (``slides.csv``, and a pyramidal TIFF and an ``.h5ad`` of counts a slide) and ``query/``
+    (the TIFF, ``coords.csv`` and ``truth.h5ad``), all at once or not at all.
+
+    Raises
+    ------
+    ExistsAlreadyError
+        When ``folder`` holds anything.
+    InputError
+        When there is nothing to simulate, or the parent folder does not exist.
+    StorageError
+        When the operating system refuses a write.
+    """
+    folder, spec = Path(folder), spec or SlideSpec()
+    if n_patients < 1 or slides_per_patient < 1:
+        raise InputError(f"A cohort needs patients and slides, got {n_patients} and {slides_per_patient}.")
+    if not folder.parent.is_dir():
+        raise InputError(f"Cannot write {folder}: the folder {folder.parent} does not exist; create it first.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExistsAlreadyError(f"{folder} exists and is not empty; choose another folder or remove it.")
+    jobs = [(patient, slide) for patient in range(n_patients) for slide in range(slides_per_patient)]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mst-", dir=folder.parent) as scratch:
+            made = Path(scratch) / "cohort"
+            (made / "refs").mkdir(parents=True)
+            (made / "query").mkdir()
+            named = []
+            for done, (patient, slide) in enumerate([*jobs, (n_patients, 0)]):
+                simulated = simulate_slide(spec, patient=patient, slide=slide, seed=seed)
+                held_out = done == len(jobs)
+                (_write_query if held_out else _write_reference)(simulated, made)
+                named.append((simulated.slide_id, simulated.patient))
+                if on_progress:
+                    on_progress(done + 1, len(jobs) + 1)
+            _write_slides_csv(made / "refs" / "slides.csv", named[:-1], spec.mpp)
+            made.replace(folder)
+    except OSError as error:
+        raise StorageError(f"Cannot write {folder}: {os.strerror(error.errno or 5)}.") from error
+    return _cohort_paths(folder, [name for name, _ in named])
+
+
+def tiny_slides(
+    folder: Path, n: int = 3, *, n_spots: int = 36, n_genes: int = 40, seed: int = 0, per_patient: int = 1
+) -> list[Slide]:
+    """Write ``n`` small images into ``folder`` and return their slides, for tests; a few tens of milliseconds each."""
+    from mclstexp.data.image import open_image
+
+    rows = int(np.ceil(np.sqrt(n_spots)))
+    pitch = 56.0
+    spec = SlideSpec(
+        n_genes=n_genes, side_px=int((rows + 1) * pitch), mpp=1.0, pitch_um=pitch, grid="square", margin=False
+    )
+    slides = []
+    for i in range(n):
+        made = simulate_slide(spec, patient=i // per_patient, slide=i % per_patient, seed=seed)
+        path = Path(folder) / f"{made.slide_id}.tif"
+        write_pyramid(made.image, path, mpp=spec.mpp)
+        slides.append(
+            Slide(
+                slide_id=made.slide_id,
+                patient=made.patient,
+                cohort=COHORT,
+                spots=made.spots.take(np.arange(n_spots)),
+                image=open_image(path),
+                mpp=spec.mpp,
+                mpp_source="file",
+                layout="h5ad",
+                sources=(path,),
+            )
+        )
+    return slides
+
+
+def gene_panel(n_genes: int) -> GenePanel:
+    """Return the simulated genes: markers in turn, then invented members of gene families.
+
+    The Ensembl ids have the right form but lie outside the range in use, so that none can be mistaken for a real one.
+    """
+    columns = [names.split() for names in (*_MARKERS.values(), _EVERYWHERE)]
+    named = [names[i] for i in range(max(map(len, columns))) for names in columns if i < len(names)]
+    more = [f"{_FAMILIES[i % len(_FAMILIES)]}{900 + i}" for i in range(max(0, n_genes - len(named)))]
+    symbols = (named + more)[:n_genes]
+    return GenePanel(tuple(symbols), tuple(f"ENSG{90_000_000 + i:011d}" for i in range(len(symbols))))
+
+
+def write_pyramid(image: NDArray[np.uint8], path: Path, *, mpp: float, tile_px: int = 256) -> None:
+    """Write a tiled JPEG pyramid with its pixel size in the resolution tags, halving down to about one tile."""
+    import tifffile
+    from PIL import Image
+
+    level, smallest = image, 2 * tile_px
+    with tifffile.TiffWriter(path) as tiff:
+        for i in range(16):
+            scale = 1e4 * level.shape[1] / image.shape[1] / mpp
+            tiff.write(
+                level,
+                photometric="rgb",
+                tile=(tile_px, tile_px),
+                compression="jpeg",
+                compressionargs={"level": 88},
+                resolution=(scale, scale),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(i > 0),
+                software=False,
+                metadata=None,
+            )
+            if i and max(level.shape[:2]) <= smallest:
+                break
+            height, width = max(1, level.shape[0] // 2), max(1, level.shape[1] // 2)
+            level = np.asarray(Image.fromarray(level).resize((width, height), Image.Resampling.BOX))
+
+
+# Spots and counts ---------------------------------------------------------------------------------------------------
+
+
+def _grid(spec: SlideSpec, tissue: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Lay the spots out; only those whose whole disc is on tissue are kept."""
+    pitch, side = spec.pitch_um / spec.mpp, spec.side_px
+    step = pitch * (np.sqrt(3) / 2 if spec.grid == "hex" else 1.0)
+    n_rows, n_cols = int((side - pitch) / step) + 1, int((side - pitch) / pitch) + 1
+    row, col = (a.ravel() for a in np.mgrid[:n_rows, :n_cols])
+    odd = row % 2 if spec.grid == "hex" else 0 * row
+    xy = np.stack([pitch / 2 + (col + odd / 2) * pitch, pitch / 2 + row * step], axis=1)
+    covered = ndimage.minimum_filter(tissue, size=max(1, round(spec.spot_um / CELL_UM)))
+    cells = np.minimum((xy * spec.mpp / CELL_UM).astype(int), tissue.shape[0] - 1)
+    keep = (covered[cells[:, 1], cells[:, 0]] > 0.5) & (xy.max(axis=1) < side - pitch / 4)
+    array_col = 2 * col + odd if spec.grid == "hex" else col
+    return xy[keep], row[keep].astype(np.int64), array_col[keep].astype(np.int64)
+
+
+# Counts -----------------------------------------------------------------------------------------------------------
+
+
+def _at_spots(spec: SlideSpec, fields: FloatArray, xy_px: NDArray[np.float64]) -> FloatArray:
+    """Mean of each field over the spots' discs, ``(n, 5)``."""
+    blurred = ndimage.gaussian_filter(fields, (0, *(2 * [spec.spot_um / 4 / CELL_UM])))
+    rows_cols = xy_px.T[::-1] * spec.mpp / CELL_UM - 0.5
+    at = [ndimage.map_coordinates(field, rows_cols, order=1, mode="nearest") for field in blurred]
+    return np.stack(at, axis=1)
+
+
+def _loadings(n_genes: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Log base means ``(g,)`` and what each programme adds ``(5, g)``; the same for all slides of a seed."""
+    rng = np.random.default_rng([seed, 0])
+    base = rng.normal(0.3, 0.9, n_genes)
+    added = np.where(rng.random((5, n_genes)) < 0.25, rng.normal(0, 0.9, (5, n_genes)), 0.0)
+    position = gene_panel(n_genes).position
+    for programme, names in _MARKERS.items():
+        columns = [position[name] for name in names.split() if name in position]
+        added[:, columns] = 0
+        added[programme, columns] = rng.uniform(1.6, 3.2, len(columns))
+    common = [position[name] for name in _EVERYWHERE.split() if name in position]
+    added[:, common], base[common] = 0, 2.5
+    return base.astype(np.float32), added.astype(np.float32)
+
+
+def _counts(
+    spec: SlideSpec, at: FloatArray, seed: int, own: np.random.Generator, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """Negative binomial counts ``(n, g)`` with a patient's shift of each gene and a depth of each slide and spot."""
+    base, added = _loadings(spec.n_genes, seed)
+    programmes = at.astype(np.float64).copy()
+    programmes[:, CYCLING] *= programmes[:, TUMOUR]  # only tumour cells divide
+    log_mean = base + own.normal(0, 0.2, spec.n_genes) + programmes @ added
+    depth = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.3, (len(at), 1)))
+    depth *= 0.6 + 0.4 * (1 - programmes[:, [FAT]])  # little cytoplasm, few transcripts
+    mean, dispersion = np.exp(log_mean) * depth, 0.3
+    counts = rng.poisson(rng.gamma(1 / dispersion, mean * dispersion))
+    return sparse.csr_matrix(counts.astype(np.float32))
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+def _letter(slide: int) -> str:
+    return chr(ord("A") + slide) if slide < 26 else str(slide + 1)
+
+
+def _write_reference(made: SimulatedSlide, folder: Path) -> None:
+    write_pyramid(made.image, folder / "refs" / f"{made.slide_id}.tif", mpp=made.mpp)
+    _write_counts(made, folder / "refs" / f"{made.slide_id}.h5ad")
+
+
+def _write_query(made: SimulatedSlide, folder: Path) -> None:
+    write_pyramid(made.image, folder / "query" / f"{made.slide_id}.tif", mpp=made.mpp)
+    _write_counts(made, folder / "query" / "truth.h5ad")
+    with (folder / "query" / "coords.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "x", "y"])
+        for spot, (x, y) in zip(made.spots.spot_ids, made.spots.xy_px, strict=True):
+            writer.writerow([spot, f"{x:.2f}", f"{y:.2f}"])
+
+
+def _write_counts(made: SimulatedSlide, path: Path) -> None:
+    import anndata as ad
+    import pandas as pd
+
+    spots = made.spots
+    panel = gene_panel(spots.counts.shape[1] if spots.counts is not None else 0)
+    obs = pd.DataFrame(
+        {
+            "in_tissue": 1,
+            "array_row": spots.array_row,
+            "array_col": spots.array_col,
+            "patient": made.patient,
+            "cohort": COHORT,
+        },
+        index=pd.Index(spots.spot_ids.astype(object)),
+    )
+    var = pd.DataFrame({"gene_ids": list(panel.ensembl)}, index=pd.Index(list(panel.symbols), dtype=object))
+    ad.AnnData(spots.counts, obs=obs, var=var, obsm={"spatial": spots.xy_px}).write_h5ad(path, compression="gzip")
+
+
+def _write_slides_csv(path: Path, slides: list[tuple[str, str]], mpp: float) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["slide", "patient", "cohort", "counts", "image", "coords", "mpp"])
+        for name, patient in slides:
+            writer.writerow([name, patient, COHORT, f"{name}.h5ad", f"{name}.tif", "", f"{mpp:g}"])
+
+
+def _cohort_paths(folder: Path, names: list[str]) -> CohortPaths:
+    refs, query = folder / "refs", folder / "query"
+    return CohortPaths(
+        root=folder,
+        refs=refs,
+        slides_csv=refs / "slides.csv",
+        slides=tuple(names[:-1]),
+        query_slide=names[-1],
+        query_image=query / f"{names[-1]}.tif",
+        query_coords=query / "coords.csv",
+        query_truth=query / "truth.h5ad",
+    )

@@ -52,7 +52,7 @@ def draw_tissue(spec: SlideSpec, rng: np.random.Generator) -> tuple[FloatArray, 
     """Draw the five fields ``(5, h, w)`` in 0 to 1 (the first four sum to one) and the tissue mask ``(h, w)``."""
     n = max(8, round(spec.side_px * spec.mpp / CELL_UM))
     bias = np.array([0.45, 0.45, -0.25, -0.35])
-    noise = np.stack([_smooth(rng, n, 75.0) for _ in range(4)]) + bias[:, None, None]
+    noise = np.stack([_smooth(rng, n, 90.0) for _ in range(4)]) + bias[:, None, None]
     sharp = np.exp(3.2 * (noise - noise.max(axis=0)))
     parts = sharp / sharp.sum(axis=0)
     cycling = 1 / (1 + np.exp(-2.5 * _smooth(rng, n, 130.0)))
@@ -69,7 +69,7 @@ def draw_tissue(spec: SlideSpec, rng: np.random.Generator) -> tuple[FloatArray, 
 
 def _smooth(rng: np.random.Generator, n: int, sigma_um: float) -> FloatArray:
     noise = ndimage.gaussian_filter(rng.standard_normal((n, n)), sigma_um / CELL_UM, mode="reflect")
-    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+    return np.asarray((noise - noise.mean()) / noise.std(), dtype=np.float32)
 
 
 def paint(
@@ -96,9 +96,9 @@ class _Painter:
         fibres = self._fibres()
         tumour, stroma, immune, fat = (self._up(field) for field in self.fields[:4])
         solid = self._up(self.tissue) > 0.5
-        eosin = 0.34 * tumour + (0.42 + 0.22 * fibres) * stroma + 0.22 * immune + 0.20 * fat
-        haematoxylin = 0.20 * tumour + (0.05 + 0.03 * fibres) * stroma + 0.16 * immune + 0.02 * fat
-        clefts = (fibres < -1.25) & (stroma > 0.45)
+        eosin = 0.34 * tumour + np.maximum(0.44 + 0.17 * fibres, 0.14) * stroma + 0.22 * immune + 0.20 * fat
+        haematoxylin = 0.20 * tumour + np.maximum(0.05 + 0.02 * fibres, 0) * stroma + 0.16 * immune + 0.02 * fat
+        clefts = (fibres < -1.75) & (stroma > 0.45)
         holes, membranes = self._vacuoles()
         nuclei = self._nuclei()
         grain = rng.standard_normal((side // 2 + 1, side // 2 + 1)).astype(np.float32)
@@ -116,7 +116,7 @@ class _Painter:
         glass = 1 - 0.05 * self.rng.random()
         table = np.round(255 * glass * np.exp(-density)).astype(np.uint8)
         rows, cols = (np.clip(a * (255 / 2.5), 0, 255).astype(np.uint8) for a in (h, e))
-        return table[rows, cols]
+        return np.asarray(table[rows, cols], dtype=np.uint8)
 
     def _up(self, field: FloatArray) -> FloatArray:
         image = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
@@ -142,14 +142,14 @@ class _Painter:
         y, x = np.mgrid[0 : extent : spacing_um * 0.87, 0:extent:spacing_um].astype(np.float32)
         x[1::2] += spacing_um / 2
         places = np.stack([x.ravel(), y.ravel()], axis=1)
-        return places + self.rng.normal(0, 0.22 * spacing_um, places.shape).astype(np.float32)
+        return places + self.rng.normal(0, 0.17 * spacing_um, places.shape).astype(np.float32)
 
     def _vacuoles(self) -> tuple[FloatArray, FloatArray]:
         """Fat cells: what is empty, and the membranes between, both ``(side, side)`` in 0 to 1."""
-        places = self._scatter(46.0)
+        places = self._scatter(43.0)
         fat = self._at(self.fields[FAT], places)
-        places = places[self.rng.random(len(places)) < np.clip(2.2 * fat - 0.45, 0, 1)]
-        radii = self.rng.uniform(17, 26, (len(places), 1)) * np.ones((1, 2))
+        places = places[self.rng.random(len(places)) < np.clip(2.6 * fat - 0.45, 0, 1)]
+        radii = self.rng.uniform(18, 26, (len(places), 1)) * np.ones((1, 2))
         outlines = _ellipses(places, radii, self.rng.uniform(0, np.pi, len(places)), wobble=0.06, rng=self.rng)
         wall = Image.new("L", (self.side, self.side))
         draw = ImageDraw.Draw(wall)
@@ -166,10 +166,10 @@ class _Painter:
         places = places[self._at(self.tissue, places) > 0.5]
         parts, cycling = self._at(self.fields[:4], places), self._at(self.fields[CYCLING], places)
         kind = (rng.random(len(places)) > np.cumsum(parts, axis=0)[:3]).sum(axis=0)
-        chance = np.choose(kind, [0.30 + 0.25 * cycling, 0.11, 0.80, 0.015])
+        chance = np.choose(kind, [0.26 + 0.26 * cycling, 0.11, 0.80, 0.015])
         kept = rng.random(len(places)) < chance
         places, kind, cycling = places[kept], kind[kept], cycling[kept]
-        size = np.array([[4.3, 3.6], [6.2, 1.35], [2.7, 2.6], [3.2, 1.2]])[kind]
+        size = np.array([[3.9, 3.2], [6.2, 1.35], [2.7, 2.6], [3.2, 1.2]])[kind]
         size = (
             size * np.exp(rng.normal(0, [0.18, 0.08, 0.06, 0.1], (len(kind), 4))[np.arange(len(kind)), kind])[:, None]
         )
@@ -177,7 +177,7 @@ class _Painter:
         angle = rng.uniform(0, np.pi, len(kind))
         spindle = kind == STROMA
         angle[spindle] = np.arctan(self._at(self.slope, places[spindle])) + rng.normal(0, 0.15, spindle.sum())
-        dark = np.array([0.78, 1.05, 1.35, 0.9])[kind] * np.exp(rng.normal(0, 0.14, len(kind)))
+        dark = np.array([0.72, 1.0, 1.25, 0.9])[kind] * np.exp(rng.normal(0, 0.14, len(kind)))
         mitotic = (kind == TUMOUR) & (rng.random(len(kind)) < 0.10 * cycling)
         dark[mitotic], size[mitotic] = 1.7, size[mitotic] * 0.75
         return self._draw_nuclei(_ellipses(places, size, angle, wobble=0.07, rng=rng), dark)
@@ -186,8 +186,8 @@ class _Painter:
         layer = Image.new("L", (self.side, self.side))
         draw = ImageDraw.Draw(layer)
         width = max(1, round(0.7 / self.spec.mpp))
-        for outline, shade in zip((outlines / self.spec.mpp).round(1), (dark * 110).clip(20, 220), strict=True):
-            draw.polygon(outline.ravel().tolist(), fill=int(shade), outline=int(shade * 1.15), width=width)
+        for outline, shade in zip((outlines / self.spec.mpp).round(1), (dark * 110).clip(20, 195), strict=True):
+            draw.polygon(outline.ravel().tolist(), fill=int(shade), outline=int(shade * 1.28), width=width)
         blurred = layer.filter(ImageFilter.GaussianBlur(0.35 / self.spec.mpp))
         amount = np.asarray(blurred, dtype=np.float32) / 110
         chromatin = self.rng.standard_normal((self.side // 3 + 1,) * 2).astype(np.float32)
@@ -196,12 +196,18 @@ class _Painter:
 
 
 def _ellipses(
-    centres: FloatArray, radii: FloatArray, angles: FloatArray, *, wobble: float, rng: np.random.Generator
+    centres: FloatArray,
+    radii: NDArray[np.floating],
+    angles: NDArray[np.floating],
+    *,
+    wobble: float,
+    rng: np.random.Generator,
 ) -> FloatArray:
     """Outlines ``(n, 14, 2)`` of slightly irregular ellipses."""
     turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-    around = np.stack([np.cos(turn), np.sin(turn)], axis=1)[None] * radii[:, None, :]
-    around = around * (1 + rng.normal(0, wobble, (len(centres), 14, 1)))
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    around = circle[None] * radii[:, None, :] * (1 + rng.normal(0, wobble, (len(centres), 14, 1)))
     c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x, y = around[..., 0], around[..., 1]
-    return np.stack([x * c - y * s, x * s + y * c], axis=-1) + centres[:, None, :]
+    outlines = np.stack([x * c - y * s, x * s + y * c], axis=-1) + centres[:, None, :]
+    return outlines.astype(np.float32)

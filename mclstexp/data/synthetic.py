@@ -252,8 +252,8 @@ def _at_spots(spec: SlideSpec, fields: FloatArray, xy_px: NDArray[np.float64]) -
 def _loadings(n_genes: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """Log base means ``(g,)`` and what each programme adds ``(5, g)``; the same for all slides of a seed."""
     rng = np.random.default_rng([seed, 0])
-    base = rng.normal(0.3, 0.9, n_genes)
-    added = np.where(rng.random((5, n_genes)) < 0.25, rng.normal(0, 0.9, (5, n_genes)), 0.0)
+    base = rng.normal(1.0, 0.9, n_genes)
+    added = np.where(rng.random((5, n_genes)) < 0.3, rng.normal(0, 1.2, (5, n_genes)), 0.0)
     position = gene_panel(n_genes).position
     for programme, names in _MARKERS.items():
         columns = [position[name] for name in names.split() if name in position]
@@ -274,7 +274,7 @@ def _counts(
     log_mean = base + own.normal(0, 0.2, spec.n_genes) + programmes @ added
     depth = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.3, (len(at), 1)))
     depth *= 0.6 + 0.4 * (1 - programmes[:, [FAT]])  # little cytoplasm, few transcripts
-    mean, dispersion = np.exp(log_mean) * depth, 0.3
+    mean, dispersion = np.exp(log_mean) * depth, 0.15
     counts = rng.poisson(rng.gamma(1 / dispersion, mean * dispersion))
     return sparse.csr_matrix(counts.astype(np.float32))
 

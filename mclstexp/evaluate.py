@@ -1,0 +1,367 @@
+"""Evaluation by held-out slides: every method fits on the same training side and is scored on the same truth."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.config import Normalisation
+from mclstexp.data.genes import panel_from_names, select_panel
+from mclstexp.data.splits import Fold, SplitSpec, check_leakage, make_folds
+from mclstexp.errors import InputError, MismatchError
+from mclstexp.evaluate_scores import (
+    METRICS,
+    MethodPrediction,
+    MethodSummary,
+    Run,
+    SlideScore,
+    SlideTruth,
+    score_slide,
+    summarise,
+)
+from mclstexp.gene_sets import KNOWN_GENES, GeneSets
+from mclstexp.metrics import PooledCorrelation, domain_agreement
+from mclstexp.types import FloatArray, GenePanel, Slide
+
+MAPPED_SLIDES = 6
+MAPPED_GENES = 3
+
+PAPER_LEFT_OUT = ("A1", "H1", "H2", "H3")
+"""Sections of HER2+ that the paper (after HisToGene's code) leaves out: 32 of 36 remain, A2 to G3."""
+
+
+class Method(Protocol):
+    """Something that learns from the training side of a fold and predicts held-out slides."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the table."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the seed changes nothing; such a method is run once."""
+        ...
+
+    @property
+    def uses_counts_only(self) -> bool:
+        """Whether training slides without an image are of use to it; otherwise it is not given any."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The scale that its predictions are in; must be the protocol's."""
+        ...
+
+    def fit(self, train: Sequence[Slide], panel: GenePanel, *, seed: int) -> None:
+        """Learn afresh from the training slides, forgetting any earlier fold."""
+        ...
+
+    def predict(self, slide: Slide) -> MethodPrediction:
+        """Predict a slide that comes without its counts and labels."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a command line says about the methods to compare; `mclstexp.index.pipeline` builds them."""
+
+    recipes: tuple[str, ...] = ("default", "paper")
+    encoder: str | None = None
+    encoder_weights: Path | None = None
+    settings: tuple[str, ...] = ()
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Everything that decides the figures, apart from the methods.
+
+    Attributes
+    ----------
+    genes
+        A fixed panel by name, or empty: ``n_genes`` highly variable genes chosen anew on each training side.
+    normalisation
+        Of the truth, and so of every prediction.
+    markers, known
+        Sets whose PCC is reported, and sets tested for being better predicted than the rest.
+    """
+
+    name: str = "default"
+    split: SplitSpec = field(default_factory=SplitSpec)
+    seeds: tuple[int, ...] = (0,)
+    genes: tuple[str, ...] = ()
+    n_genes: int = 1000
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    markers: GeneSets = field(default_factory=dict)
+    known: GeneSets = field(default_factory=lambda: dict(KNOWN_GENES))
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"Seeds {self.seeds} must be different whole numbers of at least 0.")
+        if self.n_genes < 1:
+            raise InputError(f"A panel of {self.n_genes} genes cannot be evaluated; --n-genes must be at least 1.")
+
+
+def paper_protocol(which: Literal["paper", "paper-code"], *, genes: Sequence[str] = ()) -> EvaluationProtocol:
+    """Return the protocol of the mclSTExp paper: leave one section out, other cuts of the patient in training.
+
+    ``paper`` follows the text (counts per million of every gene, natural logarithm, genes chosen on the training side
+    unless given); ``paper-code`` the published code (10,000 over the panel, log10, one fixed list of genes).
+
+    Raises
+    ------
+    InputError
+        When ``paper-code`` is asked for without its list of genes.
+    """
+    if which == "paper-code" and not genes:
+        raise InputError("The protocol paper-code uses one fixed list of genes; give it with --genes FILE.")
+    text = Normalisation(target_sum=1e6, total="all", log="natural")
+    code = Normalisation(target_sum=1e4, total="panel", log="log10")
+    return EvaluationProtocol(
+        name=which,
+        split=SplitSpec(by="slide"),
+        genes=tuple(genes),
+        n_genes=785,
+        normalisation=text if which == "paper" else code,
+    )
+
+
+def paper_slides(slides: Sequence[Slide]) -> tuple[list[Slide], list[str]]:
+    """Return the sections that the paper used of HER2+ (all slides of another data set), and a note."""
+    out = [slide.slide_id for slide in slides if slide.layout == "her2st" and slide.slide_id in PAPER_LEFT_OUT]
+    notes = [f"Left out as in the paper: {', '.join(out)}."] if out else []
+    return [slide for slide in slides if slide.slide_id not in out], notes
+
+
+@dataclass(frozen=True, eq=False)
+class GeneMap:
+    """One gene on one held-out slide, measured and as each method predicts it with the first seed."""
+
+    slide_id: str
+    gene: str
+    xy_px: NDArray[np.float64]
+    measured: FloatArray
+    predicted: dict[str, FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """Scores a slide, summaries a method, and what has to be known to read them.
+
+    Attributes
+    ----------
+    folds
+        A dict a fold: name, train, train_without_image, test, n_genes and panel (digest).
+    domains_of_truth
+        ARI and NMI of clusters of the *measured* expression, by slide: what a perfect prediction would reach.
+    """
+
+    protocol: EvaluationProtocol
+    methods: tuple[str, ...]
+    folds: tuple[dict[str, Any], ...]
+    scores: tuple[SlideScore, ...]
+    summaries: tuple[MethodSummary, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    domains_of_truth: dict[str, tuple[float, float]]
+    maps: tuple[GeneMap, ...]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the maps as plain JSON values, NaN as null."""
+        return {
+            "protocol": asdict(self.protocol),
+            "versions": self.versions,
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "metrics": METRICS,
+            "folds": list(self.folds),
+            "overall": [asdict(summary) for summary in self.summaries],
+            "slides": [
+                {key: value for key, value in vars(score).items() if key not in ("symbols", "gene_pcc")}
+                for score in self.scores
+            ],
+            "domains_of_truth": {k: {"ari": v[0], "nmi": v[1]} for k, v in self.domains_of_truth.items()},
+        }
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        """Return header and rows, a row a method: mean over slides and seeds, and the spread of PCC."""
+        keys = self._shown()
+        header = ["method", "slides", "seeds", *keys, "sd seeds", "sd slides"]
+        rows: list[list[object]] = []
+        for summary in self.summaries:
+            spread = summary.values["pcc"]
+            means = [summary.values[key].mean for key in keys]
+            rows.append([summary.method, summary.n_slides, summary.n_seeds, *means, spread.sd_seeds, spread.sd_slides])
+        return header, rows
+
+    def slide_table(self) -> tuple[list[str], list[list[object]]]:
+        """Return header and rows, a row a slide, method and seed."""
+        keys = [key for key in self._shown() if not key.startswith("pooled")]
+        header = ["slide", "fold", "method", "seed", "spots", "genes", *keys]
+        rows: list[list[object]] = [
+            [s.slide_id, s.fold, s.method, s.seed, s.n_spots, s.n_scored, *(s.values[key] for key in keys)]
+            for s in self.scores
+        ]
+        return header, rows
+
+    def _shown(self) -> list[str]:
+        """Measures that have a value for any method, without those that only repeat another."""
+        keys = list(dict.fromkeys(key for summary in self.summaries for key in summary.values))
+        return [
+            key
+            for key in keys
+            if key != "pcc_nan_dropped" and any(s.values[key].mean is not None for s in self.summaries)
+        ]
+
+
+def run_evaluation(
+    slides: Sequence[Slide],
+    methods: Sequence[Method],
+    protocol: EvaluationProtocol,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Fit and score every method on every fold and seed.
+
+    Held-out slides reach `Method.predict` without counts and labels. The panel is chosen on each training side alone
+    (unless the protocol fixes one). Deterministic methods run once.
+
+    Raises
+    ------
+    InputError
+        When no fold can be made, or content or patients leak between the sides of one.
+    MismatchError
+        When a method's scale is not the protocol's, or its prediction has another shape than the slide.
+    """
+    runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
+    folds, notes = make_folds(slides, protocol.split)
+    warnings = check_leakage(folds, protocol.split)
+    if protocol.genes:
+        warnings.append(
+            f"The panel of {len(protocol.genes)} genes was given: whoever chose it may have seen the test slides."
+        )
+    found = _Findings(protocol, notes=notes)
+    for i, fold in enumerate(folds):
+        panel = found.begin(fold)
+        for j, (method, seed) in enumerate(runs):
+            found.run(method, seed, fold, panel)
+            if on_progress is not None:
+                on_progress(i * len(runs) + j + 1, len(folds) * len(runs))
+    return EvaluationResult(
+        protocol=protocol,
+        methods=tuple(method.name for method in methods),
+        folds=tuple(found.folds),
+        scores=tuple(found.scores),
+        summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
+        notes=tuple(dict.fromkeys(found.notes)),
+        warnings=tuple(warnings),
+        domains_of_truth=found.domains,
+        maps=tuple(found.maps.values()),
+        versions=versions(),
+    )
+
+
+def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ...]:
+    if method.normalisation != protocol.normalisation:
+        raise MismatchError(
+            f"Method {method.name} predicts on the scale {method.normalisation}, but the protocol's is "
+            f"{protocol.normalisation}; build it with the protocol's."
+        )
+    return (None,) if method.deterministic else protocol.seeds
+
+
+@dataclass
+class _Findings:
+    """What the loop over folds, methods and seeds has found so far."""
+
+    protocol: EvaluationProtocol
+    notes: list[str]
+    truths: list[SlideTruth] = field(default_factory=list)
+    scores: list[SlideScore] = field(default_factory=list)
+    pooled: dict[tuple[str, int | None], PooledCorrelation] = field(default_factory=dict)
+    maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
+    domains: dict[str, tuple[float, float]] = field(default_factory=dict)
+    folds: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self, fold: Fold) -> GenePanel:
+        """Choose the fold's panel on its training side, and normalise its held-out slides."""
+        if self.protocol.genes:
+            panel, notes = panel_from_names(self.protocol.genes, fold.train_with_image)
+            self.notes += notes
+        else:
+            panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
+        self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
+        for truth in self.truths:
+            self._describe(truth)
+        self.folds.append(
+            {
+                "name": fold.name,
+                "train": [slide.slide_id for slide in fold.train_with_image],
+                "train_counts_only": [slide.slide_id for slide in fold.train if slide.image is None],
+                "test": [slide.slide_id for slide in fold.test],
+                "n_genes": len(panel),
+                "panel": panel.digest,
+            }
+        )
+        return panel
+
+    def run(self, method: Method, seed: int | None, fold: Fold, panel: GenePanel) -> None:
+        """Fit a method on the fold and score it on every held-out slide."""
+        train = fold.train if method.uses_counts_only else fold.train_with_image
+        method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
+        for truth in self.truths:
+            slide = truth.slide
+            prediction = method.predict(without_counts(slide))
+            prediction.check(method.name, len(slide), len(panel))
+            run = Run(fold.name, method.name, seed)
+            self.scores.append(score_slide(truth, prediction, run, self.protocol.markers))
+            pool = self.pooled.setdefault((method.name, seed), PooledCorrelation())
+            pool.add(panel.symbols, truth.expression, prediction.mean)
+            if seed in (None, self.protocol.seeds[0]):
+                self._map(truth, prediction.mean, method.name)
+
+    def _describe(self, truth: SlideTruth) -> None:
+        slide = truth.slide
+        unmeasured = int(np.isnan(truth.expression).any(axis=0).sum())
+        if unmeasured:
+            self.notes.append(f"Slide {slide.slide_id} did not measure {unmeasured} of {len(truth.panel)} genes.")
+        if slide.spots.labels is not None:
+            agreement = domain_agreement(truth.expression, slide.spots.labels, seed=self.protocol.seeds[0])
+            if agreement is not None:
+                self.domains[slide.slide_id] = agreement
+        if len({slide_id for slide_id, _ in self.maps}) < MAPPED_SLIDES:
+            for column in truth.hvg[:MAPPED_GENES].tolist():
+                gene = truth.panel.symbols[column]
+                measured = truth.expression[:, column]
+                self.maps[slide.slide_id, gene] = GeneMap(slide.slide_id, gene, slide.spots.xy_px, measured, {})
+
+    def _map(self, truth: SlideTruth, predicted: FloatArray, method: str) -> None:
+        for (slide_id, gene), picture in self.maps.items():
+            if slide_id == truth.slide.slide_id and gene in truth.panel.position:
+                picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
+
+
+def without_counts(slide: Slide) -> Slide:
+    """Return the slide as a method meets it: spots and image, no counts, genes or labels."""
+    return replace(slide, spots=replace(slide.spots, counts=None, genes=None, labels=None))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package and those that decide figures ("absent" where not installed)."""
+    found = {"python": platform.python_version()}
+    for name in ("mclstexp", "numpy", "scipy", "scikit-learn", "torch", "timm", "scanpy", "lancedb"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,27 @@
+"""``mst plot``: a gene's expected expression over the slide."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mclstexp.cli._output import emit, note
+
+
+def plot(
+    prediction: Annotated[Path, typer.Argument(help="A prediction of mst query (.h5ad).")],
+    gene: Annotated[str, typer.Option("--gene", "-g", help="Symbol or Ensembl id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="Raw counts (.h5ad) of the same spots, drawn beside it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing PNG.")] = False,
+) -> None:
+    """Draw a gene's expected expression over the slide as a PNG."""
+    from mclstexp.plots import gene_map
+    from mclstexp.prediction import read_anndata
+
+    measured = None if truth is None else read_anndata(truth)
+    gene_map(read_anndata(prediction), gene, output, truth=measured, force=force)
+    note(f"Wrote {output}.")
+    emit(str(output))

@@ -1,0 +1,158 @@
+"""Put a slide together from what its files gave: join, pixel size, bounds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mclstexp.data.lattice import resolve_mpp
+from mclstexp.data.layouts import Coordinates
+from mclstexp.data.patches import check_inside
+from mclstexp.errors import InputError
+from mclstexp.types import GenePanel, Slide, SlideImage, SpotTable
+
+
+@dataclass(frozen=True, eq=False)
+class CountTable:
+    """Counts of one slide before they meet coordinates.
+
+    Attributes
+    ----------
+    ids
+        ``(n,)`` str barcodes or spot ids.
+    counts
+        ``(n, len(genes))`` CSR float32.
+    genes
+        Unique symbols, Ensembl ids where known.
+    notes
+        What was summed or dropped.
+    """
+
+    ids: NDArray[np.str_]
+    counts: sparse.csr_matrix
+    genes: GenePanel
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a reader found for one slide.
+
+    Attributes
+    ----------
+    slide_id, patient, cohort, layout, sources, notes, extra
+        As in ``Slide``.
+    coords, counts, image
+        The parts; ``counts`` and ``image`` may be missing.
+    stated_mpp
+        Pixel size in um from a file other than the image.
+    labels
+        Annotation by spot id.
+    """
+
+    slide_id: str
+    layout: str
+    coords: Coordinates
+    counts: CountTable | None = None
+    image: SlideImage | None = None
+    patient: str = ""
+    cohort: str = ""
+    stated_mpp: float | None = None
+    labels: dict[str, str] | None = None
+    sources: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
+    """Join counts and coordinates, settle the pixel size, and check that the spots lie inside the image.
+
+    Parameters
+    ----------
+    draft
+        The parts.
+    mpp
+        Pixel size in um that the user gave.
+
+    Raises
+    ------
+    InputError
+        When counts and coordinates share no spot, spots lie outside the image, or the pixel size contradicts the pitch.
+    """
+    coords = draft.coords
+    joined_notes: list[str] = []
+    pixel_size, source, mpp_notes = resolve_mpp(
+        draft.slide_id, given=mpp, image=draft.image, stated=draft.stated_mpp, pitch=coords.mpp_from_pitch()
+    )
+    try:
+        spots = coords.spots(pixel_size)
+        if draft.counts is not None:
+            spots, joined_notes = _join(spots, draft.counts)
+    except InputError as error:
+        raise InputError(f"Slide {draft.slide_id}: {error}") from error
+    if draft.labels is not None:
+        spots = _labelled(spots, draft.labels)
+    notes = [*draft.notes, *coords.notes, *(draft.counts.notes if draft.counts else ()), *joined_notes, *mpp_notes]
+    if coords.array is None:
+        notes.append("array coordinates were derived from the pixel coordinates.")
+    slide = Slide(
+        slide_id=draft.slide_id,
+        patient=draft.patient,
+        cohort=draft.cohort,
+        spots=spots,
+        image=draft.image,
+        mpp=pixel_size,
+        mpp_source=source,
+        layout=draft.layout,
+        sources=draft.sources,
+        notes=tuple(notes),
+        pitch_um=coords.pitch_um,
+        extra=draft.extra,
+    )
+    check_inside(slide)
+    return slide
+
+
+def _join(spots: SpotTable, table: CountTable) -> tuple[SpotTable, list[str]]:
+    spot_ids, count_ids = spots.spot_ids.tolist(), table.ids.tolist()
+    notes = []
+    if not set(spot_ids) & set(count_ids):
+        bare_spots, bare_counts = [[re.sub(r"-\d+$", "", name) for name in names] for names in (spot_ids, count_ids)]
+        if not set(bare_spots) & set(bare_counts) or len(set(bare_counts)) < len(bare_counts):
+            raise InputError(
+                f"counts and coordinates share no spot: {len(count_ids)} with counts (such as {count_ids[0]!r}), "
+                f"{len(spot_ids)} with coordinates (such as {spot_ids[0]!r}); they are of different slides or name "
+                "their spots differently."
+            )
+        notes.append("barcodes were matched without their suffix (-1).")
+        spot_ids, count_ids = bare_spots, bare_counts
+    row_of = {name: i for i, name in enumerate(spot_ids)}
+    pairs = np.array([(row_of[name], i) for i, name in enumerate(count_ids) if name in row_of], dtype=np.int64)
+    for n, what in (
+        (len(count_ids) - len(pairs), "have counts but no coordinates"),
+        (len(spot_ids) - len(pairs), "have coordinates but no counts"),
+    ):
+        if n:
+            notes.append(f"{n} spots {what} and were dropped.")
+    kept = spots.take(pairs[:, 0])
+    joined = SpotTable(
+        spot_ids=kept.spot_ids,
+        xy_px=kept.xy_px,
+        array_row=kept.array_row,
+        array_col=kept.array_col,
+        counts=table.counts[pairs[:, 1]],
+        genes=table.genes,
+    )
+    return joined, notes
+
+
+def _labelled(spots: SpotTable, labels: dict[str, str]) -> SpotTable:
+    values = np.array([labels.get(name, "") for name in spots.spot_ids.tolist()], dtype=np.str_)
+    return SpotTable(
+        spots.spot_ids, spots.xy_px, spots.array_row, spots.array_col, spots.counts, spots.genes, labels=values
+    )

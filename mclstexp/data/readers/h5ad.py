@@ -1,0 +1,212 @@
+"""AnnData files with their image beside them (``A1.h5ad``, ``A1.tif``), and HEST-1k's ``st/`` with ``wsis/``."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mclstexp.data.assemble import CountTable, Draft, build_slide
+from mclstexp.data.image import open_image, plausible_mpp
+from mclstexp.data.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_hexagonal
+from mclstexp.data.layouts import Coordinates
+from mclstexp.data.readers.matrices import count_table, reading
+from mclstexp.data.readers.source import SlideSource, find_image
+from mclstexp.errors import InputError
+from mclstexp.types import Slide
+
+LAYOUT = "h5ad"
+
+TECHNOLOGY_PITCH_UM = {
+    "visium": VISIUM_PITCH_UM,
+    "st": LEGACY_ST_PITCH_UM,
+    "legacy st": LEGACY_ST_PITCH_UM,
+    "spatial transcriptomics": LEGACY_ST_PITCH_UM,
+}
+"""Distance between neighbouring spots in um, by the (lower-case) name of the technology."""
+
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d+(\.\d+)?$")
+_IDENTITY = {"patient": ("patient", "patient_id", "donor", "donor_id"), "cohort": ("cohort", "dataset", "study")}
+_SYMBOLS = ("gene_symbol", "gene_symbols", "gene_name", "symbol", "feature_name", "SYMBOL")
+_ENSEMBL_COLUMNS = ("gene_ids", "gene_id", "ensembl", "ensembl_id", "ensemblid")
+_LABELS = ("label", "annotation")
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder holds .h5ad files, or HEST-1k's folder of them."""
+    return bool(_files(folder))
+
+
+def find(folder: Path) -> list[SlideSource]:
+    """List the .h5ad files, each a slide named after its file."""
+    return [find_file(path) for path in _files(folder)]
+
+
+def find_file(path: Path) -> SlideSource:
+    """Return the slide of one .h5ad file."""
+    return SlideSource(path.stem, LAYOUT, partial(_read, path))
+
+
+def read_file(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
+    """Read one .h5ad, without its image.
+
+    Parameters
+    ----------
+    path
+        The file.
+    slide_id
+        Name of the slide.
+    coords
+        Coordinates from elsewhere, in place of the file's own.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, holds no raw counts or no coordinates, or several slides.
+    """
+    import anndata
+
+    with reading(path):
+        adata = anndata.read_h5ad(path)
+        return _draft(adata, path, slide_id, coords)
+
+
+def _files(folder: Path) -> list[Path]:
+    direct = sorted(folder.glob("*.h5ad"))
+    return direct or (sorted((folder / "st").glob("*.h5ad")) if (folder / "wsis").is_dir() else [])
+
+
+def _read(path: Path, mpp: float | None) -> Slide:
+    draft = read_file(path, path.stem)
+    image_path = find_image(path.parent, path.stem)
+    metadata: dict[str, Any] = {}
+    if path.parent.name == "st":
+        image_path = image_path or find_image(path.parent.parent / "wsis", path.stem)
+        metadata = _hest_metadata(path.parent.parent / "metadata" / f"{path.stem}.json")
+    notes = draft.notes if image_path else (*draft.notes, f"no image beside {path.name}: counts only.")
+    values = {
+        **draft.__dict__,
+        "image": open_image(image_path) if image_path else None,
+        "patient": draft.patient or str(metadata.get("patient") or ""),
+        "cohort": draft.cohort or str(metadata.get("dataset_title") or ""),
+        "stated_mpp": plausible_mpp(_number(metadata.get("pixel_size_um_estimated"))) or draft.stated_mpp,
+        "sources": (*draft.sources, *([image_path] if image_path else [])),
+        "notes": notes,
+    }
+    return build_slide(Draft(**values), mpp=mpp)
+
+
+def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) -> Draft:
+    libraries = adata.uns.get("spatial")
+    libraries = dict(libraries) if hasattr(libraries, "keys") else {}
+    if len(libraries) > 1:
+        raise InputError(f"{path.name} holds {len(libraries)} slides ({', '.join(libraries)}); write one file a slide.")
+    scale = next((dict(library.get("scalefactors", {})) for library in libraries.values()), {})
+    kept = np.ones(adata.n_obs, dtype=bool)
+    notes = []
+    if "in_tissue" in adata.obs:
+        kept = adata.obs["in_tissue"].astype(str).str.lower().isin(["1", "1.0", "true"]).to_numpy()
+        if not kept.all():
+            notes.append(f"{int((~kept).sum())} spots off the tissue were dropped.")
+    identity = {key: _constant(adata, names) for key, names in _IDENTITY.items()}
+    notes += [f"several values of {key}: left unknown." for key, value in identity.items() if value is None]
+    label = next((name for name in _LABELS if name in adata.obs), None)
+    ids = adata.obs_names.to_numpy(dtype=np.str_)
+    stated = scale.get("microns_per_pixel") or scale.get("mpp") or adata.uns.get("mpp")
+    return Draft(
+        slide_id=slide_id,
+        layout=LAYOUT,
+        coords=coords or _coordinates(adata, path, kept, "spot_diameter_fullres" in scale),
+        counts=_counts(adata, path, kept),
+        patient=identity["patient"] or "",
+        cohort=identity["cohort"] or "",
+        stated_mpp=plausible_mpp(_number(stated)),
+        labels=_labels(ids, adata.obs[label]) if label else None,
+        sources=(path,),
+        notes=tuple(notes),
+        extra={str(key): repr(float(value)) for key, value in scale.items() if _number(value) is not None},
+    )
+
+
+def _coordinates(adata: Any, path: Path, kept: NDArray[np.bool_], visium: bool) -> Coordinates:
+    if "spatial" in adata.obsm:
+        xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
+    elif {"pxl_col_in_fullres", "pxl_row_in_fullres"} <= set(adata.obs):
+        xy = adata.obs[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
+    else:
+        raise InputError(f"{path.name} has no coordinates: neither obsm['spatial'] nor pxl_col_in_fullres in obs.")
+    array = None
+    if {"array_row", "array_col"} <= set(adata.obs):
+        array = np.rint(adata.obs[["array_row", "array_col"]].to_numpy(dtype=np.float64)).astype(np.int64)
+    notes: tuple[str, ...] = ()
+    pitch = _number(adata.uns.get("pitch_um")) or TECHNOLOGY_PITCH_UM.get(str(adata.uns.get("technology", "")).lower())
+    if pitch is None and visium and array is not None and is_hexagonal(array[:, 0], array[:, 1]):
+        pitch = VISIUM_PITCH_UM
+        notes = ("taken for Visium (100 um between spots) by its hexagonal array and scale factors.",)
+    return Coordinates(
+        adata.obs_names.to_numpy(dtype=np.str_)[kept],
+        xy[kept],
+        None if array is None else array[kept],
+        pitch_um=pitch,
+        notes=notes,
+    )
+
+
+def _counts(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:
+    candidates = [(adata.layers["counts"], adata.var)] if "counts" in adata.layers else []
+    candidates += [(adata.X, adata.var)] if adata.X is not None else []
+    candidates += [(adata.raw.X, adata.raw.var)] if adata.raw is not None else []
+    if not candidates:
+        raise InputError(f"{path.name} has no counts: neither X nor layers['counts'].")
+    raw = ((sparse.csr_matrix(values), var) for values, var in candidates)
+    matrix, var = next(((m, var) for m, var in raw if np.array_equal(m.data, np.floor(m.data))), (None, None))
+    if matrix is None or var is None:
+        raise InputError(
+            f"{path.name} holds no raw counts: its values are fractions, so normalised; put the raw counts in "
+            "layers['counts']."
+        )
+    names = [str(name) for name in var.index]
+    by_id = sum(bool(_ENSEMBL.match(name)) for name in names) > len(names) / 2
+    columns = _SYMBOLS if by_id else _ENSEMBL_COLUMNS
+    other = next((var[name].astype(str).tolist() for name in columns if name in var), None)
+    symbols, ensembl = (other or names, names) if by_id else (names, other or ())
+    ids = adata.obs_names.to_numpy(dtype=np.str_)[kept]
+    return count_table(path, ids, sparse.csr_matrix(matrix[np.flatnonzero(kept)], dtype=np.float32), symbols, ensembl)
+
+
+def _constant(adata: Any, names: tuple[str, ...]) -> str | None:
+    """Return the one value of the first column there is, "" where there is none, None where it varies."""
+    for name in names:
+        if name in adata.obs:
+            values = {str(value) for value in adata.obs[name].dropna().unique()} - {""}
+            return None if len(values) > 1 else next(iter(values), "")
+        if isinstance(adata.uns.get(name), str):
+            return str(adata.uns[name])
+    return ""
+
+
+def _labels(ids: NDArray[np.str_], column: Any) -> dict[str, str]:
+    return {name: "" if value != value else str(value) for name, value in zip(ids.tolist(), column, strict=True)}
+
+
+def _hest_metadata(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

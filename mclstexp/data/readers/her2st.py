@@ -1,0 +1,69 @@
+"""The HER2+ cohort as published (Andersson et al. 2021): one patient a letter, one section a number."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from pathlib import Path
+
+from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.image import open_image
+from mclstexp.data.layouts import parse_coords
+from mclstexp.data.readers.matrices import read_count_table
+from mclstexp.data.readers.source import SlideSource, find_image
+from mclstexp.data.tables import numbers, read_table
+from mclstexp.errors import InputError
+from mclstexp.types import Slide
+
+LAYOUT = "her2st"
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder is of this layout."""
+    return (folder / "ST-cnts").is_dir()
+
+
+def find(folder: Path) -> list[SlideSource]:
+    """List the sections that have counts or coordinates."""
+    counts = {path.name.split(".")[0] for path in (folder / "ST-cnts").glob("*.tsv*")}
+    spots = {path.name.removesuffix("_selection.tsv") for path in (folder / "ST-spotfiles").glob("*_selection.tsv")}
+    return [SlideSource(name, LAYOUT, partial(_read, folder, name)) for name in sorted(counts | spots)]
+
+
+def _read(folder: Path, name: str, mpp: float | None) -> Slide:
+    counts_path = next(iter(sorted((folder / "ST-cnts").glob(f"{name}.tsv*"))), None)
+    spots_path = folder / "ST-spotfiles" / f"{name}_selection.tsv"
+    if counts_path is None:
+        raise InputError(f"Slide {name} has no counts: {folder / 'ST-cnts' / name}.tsv.gz does not exist.")
+    if not spots_path.is_file():
+        raise InputError(f"Slide {name} has no coordinates: {spots_path} does not exist.")
+    patient = re.match(r"[A-Za-z]*", name)
+    image_folder = folder / "ST-imgs" / (patient[0] if patient else "") / name
+    image_path = find_image(image_folder)
+    labels_path = folder / "ST-pat" / "lbl" / f"{name}_labeled_coordinates.tsv"
+    has_labels = labels_path.is_file()
+    sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels_path] if has_labels else []))
+    draft = Draft(
+        slide_id=name,
+        layout=LAYOUT,
+        coords=parse_coords(spots_path),
+        counts=read_count_table(counts_path),
+        image=open_image(image_path) if image_path else None,
+        patient=patient[0] if patient else "",
+        cohort="her2st",
+        labels=_labels(labels_path) if has_labels else None,
+        sources=sources,
+        notes=() if image_path else (f"no image in {image_folder}: counts only.",),
+    )
+    return build_slide(draft, mpp=mpp)
+
+
+def _labels(path: Path) -> dict[str, str]:
+    # By array coordinates: the pixels of this file are of another frame on some sections.
+    frame = read_table(path)
+    missing = {"x", "y", "label"} - set(frame.columns)
+    if missing:
+        raise InputError(f"{path.name} has no column {sorted(missing)[0]!r}.")
+    grid = zip(numbers(frame, "x", path), numbers(frame, "y", path), frame["label"], strict=True)
+    return {f"{round(x)}x{round(y)}": str(label) for x, y, label in grid if math.isfinite(x) and math.isfinite(y)}

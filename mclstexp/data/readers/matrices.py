@@ -1,0 +1,186 @@
+"""Count matrices: 10x HDF5, 10x MEX, and delimited tables of spots x genes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mclstexp.data.assemble import CountTable
+from mclstexp.data.tables import delimiter_of, first_line, open_binary, read_table
+from mclstexp.errors import InputError
+from mclstexp.types import GenePanel, duplicates
+
+
+def read_counts(path: Path) -> CountTable:
+    """Read a 10x ``.h5``, a MEX folder, or a ``.tsv`` or ``.csv`` (also gzipped) of spots x genes.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or of another kind.
+    """
+    if path.is_dir():
+        return read_mex(path)
+    if not path.is_file():
+        raise InputError(f"Counts {path} do not exist.")
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".h5", ".hdf5")):
+        return read_10x_h5(path)
+    if name.endswith((".tsv", ".csv", ".txt")):
+        return read_count_table(path)
+    raise InputError(f"Counts {path.name}: expected .h5ad, 10x .h5, a MEX folder, or .tsv or .csv of spots x genes.")
+
+
+def read_10x_h5(path: Path) -> CountTable:
+    """Read ``filtered_feature_bc_matrix.h5``, gene expression only."""
+    import h5py
+
+    with reading(path), h5py.File(path, "r") as file:
+        if "matrix" not in file:
+            raise InputError(f"{path} is no 10x feature matrix of Space Ranger: it has no group 'matrix'.")
+        group = file["matrix"]
+        n_features, n_barcodes = (int(n) for n in group["shape"][:])
+        matrix = sparse.csc_matrix(
+            (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:]),
+            shape=(n_features, n_barcodes),
+        )
+        barcodes = group["barcodes"].asstr()[:]
+        features = group["features"]
+        names, ids = features["name"].asstr()[:], features["id"].asstr()[:]
+        kinds = features["feature_type"].asstr()[:] if "feature_type" in features else None
+    return _from_10x(path, matrix, barcodes, _Features(names, ids, kinds))
+
+
+def read_mex(folder: Path) -> CountTable:
+    """Read a MEX folder (matrix.mtx, features.tsv or genes.tsv, barcodes.tsv; gzipped or not, prefixed or not)."""
+    from scipy.io import mmread
+
+    matrix_path = _mex_part(folder, ("matrix.mtx",))
+    barcodes_path = _mex_part(folder, ("barcodes.tsv",))
+    features_path = _mex_part(folder, ("features.tsv", "genes.tsv"))
+    with reading(matrix_path), open_binary(matrix_path) as file:
+        matrix = sparse.csc_matrix(mmread(file), dtype=np.float32)
+    barcodes = read_table(barcodes_path, header=["barcode"])["barcode"].to_numpy(dtype=str)
+    width = first_line(features_path).count("\t") + 1
+    features = read_table(features_path, header=["id", "name", "kind", *map(str, range(3, width))][:width])
+    names = features["name" if width > 1 else "id"].to_numpy(dtype=str)
+    kinds = features["kind"].to_numpy(dtype=str) if width > 2 else None
+    return _from_10x(matrix_path, matrix, barcodes, _Features(names, features["id"].to_numpy(dtype=str), kinds))
+
+
+def read_count_table(path: Path) -> CountTable:
+    """Read a delimited table: one spot a row, its id first, one gene a column."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    header = first_line(path)
+    delimiter = delimiter_of(header)
+    columns = [cell.strip().strip('"') for cell in header.split(delimiter)]
+    with reading(path):
+        width = _second_line_fields(path, delimiter)
+        genes = columns if width == len(columns) + 1 else columns[1:]  # R leaves out the name of the index
+        with open_binary(path) as file:
+            table = csv.read_csv(
+                file,
+                read_options=csv.ReadOptions(
+                    column_names=[str(i) for i in range(len(genes) + 1)], skip_rows=1, block_size=2**26
+                ),
+                parse_options=csv.ParseOptions(delimiter=delimiter),
+                convert_options=csv.ConvertOptions(column_types={"0": pa.string()}, strings_can_be_null=False),
+            )
+        ids = np.asarray(table.column(0).to_pylist(), dtype=np.str_)
+        dense = np.empty((len(genes), len(ids)), dtype=np.float32)
+        for i in range(len(genes)):
+            column = table.column(i + 1)
+            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                raise InputError(f"Counts {path.name}: column {genes[i]!r} is no number in some rows.")
+            dense[i] = column.to_numpy()
+    if not len(genes) or not len(ids):
+        raise InputError(f"Counts {path.name} hold {len(ids)} spots and {len(genes)} genes.")
+    return count_table(path, ids, sparse.csr_matrix(dense.T), genes)
+
+
+@dataclass(frozen=True)
+class _Features:
+    names: NDArray[np.str_]
+    ids: NDArray[np.str_]
+    kinds: NDArray[np.str_] | None
+
+
+def _from_10x(path: Path, matrix: sparse.csc_matrix, barcodes: NDArray[np.str_], features: _Features) -> CountTable:
+    if matrix.shape != (len(features.names), len(barcodes)):
+        raise InputError(
+            f"{path} holds a matrix of {matrix.shape}, but {len(features.names)} features and {len(barcodes)} barcodes."
+        )
+    by_spot = sparse.csr_matrix(matrix.T)
+    names, ids, notes = features.names, features.ids, []
+    if features.kinds is not None:
+        expression = features.kinds == "Gene Expression"
+        if not expression.all():
+            notes.append(f"{int((~expression).sum())} features are not gene expression and were left out.")
+            by_spot, names, ids = by_spot[:, np.flatnonzero(expression)], names[expression], ids[expression]
+    table = count_table(path, np.asarray(barcodes, dtype=np.str_), by_spot, names.tolist(), ids.tolist())
+    return CountTable(table.ids, table.counts, table.genes, (*notes, *table.notes))
+
+
+def count_table(
+    path: Path, ids: NDArray[np.str_], counts: sparse.csr_matrix, symbols: Sequence[str], ensembl: Sequence[str] = ()
+) -> CountTable:
+    """Build a CountTable; genes that share a symbol are summed, and those without one go by their Ensembl id.
+
+    Raises
+    ------
+    InputError
+        For spots that occur twice.
+    """
+    repeated = duplicates(ids.tolist())
+    if repeated:
+        raise InputError(f"{path}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
+    ensembl = list(ensembl) or [""] * len(symbols)
+    names = [str(symbol) or identifier for symbol, identifier in zip(symbols, ensembl, strict=True)]
+    notes = []
+    first: dict[str, int] = {}
+    target = [first.setdefault(name, len(first)) for name in names]
+    if len(first) < len(names):
+        shared = duplicates(names)
+        notes.append(f"{len(shared)} symbols name several genes (for example {shared[0]}); their counts were summed.")
+        ones = np.ones(len(names), dtype=np.float32)
+        merge = sparse.csr_matrix((ones, (np.arange(len(names)), target)), shape=(len(names), len(first)))
+        counts = sparse.csr_matrix(counts @ merge)
+    kept = dict(zip(names[::-1], ensembl[::-1], strict=True))  # reversed: the first gene of a symbol wins
+    genes = GenePanel(tuple(first), tuple(kept[name] for name in first))
+    counts.sort_indices()
+    return CountTable(ids, sparse.csr_matrix(counts, dtype=np.float32), genes, tuple(notes))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what damaged HDF5, MEX and text files raise into an InputError that names the file."""
+    import zlib
+
+    try:
+        yield
+    except (OSError, EOFError, KeyError, ValueError, TypeError, IndexError, RuntimeError, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is damaged or of another kind: {reason}.") from error
+
+
+def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
+    found = sorted(path for name in names for pattern in (f"*{name}", f"*{name}.gz") for path in folder.glob(pattern))
+    if not found:
+        raise InputError(f"{folder} has no {' or '.join(names)} (also with .gz): it is no MEX folder.")
+    if len(found) > 1:
+        raise InputError(f"{folder} has several {names[0]}: {', '.join(p.name for p in found)}; keep one a folder.")
+    return found[0]
+
+
+def _second_line_fields(path: Path, delimiter: str) -> int:
+    with open_binary(path) as file:
+        file.readline()
+        return int(file.readline().count(delimiter.encode())) + 1

@@ -1,0 +1,153 @@
+"""Small delimited tables, as people write them: any delimiter, gzip, byte order mark, with or without a header."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_MISSING = ("", "na", "n/a", "null", "none", "nan")
+
+
+def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a CSV, TSV or Parquet table with every cell as text ("" where empty).
+
+    Parameters
+    ----------
+    path
+        ``.csv``, ``.tsv`` or ``.txt`` (also gzipped; the delimiter is found in the first line), or ``.parquet``.
+    header
+        Names for a file whose first line holds data already.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, empty, or not a table.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise InputError(f"Table {path} does not exist.")
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path)
+    first = first_line(path)
+    with reading_table(path):
+        try:
+            return _read_text(path, first, header, "utf-8-sig")
+        except UnicodeDecodeError:
+            return _read_text(path, first, header, "latin-1")
+        except pd.errors.ParserError as error:
+            raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
+
+
+def first_line(path: Path) -> str:
+    """First line of a text file, gzipped or not.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is empty.
+    """
+    with reading_table(path), open_binary(path) as file:
+        line = file.readline(2**24)
+    text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    if not text.strip():
+        raise InputError(f"Table {path} is empty.")
+    if "\0" in text:
+        raise InputError(f"Table {path} is not text.")
+    return text
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading, through gzip where it is gzipped, whatever its name."""
+    if is_gzip(path):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file is gzipped, by its first bytes and whatever its name."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def delimiter_of(line: str) -> str:
+    """Delimiter of a line: the most frequent of tab, comma and semicolon."""
+    return max("\t,;", key=line.count)
+
+
+def is_number(text: str) -> bool:
+    """Whether the text reads as a number; empty, NA and NaN count as numbers."""
+    try:
+        _number(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(text: str) -> float:
+    text = text.strip()
+    return float("nan") if text.lower() in _MISSING else float(text)
+
+
+def numbers(frame: pd.DataFrame, column: str, path: Path) -> NDArray[np.float64]:
+    """Return a column as float64, NaN where empty.
+
+    Raises
+    ------
+    InputError
+        When a cell is no number.
+    """
+    cells = frame[column].astype(str).to_numpy(dtype=object)
+    try:
+        return np.array([_number(cell) for cell in cells], dtype=np.float64)
+    except ValueError:
+        row, cell = next((i, cell) for i, cell in enumerate(cells) if not is_number(cell))
+        raise InputError(f"{path.name}: column {column!r} holds {cell!r} in row {row + 1}, not a number.") from None
+
+
+@contextmanager
+def reading_table(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable table raises into an InputError that names the file."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def _read_text(path: Path, first: str, header: Sequence[str] | None, encoding: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(
+        path,
+        sep=delimiter_of(first),
+        header=None if header is not None else 0,
+        names=None if header is None else list(header),
+        index_col=False,
+        dtype=str,
+        keep_default_na=False,
+        encoding=encoding,
+        compression="gzip" if is_gzip(path) else None,
+    )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path).reset_index().astype(str)
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error

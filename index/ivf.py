@@ -1,0 +1,187 @@
+"""Inverted files over keys. The only importer of faiss."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.errors import FormatError, InputError
+from mclstexp.types import FloatArray
+
+KINDS = ("exact", "ivf-sq8", "ivf-fp16", "ivf-flat")
+CHOICES = ("auto", *KINDS)
+AUTO_KIND = "ivf-sq8"
+EXACT_ROWS = 200_000
+"""Up to here an exact search of a batch takes no longer than opening the model; `benchmarks/store.py` measures it."""
+
+TRAIN_POINTS_PER_LIST = 40
+_NEEDED_FLAGS = {
+    "SKYLAKEX": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "HASWELL": {"avx2", "fma", "bmi1", "bmi2"},
+}
+
+
+def load_faiss() -> Any:
+    """Import faiss so that its bundled OpenBLAS takes the kernels that this processor has.
+
+    The wheel's OpenBLAS does not know recent processors and falls back to SSE3 kernels at half the speed. The type
+    is only named when the processor states every instruction set that it needs, and only during the import.
+    """
+    if "faiss" in sys.modules or "OPENBLAS_CORETYPE" in os.environ:
+        import faiss
+
+        return faiss
+    flags = _cpu_flags()
+    core = next((name for name, needed in _NEEDED_FLAGS.items() if needed <= flags), None)
+    if core is not None:
+        os.environ["OPENBLAS_CORETYPE"] = core
+    try:
+        import faiss
+    finally:
+        if core is not None:
+            del os.environ["OPENBLAS_CORETYPE"]
+    return faiss
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def blas_architecture() -> str:
+    """Name the kernels that the BLAS inside the FAISS wheel chose, or "unknown"."""
+    load_faiss()
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return "unknown"
+    found = [pool for pool in threadpool_info() if pool.get("user_api") == "blas" and "faiss" in pool["filepath"]]
+    return str(found[0].get("architecture", "unknown")) if found else "unknown"
+
+
+def choose_kind(choice: str, n_rows: int) -> str:
+    """Return the kind of index for a number of rows.
+
+    Raises
+    ------
+    InputError
+        For a choice that does not exist.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"Index {choice!r} does not exist; one of {', '.join(CHOICES)} is needed.")
+    if choice != "auto":
+        return choice
+    return "exact" if n_rows <= EXACT_ROWS else AUTO_KIND
+
+
+def lists_for(n_rows: int) -> int:
+    """Return the number of inverted lists: the power of two nearest to twice the square root."""
+    return max(16, 2 ** round(np.log2(2 * np.sqrt(max(n_rows, 1)))))
+
+
+def train(keys: FloatArray, kind: str) -> Any:
+    """Train an empty inverted file on a deterministic sample of ``(n, d)`` keys."""
+    faiss = load_faiss()
+    n, dim = keys.shape
+    n_lists = min(lists_for(n), max(1, n // TRAIN_POINTS_PER_LIST))
+    sample = min(n, TRAIN_POINTS_PER_LIST * n_lists)
+    rows = np.unique(np.linspace(0, n - 1, sample).astype(np.int64))
+    quantizer = faiss.IndexFlatIP(dim)
+    if kind == "ivf-flat":
+        index = faiss.IndexIVFFlat(quantizer, dim, n_lists, faiss.METRIC_INNER_PRODUCT)
+    else:
+        code = faiss.ScalarQuantizer.QT_8bit if kind == "ivf-sq8" else faiss.ScalarQuantizer.QT_fp16
+        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, n_lists, code, faiss.METRIC_INNER_PRODUCT)
+    index.own_fields = True
+    quantizer.this.disown()
+    index.cp.spherical = True
+    index.cp.niter = 10
+    index.cp.seed = 1234
+    index.cp.min_points_per_centroid = 1
+    index.train(np.ascontiguousarray(keys[rows]))
+    return index
+
+
+def fill(index: Any, keys: FloatArray, row_ids: NDArray[np.int64], block: int = 65_536) -> None:
+    """Add keys under their row ids."""
+    for start in range(0, len(keys), block):
+        index.add_with_ids(np.ascontiguousarray(keys[start : start + block]), row_ids[start : start + block])
+
+
+def empty_copy(path: Path) -> Any:
+    """Return a trained inverted file without entries, from a file."""
+    faiss = load_faiss()
+    index = _read(path, 0)
+    index.reset()
+    return faiss.downcast_index(index)
+
+
+def write(index: Any, path: Path) -> None:
+    """Write an index to a file."""
+    load_faiss().write_index(index, str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedFile:
+    """A memory-mapped inverted file whose entries carry row ids."""
+
+    index: Any
+
+    @classmethod
+    def open(cls, path: Path) -> InvertedFile:
+        """Map a file; nothing is read until it is searched."""
+        return cls(_read(path, load_faiss().IO_FLAG_MMAP_IFC))
+
+    @property
+    def n_rows(self) -> int:
+        """Number of entries."""
+        return int(self.index.ntotal)
+
+    @property
+    def n_lists(self) -> int:
+        """Number of inverted lists."""
+        return int(self.index.nlist)
+
+    def row_ids(self) -> NDArray[np.int64]:
+        """Row ids of all entries, list by list."""
+        faiss = load_faiss()
+        lists = self.index.invlists
+        parts = [
+            faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()
+            for i in range(self.n_lists)
+            if lists.list_size(i)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def search(
+        self, query: FloatArray, k: int, *, nprobe: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return row ids and approximate similarities, both ``(n, k)``, -1 where fewer were found.
+
+        ``allowed`` says by row id which rows may be found.
+        """
+        faiss = load_faiss()
+        parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, self.n_lists))
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
+            parameters.sel = selector
+        similarity, row_ids = self.index.search(np.ascontiguousarray(query), k, params=parameters)
+        return row_ids, similarity
+
+
+def _read(path: Path, flags: int) -> Any:
+    faiss = load_faiss()
+    try:
+        return faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise FormatError(f"The index file {path} is missing or damaged; run mst verify --repair.") from error

@@ -1,0 +1,377 @@
+"""The reference: its slides, spots, counts and embeddings, as one version of one folder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mclstexp.errors import FormatError, InputError
+from mclstexp.index import tables
+from mclstexp.index.commit import history, read_entries
+from mclstexp.index.counts import decode_counts
+from mclstexp.index.format import (
+    MANIFEST,
+    Manifest,
+    ReferenceIdentity,
+    SlideRecord,
+    history_path,
+    merge_ranges,
+    read_manifest,
+)
+from mclstexp.index.search import Device, LoadedSegment, RowRanges, SpotIndex
+from mclstexp.index.tables import LanceTable, SlideEntry
+from mclstexp.index.tags import read_tags, resolve_version, write_tag
+from mclstexp.index.writer import (
+    AddReport,
+    add_records,
+    create_reference,
+    optimize_reference,
+    remove_slides,
+    restore_version,
+)
+from mclstexp.types import FloatArray, GenePanel
+
+IdArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SlideCounts:
+    """Counts of some spots of one slide.
+
+    ``where`` says which of the asked rows these are; ``counts`` is ``(len(where), n_genes)`` float32 CSR.
+    """
+
+    entry: SlideEntry
+    where: IdArray
+    counts: sparse.csr_matrix
+    total_counts: IdArray
+    panel_counts: IdArray
+
+
+class ReferenceStore:
+    """One version of a reference. Readers keep what they opened, whatever is committed meanwhile."""
+
+    def __init__(self, root: Path, manifest: Manifest, *, pinned: bool = False) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.pinned = pinned
+        self._index: dict[str, SpotIndex] = {}
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        identity: ReferenceIdentity,
+        records: Iterable[SlideRecord],
+        *,
+        message: str = "build",
+        command: str = "",
+        index: str = "auto",
+        force: bool = False,
+    ) -> ReferenceStore:
+        """Build a reference from slides that come one at a time.
+
+        Raises
+        ------
+        ExistsAlreadyError
+            When there is something at ``path`` and ``force`` is not set.
+        """
+        create_reference(Path(path), identity, records, message=message, command=command, index=index, force=force)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path, *, version: int | str | None = None) -> ReferenceStore:
+        """Open the newest version, or an earlier one by its number or tag (then nothing can be written).
+
+        Raises
+        ------
+        InputError
+            When the folder is not a reference, or has no such version.
+        FormatError
+            When the reference is damaged or of a newer format.
+        """
+        root = Path(path)
+        newest = read_manifest(root / MANIFEST, root)
+        if version is None:
+            return cls(root, newest)
+        number = resolve_version(root, newest, version)
+        manifest = newest if number == newest.version else read_manifest(history_path(root, number), root)
+        return cls(root, manifest, pinned=True)
+
+    @property
+    def version(self) -> int:
+        """Number of the open version."""
+        return self.manifest.version
+
+    @property
+    def identity(self) -> ReferenceIdentity:
+        """What a model must agree on with this reference."""
+        return self.manifest.identity
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return self.manifest.n_spots
+
+    def __len__(self) -> int:
+        return self.manifest.n_spots
+
+    def check_identity(self, identity: ReferenceIdentity) -> None:
+        """Refuse another model, panel, patch spec or spot context, with both values.
+
+        Raises
+        ------
+        MismatchError
+            When something differs.
+        """
+        self.identity.check(identity, self.root)
+
+    # --- slides
+
+    @cached_property
+    def entries(self) -> tuple[SlideEntry, ...]:
+        """The slides in the order of their rows."""
+        entries = tuple(read_entries(self.root, self.manifest))
+        if sum(entry.n_spots for entry in entries) != self.n_spots or len(entries) != self.manifest.n_slides:
+            raise FormatError(f"Reference {self.root}: slides and manifest disagree in number; run mst verify.")
+        return entries
+
+    def slides(self) -> list[SlideEntry]:
+        """Slides, by name."""
+        return sorted(self.entries, key=lambda entry: entry.slide_id)
+
+    def cohorts(self) -> dict[str, dict[str, list[SlideEntry]]]:
+        """Slides by cohort and patient, each by name."""
+        tree: dict[str, dict[str, list[SlideEntry]]] = {}
+        for entry in sorted(self.entries, key=lambda entry: (entry.cohort, entry.patient, entry.slide_id)):
+            tree.setdefault(entry.cohort, {}).setdefault(entry.patient, []).append(entry)
+        return tree
+
+    def find_slide(self, sha256: str) -> list[SlideEntry]:
+        """Slides with this content hash, or with a source file (an image, say) of this SHA-256."""
+        return [
+            entry for entry in self.slides() if sha256 == entry.content_hash or sha256 in entry.source_hashes.values()
+        ]
+
+    @cached_property
+    def rows(self) -> RowRanges:
+        """Row ids of the live spots; a position is the row's offset in the table."""
+        return RowRanges(merge_ranges([entry.rows for entry in self.entries]))
+
+    @cached_property
+    def _starts(self) -> IdArray:
+        return np.array([entry.row_start for entry in self.entries], dtype=np.int64)
+
+    def slide_numbers(self, row_ids: IdArray) -> IdArray:
+        """Position in `entries` of each row's slide."""
+        return np.searchsorted(self._starts, row_ids, side="right") - 1
+
+    def tie_rank(self, row_ids: IdArray) -> IdArray:
+        """Order spots by slide name, then by position within the slide: the same however the reference grew."""
+        order = sorted(range(len(self.entries)), key=lambda i: self.entries[i].slide_id)
+        first = np.zeros(len(order) + 1, dtype=np.int64)
+        first[1:] = np.cumsum([self.entries[i].n_spots for i in order])
+        base = np.empty(len(order), dtype=np.int64)
+        base[order] = first[:-1]
+        number = np.clip(self.slide_numbers(row_ids), 0, None)
+        return base[number] + row_ids - self._starts[number]
+
+    # --- genes
+
+    @cached_property
+    def panels(self) -> dict[str, GenePanel]:
+        """Measured genes by their digest."""
+        wanted: dict[str, int] = {}
+        for entry in self.entries:
+            wanted.setdefault(entry.genes_digest, entry.row_start)
+        starts = ", ".join(map(str, wanted.values())) or "-1"
+        columns = ["genes_digest", "genes", "ensembl"]
+        table = self._slides.read(lambda ds: ds.to_table(columns=columns, filter=f"row_start IN ({starts})"))
+        found = {}
+        for row in table.to_pylist():
+            panel = GenePanel(tuple(row["genes"].split("\n")), tuple(row["ensembl"].split("\n")))
+            if panel.digest != row["genes_digest"]:
+                raise FormatError(f"Reference {self.root}: a slide's genes do not match their digest; run mst verify.")
+            found[panel.digest] = panel
+        return found
+
+    @cached_property
+    def genes(self) -> GenePanel:
+        """Every gene that some slide measured, by symbol."""
+        known: dict[str, str] = {}
+        for digest in sorted(self.panels):
+            panel = self.panels[digest]
+            for symbol, ensembl in zip(panel.symbols, panel.ensembl, strict=True):
+                known[symbol] = known.get(symbol) or ensembl
+        return GenePanel(tuple(sorted(known)), tuple(known[symbol] for symbol in sorted(known)))
+
+    # --- spots
+
+    @cached_property
+    def _spots(self) -> LanceTable:
+        return LanceTable(self.root, self.manifest.spots)
+
+    @cached_property
+    def _slides(self) -> LanceTable:
+        return LanceTable(self.root, self.manifest.slides)
+
+    def spots(self, row_ids: IdArray, columns: Sequence[str]) -> pa.Table:
+        """Read columns of spots, in the order of ``row_ids``, repeats included.
+
+        Raises
+        ------
+        InputError
+            For a row id that is not in this version.
+        """
+        asked = np.asarray(row_ids, dtype=np.int64)
+        unique, inverse = np.unique(asked, return_inverse=True)
+        table = self._take(unique, columns)
+        return table.take(pa.array(inverse)) if len(unique) != len(asked) or np.any(unique != asked) else table
+
+    def _take(self, unique: IdArray, columns: Sequence[str]) -> pa.Table:
+        offsets = self.rows.positions(unique)
+        if len(unique) and offsets.min() < 0:
+            raise InputError(f"Row id {unique[offsets < 0][0]} is not in version {self.version} of {self.root}.")
+        table = self._spots.take(offsets, [*dict.fromkeys([*columns, "row_id"])])
+        if not np.array_equal(np.asarray(table["row_id"], dtype=np.int64), unique):
+            raise FormatError(f"Reference {self.root}: rows are not where their slides say; run mst verify.")
+        return table.select(list(columns))
+
+    def counts(self, row_ids: IdArray) -> Iterator[SlideCounts]:
+        """Read the counts of ascending, different row ids, slide by slide."""
+        columns = ["count_genes", "count_values", "total_counts", "panel_counts"]
+        table = self._take(row_ids, columns)
+        numbers = self.slide_numbers(row_ids)
+        edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=len(self.entries)))
+        for start, stop in itertools.pairwise(edges.tolist()):
+            entry = self.entries[int(numbers[start])]
+            part = table.slice(start, stop - start)
+            yield SlideCounts(
+                entry=entry,
+                where=np.arange(start, stop),
+                counts=decode_counts(
+                    part["count_genes"], part["count_values"], (entry.gene_width, entry.value_width), entry.n_genes
+                ),
+                total_counts=np.asarray(part["total_counts"], dtype=np.int64),
+                panel_counts=np.asarray(part["panel_counts"], dtype=np.int64),
+            )
+
+    def embeddings(self, row_ids: IdArray, column: str = "embedding") -> FloatArray:
+        """Read ``(n, d)`` float32 embeddings from the table, in order; NaN where there is none."""
+        return tables.matrix(self.spots(row_ids, [column])[column], self.identity.embed_dim)
+
+    def matching(self, condition: str) -> IdArray:
+        """Row ids of the spots that meet an SQL condition on the spot columns."""
+        return self._spots.where(condition)
+
+    # --- search
+
+    def index(self, device: Device = "auto") -> SpotIndex:
+        """Return the search index of this version; its files are memory-mapped.
+
+        Raises
+        ------
+        FormatError
+            When a file is missing or damaged, or the index does not hold exactly this version's rows.
+        """
+        if device not in self._index:
+            dim = self.identity.embed_dim
+            segments = [LoadedSegment.open(self.root, segment, dim) for segment in self.manifest.segments]
+            live = merge_ranges([entry.rows for entry in self.entries])
+            held = merge_ranges([part for segment in self.manifest.segments for part in segment.ranges])
+            if np.any(RowRanges(held).positions(np.array([b for pair in live for b in (pair[0], pair[1] - 1)])) < 0):
+                raise FormatError(f"Reference {self.root}: the index lacks spots; run mst verify --repair.")
+            self._index[device] = SpotIndex(segments, live, dim=dim, tie_rank=self.tie_rank, device=device)
+        return self._index[device]
+
+    # --- history
+
+    def history(self) -> list[Manifest]:
+        """Every commit up to this version, oldest first."""
+        return history(self.root, self.manifest)
+
+    def tags(self) -> dict[str, int]:
+        """Tags and their versions."""
+        return read_tags(self.root)
+
+    def tag(self, name: str, version: int | None = None, *, force: bool = False) -> None:
+        """Name a version.
+
+        Raises
+        ------
+        ExistsAlreadyError
+            When the tag exists and ``force`` is not set.
+        """
+        write_tag(self.root, name, self.version if version is None else version, force=force)
+
+    # --- changes: each is one commit, and this object then shows the new version
+
+    def add(
+        self,
+        records: Iterable[SlideRecord],
+        *,
+        replace: bool = False,
+        message: str = "",
+        command: str = "",
+    ) -> AddReport:
+        """Add slides that come one at a time; see `writer.add_records`."""
+        self._refuse_pinned()
+        report = add_records(self.root, records, replace=replace, message=message, command=command)
+        self._reload()
+        return report
+
+    def remove(
+        self,
+        *,
+        slides: Sequence[str] = (),
+        patients: Sequence[str] = (),
+        cohorts: Sequence[str] = (),
+        message: str = "",
+        command: str = "",
+    ) -> list[SlideEntry]:
+        """Remove slides by name, patient or cohort; returns what was removed."""
+        self._refuse_pinned()
+        removed = remove_slides(
+            self.root, {"slide": slides, "patient": patients, "cohort": cohorts}, message=message, command=command
+        )
+        self._reload()
+        return removed
+
+    def restore(self, version: int | str, *, message: str = "", command: str = "") -> None:
+        """Make an earlier version the newest, as a commit of its own."""
+        self._refuse_pinned()
+        restore_version(self.root, version, message=message, command=command)
+        self._reload()
+
+    def optimize(self, *, message: str = "", command: str = "") -> None:
+        """Join small table fragments and rebuild the index in one piece; the answers stay."""
+        self._refuse_pinned()
+        optimize_reference(self.root, message=message, command=command)
+        self._reload()
+
+    def _refuse_pinned(self) -> None:
+        if self.pinned:
+            raise InputError(
+                f"Version {self.version} of {self.root} was opened to be read; open the newest version, "
+                f"or make this one the newest with mst restore {self.version}."
+            )
+
+    def _reload(self) -> None:
+        fresh: dict[str, Any] = type(self).open(self.root).__dict__
+        self.__dict__.clear()
+        self.__dict__.update(fresh)
+
+
+def unique_values(table: pa.Table, column: str) -> list[str]:
+    """Return the different values of a text column, sorted."""
+    return sorted(pc.unique(table[column]).to_pylist())

@@ -1,0 +1,85 @@
+"""``mst check``: what each slide has and lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mclstexp.cli._output import emit, emit_json, note, progress, table
+from mclstexp.errors import InputError
+
+if TYPE_CHECKING:
+    from mclstexp.data.readers import SlideReport
+
+_HEADER = ("slide", "layout", "patient", "cohort", "spots", "genes", "image", "mpp", "from", "problems")
+
+
+def check(
+    refs: Annotated[Path, typer.Argument(help="Folder of slides, an .h5ad, or a slides.csv.", show_default=False)],
+    mpp: Annotated[float | None, typer.Option(help="Pixel size of every slide, um per pixel.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List what was found of every slide, and what is wrong with it.
+
+    Exits with 1 when a slide cannot be used. What is merely missing (an image, the patient) is said on stderr.
+    """
+    from mclstexp.data.readers import inspect_slides
+
+    reports = inspect_slides(refs, mpp=mpp, on_progress=progress("Reading slides"))
+    if json:
+        emit_json([_record(report) for report in reports])
+    else:
+        emit(table(_HEADER, [_row(report) for report in reports]))
+        for report in reports:
+            for problem in report.problems:
+                note(f"error: {_about(report, problem)}")
+        for report in reports:
+            for warning in report.warnings:
+                note(f"warning: {_about(report, warning)}")
+    wrong = [report.slide_id for report in reports if report.problems]
+    if wrong:
+        raise InputError(f"{len(wrong)} of {len(reports)} slides have problems: {', '.join(wrong[:10])}.")
+
+
+def _about(report: SlideReport, text: str) -> str:
+    return text if report.slide_id in text else f"Slide {report.slide_id}: {text}"
+
+
+def _row(report: SlideReport) -> list[object]:
+    record = _record(report)
+    size = record["image_px"]
+    return [
+        record["slide"],
+        record["layout"],
+        record["patient"] or "?",
+        record["cohort"] or "?",
+        record["spots"],
+        record["genes"],
+        f"{size[0]}x{size[1]}" if size else "-",
+        record["mpp"],
+        record["mpp_source"] or "-",
+        len(report.problems),
+    ]
+
+
+def _record(report: SlideReport) -> dict[str, Any]:
+    slide = report.slide
+    image = slide.image if slide else None
+    return {
+        "slide": report.slide_id,
+        "layout": report.layout,
+        "patient": slide.patient if slide else None,
+        "cohort": slide.cohort if slide else None,
+        "spots": len(slide) if slide else None,
+        "genes": len(slide.spots.genes) if slide and slide.spots.genes else None,
+        "image": str(image.path) if image else None,
+        "image_px": list(image.size_px) if image else None,
+        "mpp": slide.mpp if slide else None,
+        "mpp_source": slide.mpp_source if slide else None,
+        "pitch_um": slide.pitch_um if slide else None,
+        "labelled_spots": int((slide.spots.labels != "").sum()) if slide and slide.spots.labels is not None else 0,
+        "problems": list(report.problems),
+        "warnings": list(report.warnings),
+    }

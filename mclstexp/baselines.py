@@ -22,7 +22,7 @@ Features = Callable[[Slide], FloatArray]
 
 T = TypeVar("T")
 
-RIDGE_STRENGTHS = tuple(10.0**e for e in np.arange(0.0, 6.51, 0.5).tolist())
+RIDGE_STRENGTHS: tuple[float, ...] = tuple(10.0**e for e in np.arange(0.0, 6.51, 0.5).tolist())
 """Penalties on standardised features that the inner validation chooses among."""
 
 STRENGTH_TOLERANCE = 0.02

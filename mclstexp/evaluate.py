@@ -6,16 +6,22 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation
 from mclstexp.data.genes import panel_from_names, select_panel
-from mclstexp.data.splits import Fold, SplitSpec, check_leakage, make_folds
-from mclstexp.errors import InputError, MismatchError
+from mclstexp.data.splits import Fold, check_leakage, make_folds
+from mclstexp.errors import MismatchError
+from mclstexp.evaluate_protocol import (
+    EvaluationProtocol,
+    Method,
+    MethodOptions,
+    describe_split,
+    paper_protocol,
+    paper_slides,
+)
 from mclstexp.evaluate_scores import (
     METRICS,
     MethodPrediction,
@@ -26,120 +32,23 @@ from mclstexp.evaluate_scores import (
     score_slide,
     summarise,
 )
-from mclstexp.gene_sets import KNOWN_GENES, GeneSets
 from mclstexp.metrics import PooledCorrelation, domain_agreement
 from mclstexp.types import FloatArray, GenePanel, Slide
 
+__all__ = [
+    "EvaluationProtocol",
+    "EvaluationResult",
+    "GeneMap",
+    "Method",
+    "MethodOptions",
+    "MethodPrediction",
+    "paper_protocol",
+    "paper_slides",
+    "run_evaluation",
+]
+
 MAPPED_SLIDES = 6
 MAPPED_GENES = 3
-
-PAPER_LEFT_OUT = ("A1", "H1", "H2", "H3")
-"""Sections of HER2+ that the paper (after HisToGene's code) leaves out: 32 of 36 remain, A2 to G3."""
-
-
-class Method(Protocol):
-    """Something that learns from the training side of a fold and predicts held-out slides."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the table."""
-        ...
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the seed changes nothing; such a method is run once."""
-        ...
-
-    @property
-    def uses_counts_only(self) -> bool:
-        """Whether training slides without an image are of use to it; otherwise it is not given any."""
-        ...
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """The scale that its predictions are in; must be the protocol's."""
-        ...
-
-    def fit(self, train: Sequence[Slide], panel: GenePanel, *, seed: int) -> None:
-        """Learn afresh from the training slides, forgetting any earlier fold."""
-        ...
-
-    def predict(self, slide: Slide) -> MethodPrediction:
-        """Predict a slide that comes without its counts and labels."""
-        ...
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """What a command line says about the methods to compare; `mclstexp.index.pipeline` builds them."""
-
-    recipes: tuple[str, ...] = ("default", "paper")
-    encoder: str | None = None
-    encoder_weights: Path | None = None
-    settings: tuple[str, ...] = ()
-    normalisation: Normalisation = field(default_factory=Normalisation)
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """Everything that decides the figures, apart from the methods.
-
-    Attributes
-    ----------
-    genes
-        A fixed panel by name, or empty: ``n_genes`` highly variable genes chosen anew on each training side.
-    normalisation
-        Of the truth, and so of every prediction.
-    markers, known
-        Sets whose PCC is reported, and sets tested for being better predicted than the rest.
-    """
-
-    name: str = "default"
-    split: SplitSpec = field(default_factory=SplitSpec)
-    seeds: tuple[int, ...] = (0,)
-    genes: tuple[str, ...] = ()
-    n_genes: int = 1000
-    normalisation: Normalisation = field(default_factory=Normalisation)
-    markers: GeneSets = field(default_factory=dict)
-    known: GeneSets = field(default_factory=lambda: dict(KNOWN_GENES))
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"Seeds {self.seeds} must be different whole numbers of at least 0.")
-        if self.n_genes < 1:
-            raise InputError(f"A panel of {self.n_genes} genes cannot be evaluated; --n-genes must be at least 1.")
-
-
-def paper_protocol(which: Literal["paper", "paper-code"], *, genes: Sequence[str] = ()) -> EvaluationProtocol:
-    """Return the protocol of the mclSTExp paper: leave one section out, other cuts of the patient in training.
-
-    ``paper`` follows the text (counts per million of every gene, natural logarithm, genes chosen on the training side
-    unless given); ``paper-code`` the published code (10,000 over the panel, log10, one fixed list of genes).
-
-    Raises
-    ------
-    InputError
-        When ``paper-code`` is asked for without its list of genes.
-    """
-    if which == "paper-code" and not genes:
-        raise InputError("The protocol paper-code uses one fixed list of genes; give it with --genes FILE.")
-    text = Normalisation(target_sum=1e6, total="all", log="natural")
-    code = Normalisation(target_sum=1e4, total="panel", log="log10")
-    return EvaluationProtocol(
-        name=which,
-        split=SplitSpec(by="slide"),
-        genes=tuple(genes),
-        n_genes=785,
-        normalisation=text if which == "paper" else code,
-    )
-
-
-def paper_slides(slides: Sequence[Slide]) -> tuple[list[Slide], list[str]]:
-    """Return the sections that the paper used of HER2+ (all slides of another data set), and a note."""
-    out = [slide.slide_id for slide in slides if slide.layout == "her2st" and slide.slide_id in PAPER_LEFT_OUT]
-    notes = [f"Left out as in the paper: {', '.join(out)}."] if out else []
-    return [slide for slide in slides if slide.slide_id not in out], notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +122,22 @@ class EvaluationResult:
             for s in self.scores
         ]
         return header, rows
+
+    def describe(self) -> list[str]:
+        """Return the protocol in lines of text: split, genes, scale, seeds, versions."""
+        protocol, scale = self.protocol, self.protocol.normalisation
+        total = "the panel" if scale.total == "panel" else "every measured gene"
+        sizes = sorted({fold["n_genes"] for fold in self.folds})
+        source = "given" if protocol.genes else "highly variable, chosen on each training side"
+        folds = [f"{f['name']} (train {len(f['train'])}, test {len(f['test'])})" for f in self.folds]
+        return [
+            f"protocol: {protocol.name}",
+            f"split: {describe_split(protocol.split)}; {len(folds)} folds: {'; '.join(folds)}",
+            f"genes: {' or '.join(map(str, sizes))}, {source}",
+            f"scale: log(1 + counts / total over {total} x {scale.target_sum:g}), {scale.log} logarithm",
+            f"seeds: {', '.join(map(str, protocol.seeds))}",
+            "versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+        ]
 
     def _shown(self) -> list[str]:
         """Measures that have a value for any method, without those that only repeat another."""

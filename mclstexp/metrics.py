@@ -19,7 +19,7 @@ CONSTANT_TOLERANCE = 1e-6
 """A column whose standard deviation is below this share of its largest value varies by float32 rounding alone."""
 
 SSIM_SIGMA = 1.5
-SSIM_RADIUS = 3
+SSIM_RADIUS = 5
 SSIM_GENES_AT_ONCE = 64
 
 
@@ -142,7 +142,7 @@ def relative_variation_distance(truth: ArrayLike, predicted: ArrayLike) -> float
 def ssim_by_gene(truth: ArrayLike, predicted: ArrayLike, array_row: ArrayLike, array_col: ArrayLike) -> Floats | None:
     """Structural similarity of each gene's map on the array grid, averaged over the measured cells.
 
-    Wang et al. 2004 (IEEE TIP 13:600): K1 = 0.01, K2 = 0.03, Gaussian window of sigma 1.5 cells cut at 3 cells,
+    Wang et al. 2004 (IEEE TIP 13:600): K1 = 0.01, K2 = 0.03, window of 11 by 11 cells, Gaussian of sigma 1.5,
     population moments, data range = range of the truth. Cells without a spot have weight 0 in every window, so the
     blank around the tissue, which agrees for nothing, does not count.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.errors import InputError
+from mclstexp.files import sha256_file
 from mclstexp.types import Slide, SpotTable, duplicates
 
 By = Literal["patient", "slide", "cohort"]
@@ -290,13 +291,13 @@ def _refuse_same_content(
     if share > SHARED_SPOTS_REFUSED:
         raise InputError(
             f"Fold {fold!r}: {share:.0%} of the spots of held-out slide {test.slide_id} have the very same counts in "
-            f"training slide {train.slide_id}; remove one of the two, or leave it out with --only."
+            f"training slide {train.slide_id}; remove one of the two, or leave it out with --slides."
         )
     image = doubles.get(test.slide_id)
     if image is not None and image == doubles.get(train.slide_id):
         raise InputError(
             f"Fold {fold!r}: held-out slide {test.slide_id} and training slide {train.slide_id} have the same image "
-            "file; remove one of the two, or leave it out with --only."
+            "file; remove one of the two, or leave it out with --slides."
         )
 
 
@@ -347,8 +348,7 @@ def _same_images(slides: Sequence[Slide]) -> dict[str, str]:
             continue
         for slide_id, path in group.items():
             if path not in digests:
-                with path.open("rb") as file:
-                    digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[path] = sha256_file(path)
             found[slide_id] = digests[path]
     return found
 

@@ -1,0 +1,167 @@
+"""``mst evaluate``: train, index and predict fold by fold, beside baselines in the same table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mclstexp.cli import _options as options
+from mclstexp.cli._output import emit, emit_json, note, progress, table
+
+if TYPE_CHECKING:
+    from mclstexp.config import Normalisation
+    from mclstexp.evaluate import EvaluationProtocol, EvaluationResult
+
+_PAPER = ("paper", "paper-code")
+
+
+def evaluate(
+    refs: options.Refs,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="Hold out by patient, slide (leaky: other cuts of the patient train) or cohort."),
+    ] = None,
+    folds: Annotated[
+        Path | None, typer.Option("--folds", help="Given folds: CSV with columns slide,fold, or JSON.")
+    ] = None,
+    train: Annotated[str | None, typer.Option("--train", help="Train on these slides only, comma-separated.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="Hold out these slides, comma-separated.")] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="default; paper (as the paper says) or paper-code (as its code does).")
+    ] = "default",
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe", help="Recipe to compare; may be repeated. 'paper' is always there. [default: default]"
+        ),
+    ] = None,
+    encoder: options.Encoder = None,
+    encoder_weights: options.EncoderWeights = None,
+    genes: options.Genes = None,
+    n_genes: options.NGenes = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, comma-separated: figures get a mean and spread.")] = "0",
+    target_sum: Annotated[
+        float | None, typer.Option("--target-sum", help="Counts are scaled to this total [default: 10000].")
+    ] = None,
+    total: Annotated[
+        str | None, typer.Option("--total", help="Total over the panel or all measured genes [default: panel].")
+    ] = None,
+    log: Annotated[str | None, typer.Option("--log", help="natural or log10 [default: natural].")] = None,
+    slides: options.Only = None,
+    mpp: options.Mpp = None,
+    markers: Annotated[
+        Path | None, typer.Option("--markers", help="Marker sets to score: JSON {set: [genes]} or GMT.")
+    ] = None,
+    settings: options.Set = None,
+    device: options.Device = "auto",
+    cache: options.Cache = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for a page of figures, CSV and JSON.")
+    ] = None,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure accuracy on held-out slides, without leakage, beside the baselines."""
+    options.check_device(device)
+    _one_of("--by", by, ("patient", "slide", "cohort"))
+    _one_of("--protocol", protocol, ("default", *_PAPER))
+    _one_of("--total", total, ("panel", "all"))
+    _one_of("--log", log, ("natural", "log10"))
+    from dataclasses import replace
+
+    from mclstexp.data.readers import read_slides
+    from mclstexp.data.splits import SplitSpec, make_folds, read_folds
+    from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
+    from mclstexp.files import check_output
+    from mclstexp.gene_sets import read_gene_sets
+    from mclstexp.index.pipeline import evaluation_methods
+
+    if output is not None:
+        check_output(output, force=force)
+    plan = _protocol(protocol, genes, n_genes)
+    split = SplitSpec(
+        by=by or plan.split.by,  # type: ignore[arg-type]
+        folds=read_folds(folds) if folds else (),
+        train=tuple(options.names(train) or ()),
+        test=tuple(options.names(test) or ()),
+    )
+    plan = replace(
+        plan,
+        split=split,
+        seeds=_seeds(seeds),
+        normalisation=_normalisation(plan.normalisation, target_sum, total, log),
+        markers=read_gene_sets(markers) if markers else {},
+    )
+    found = read_slides(refs, mpp=mpp, only=options.names(slides))
+    notes: list[str] = []
+    if protocol in _PAPER and slides is None:
+        found, notes = paper_slides(found)
+    make_folds(found, split)  # refuse a split that cannot be made before any method is built
+    methods = evaluation_methods(
+        MethodOptions(
+            recipes=_recipes(recipe),
+            encoder=encoder,
+            encoder_weights=encoder_weights,
+            settings=tuple(settings or ()),
+            normalisation=plan.normalisation,
+            device=device,
+            cache=cache,
+        )
+    )
+    result = run_evaluation(found, methods, plan, on_progress=progress("folds x methods"))
+    _show(replace(result, notes=(*notes, *result.notes)), output, force=force, as_json=as_json)
+
+
+def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_json: bool) -> None:
+    if output is not None:
+        from mclstexp.evaluate_report import write_report
+
+        note(f"report: {write_report(result, output, force=force)}")
+    for text in result.warnings:
+        note(f"WARNING: {text}")
+    for text in result.notes:
+        note(text)
+    if as_json:
+        emit_json(result.to_json())
+        return
+    emit("\n".join(result.describe()))
+    emit("\nby slide\n" + table(*result.slide_table()))
+    emit("\noverall (mean over slides and seeds)\n" + table(*result.table()))
+
+
+def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "EvaluationProtocol":
+    from dataclasses import replace
+
+    from mclstexp.data.genes import read_gene_list
+    from mclstexp.evaluate import EvaluationProtocol, paper_protocol
+
+    named = tuple(read_gene_list(genes)) if genes else ()
+    plan = EvaluationProtocol(genes=named) if name == "default" else paper_protocol(name, genes=named)  # type: ignore[arg-type]
+    return plan if n_genes is None else replace(plan, n_genes=n_genes)
+
+
+def _normalisation(
+    scale: "Normalisation", target_sum: float | None, total: str | None, log: str | None
+) -> "Normalisation":
+    from dataclasses import replace
+
+    changes = {"target_sum": target_sum, "total": total, "log": log}
+    return replace(scale, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _recipes(given: list[str] | None) -> tuple[str, ...]:
+    """Return the recipes to compare; upstream's belongs in every table."""
+    recipes = tuple(dict.fromkeys(given or ["default"]))
+    return recipes if any(name in _PAPER for name in recipes) else (*recipes, "paper")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in options.names(text) or [])
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds") from None
+
+
+def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.", param_hint=option)

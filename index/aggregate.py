@@ -64,7 +64,7 @@ def neighbour_weights(
         raw = np.where(present, 1.0 / np.maximum(squared, EXACT_MATCH), 0.0)
         raw = np.where(exact.any(axis=1, keepdims=True), exact.astype(np.float64), raw)
     total = raw.sum(axis=1, keepdims=True)
-    return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0).astype(np.float32)
+    return np.asarray(np.divide(raw, total, out=np.zeros_like(raw), where=total > 0), dtype=np.float32)
 
 
 def _squared_distance(query: FloatArray, keys: FloatArray, distance: str) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ def _squared_distance(query: FloatArray, keys: FloatArray, distance: str) -> NDA
 def effective_neighbours(weights: FloatArray) -> FloatArray:
     """Return ``(n,)`` float32: 1 / sum of squared weights, 0 where a query has no neighbours."""
     squared = (weights.astype(np.float64) ** 2).sum(axis=1)
-    return np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0).astype(np.float32)
+    return np.asarray(np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

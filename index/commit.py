@@ -18,7 +18,7 @@ import pyarrow as pa
 import mclstexp
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index import tables
-from mclstexp.index.files import TEMPORARY, files_below, sha256_file, storage_errors, sync_file
+from mclstexp.index.files import TEMPORARY, FromRecords, files_below, sha256_file, storage_errors, sync_file
 from mclstexp.index.format import (
     HISTORY,
     INDEX,
@@ -102,16 +102,19 @@ def writing(root: Path, command: str) -> Iterator[Writing]:
     StorageError
         When the operating system refuses a write.
     """
-    with storage_errors(root), writer_lock(root, command):
-        before = read_manifest(root / MANIFEST, root) if (root / MANIFEST).exists() else None
-        clear_debris(root, before)
-        change = Writing(root, command, before, data_files(root))
-        try:
-            yield change
-        except BaseException:
-            with contextlib.suppress(OSError):
-                change.undo()
-            raise
+    try:
+        with storage_errors(root), writer_lock(root, command):
+            before = read_manifest(root / MANIFEST, root) if (root / MANIFEST).exists() else None
+            clear_debris(root, before)
+            change = Writing(root, command, before, data_files(root))
+            try:
+                yield change
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    change.undo()
+                raise
+    except FromRecords as passed:
+        raise passed.error from None
 
 
 def clear_debris(root: Path, manifest: Manifest | None) -> None:

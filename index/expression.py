@@ -1,58 +1,186 @@
-"""Expression of reference spots: from the table, or from a memory-mapped float16 copy that is made once."""
+"""Expression of reference spots: from the table, or from a memory-mapped float16 copy that is made once.
+
+Both give the same float16 values, so a prediction does not depend on whether the copy is there.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from mclstexp.config import Normalisation
+from mclstexp.config import Normalisation, to_dict
+from mclstexp.index.files import canonical_json, sha256_bytes, write_atomic
+from mclstexp.index.format import CACHE
+from mclstexp.index.tables import SlideEntry
 from mclstexp.types import FloatArray, GenePanel
 
-if TYPE_CHECKING:
-    from mclstexp.index.store import ReferenceStore
-
 IdArray = NDArray[np.int64]
+HalfArray = NDArray[np.float16]
+Progress = Callable[[int, int], None]
+FILLED = "filled.json"
+VALUES = "values.f16"
+
+
+@dataclass(frozen=True, eq=False)
+class SlideCounts:
+    """Counts of some spots of one slide.
+
+    ``where`` says which of the asked rows these are; ``counts`` is ``(len(where), n_genes)`` float32 CSR.
+    """
+
+    entry: SlideEntry
+    where: IdArray
+    counts: sparse.csr_matrix
+    total_counts: IdArray
+    panel_counts: IdArray
 
 
 def log_normalise(counts: NDArray[np.floating], totals: NDArray[np.floating], rule: Normalisation) -> FloatArray:
-    """Return ``log(1 + counts / totals * target_sum)`` as float32; 0 where a total is 0. Shapes broadcast."""
-    share = np.divide(counts, totals, out=np.zeros(np.broadcast_shapes(counts.shape, totals.shape)), where=totals > 0)
+    """Return ``log(1 + counts / totals * target_sum)`` as float32; 0 where a total is 0. Shapes are equal."""
+    share = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     value = np.log1p(share * rule.target_sum)
     return np.asarray(value / np.log(10.0) if rule.log == "log10" else value, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class ExpressionRows:
-    """Expression of some spots: CSR parts a slide, so that any block of genes can be laid out at little cost."""
+    """Expression of some spots, sparse, so that any block of genes can be laid out at little cost."""
 
     n_rows: int
-    genes: GenePanel
-    parts: tuple[tuple[IdArray, IdArray, NDArray[np.float16], IdArray], ...]
+    n_genes: int
+    parts: tuple[tuple[IdArray, sparse.csc_matrix], ...]
 
-    def dense(self, start: int, stop: int) -> NDArray[np.float16]:
+    def dense(self, start: int, stop: int) -> HalfArray:
         """Return ``(n_rows, stop - start)`` float16 of a block of genes; 0 where not measured."""
         block = np.zeros((self.n_rows, stop - start), dtype=np.float16)
-        for where, indptr, values, columns in self.parts:
-            inside = (columns >= start) & (columns < stop)
-            rows = np.repeat(where, np.diff(indptr))[inside]
-            block[rows, columns[inside] - start] = values[inside]
+        for where, values in self.parts:
+            part = slice(int(values.indptr[start]), int(values.indptr[stop]))
+            columns = np.repeat(np.arange(stop - start), np.diff(values.indptr[start : stop + 1]))
+            block[where[values.indices[part]], columns] = values.data[part]
         return block
 
 
-def read_expression(store: ReferenceStore, row_ids: IdArray, genes: GenePanel, rule: Normalisation) -> ExpressionRows:
-    """Read the expression of ascending, different row ids from the table, rounded to float16."""
+def read_expression(
+    pieces: Iterable[SlideCounts], panels: Mapping[str, GenePanel], n_rows: int, genes: GenePanel, rule: Normalisation
+) -> ExpressionRows:
+    """Normalise counts and keep the given genes."""
     parts = []
-    for piece in store.counts(row_ids):
-        panel = store.panels[piece.entry.genes_digest]
+    for piece in pieces:
+        panel = panels[piece.entry.genes_digest]
         target = np.array([genes.position.get(symbol, -1) for symbol in panel.symbols], dtype=np.int64)
         totals = piece.panel_counts if rule.total == "panel" else piece.total_counts
         per_row = np.diff(piece.counts.indptr)
-        values = log_normalise(piece.counts.data, np.repeat(totals, per_row).astype(np.float64), rule)
+        rows = np.repeat(np.arange(len(piece.where)), per_row)
         columns = target[piece.counts.indices]
         keep = columns >= 0
-        kept = np.concatenate([[0], np.cumsum(keep)])[piece.counts.indptr]
-        parts.append((piece.where, kept, values[keep].astype(np.float16), columns[keep]))
-    return ExpressionRows(len(row_ids), genes, tuple(parts))
+        spot_totals = totals[rows[keep]].astype(np.float64)
+        values = log_normalise(piece.counts.data[keep], spot_totals, rule)
+        shape = (len(piece.where), len(genes))
+        parts.append((piece.where, sparse.csc_matrix((values, (rows[keep], columns[keep])), shape=shape)))
+    return ExpressionRows(n_rows, len(genes), tuple(parts))
+
+
+class ExpressionCache:
+    """A file of float16 expression whose row is the row id, for one gene panel and normalisation.
+
+    Rows never change and row ids are never used again, so one file serves every version. ``filled.json`` says which
+    slides are in it, and the hash of each slide's rows.
+    """
+
+    def __init__(self, root: Path, reference_id: str, genes: GenePanel, rule: Normalisation) -> None:
+        self.key = {"reference_id": reference_id, "genes": genes.digest, "normalisation": to_dict(rule)}
+        self.folder = root / CACHE / f"expression-{sha256_bytes(canonical_json(self.key).encode())[:16]}"
+        self.genes = genes
+        self.rule = rule
+        self.row_bytes = 2 * len(genes)
+
+    def filled(self) -> dict[str, dict[str, Any]]:
+        """Slides in the file, by their first row id; none where the record is missing or of something else."""
+        try:
+            values = json.loads((self.folder / FILLED).read_bytes())
+            if values["key"] != json.loads(canonical_json(self.key)):
+                return {}
+            size = (self.folder / VALUES).stat().st_size
+            slides: dict[str, dict[str, Any]] = values["slides"]
+            return {
+                start: slide
+                for start, slide in slides.items()
+                if (int(start) + slide["n_spots"]) * self.row_bytes <= size
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def missing(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
+        """Slides whose rows are not in the file."""
+        filled = self.filled()
+        there = {(int(start), slide["content_hash"], slide["n_spots"]) for start, slide in filled.items()}
+        return [entry for entry in entries if (entry.row_start, entry.content_hash, entry.n_spots) not in there]
+
+    def fill(
+        self,
+        entries: Sequence[SlideEntry],
+        read: Callable[[SlideEntry], ExpressionRows],
+        *,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Write the rows of slides that are not in the file yet.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be written.
+        """
+        if not self.missing(entries):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            filled = self.filled()
+            todo = self.missing(entries)
+            with (self.folder / VALUES).open("r+b" if (self.folder / VALUES).exists() else "w+b") as handle:
+                for done, entry in enumerate(todo):
+                    data = read(entry).dense(0, len(self.genes)).tobytes()
+                    handle.seek(entry.row_start * self.row_bytes)
+                    handle.write(data)
+                    filled[str(entry.row_start)] = {
+                        "content_hash": entry.content_hash,
+                        "n_spots": entry.n_spots,
+                        "sha256": sha256_bytes(data),
+                    }
+                    if on_progress is not None:
+                        on_progress(done + 1, len(todo))
+                handle.flush()
+                os.fsync(handle.fileno())
+            record = canonical_json({"key": self.key, "slides": filled}) + "\n"
+            write_atomic(self.folder / FILLED, record.encode())
+
+    def values(self) -> HalfArray:
+        """Map the file as ``(n_row_ids, n_genes)`` float16 (copy on write: the file never changes through it)."""
+        path = self.folder / VALUES
+        rows = path.stat().st_size // self.row_bytes
+        return np.memmap(path, dtype="<f2", mode="c", shape=(rows, len(self.genes)))
+
+    def slide_bytes(self, entry: SlideEntry) -> bytes:
+        """Return a slide's rows as they are in the file."""
+        with (self.folder / VALUES).open("rb") as handle:
+            handle.seek(entry.row_start * self.row_bytes)
+            return handle.read(entry.n_spots * self.row_bytes)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        # Two that fill at once would only repeat each other's work; the second waits instead.
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)

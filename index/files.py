@@ -23,6 +23,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -96,6 +101,14 @@ def storage_error(error: BaseException, root: Path) -> StorageError:
     named = getattr(error, "filename", None)
     place = f" ({named})" if named and code == errno.ENOENT else ""
     return StorageError(f"Reference {root}: {reason}{place}.")
+
+
+class FromRecords(Exception):
+    """Carries what the caller's records raised past the handlers of the reference's own errors."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @contextmanager

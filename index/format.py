@@ -161,7 +161,7 @@ class SlideRecord:
         )
         for name in ("spot_ids", "xy_px", "array_row", "array_col"):
             object.__setattr__(self, name, getattr(spots, name))
-        counts = sparse.csr_matrix(spots.counts, copy=True)
+        counts = sparse.csr_matrix(self.counts, copy=True)
         counts.sum_duplicates()
         counts.eliminate_zeros()
         object.__setattr__(self, "counts", counts)

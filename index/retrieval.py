@@ -10,18 +10,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation, RetrievalConfig, from_dict
+from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import InputError
-from mclstexp.index.aggregate import effective_neighbours, neighbour_weights, weighted_mean
-from mclstexp.index.expression import read_expression
-from mclstexp.index.search import Device, Neighbors
+from mclstexp.index.aggregate import effective_neighbours, neighbour_weights
+from mclstexp.index.averaging import AverageOptions, average
+from mclstexp.index.search import Device, Neighbors, SpotIndex
 from mclstexp.index.store import ReferenceStore
 from mclstexp.types import FloatArray, GenePanel
 
 Progress = Callable[[int, int], None]
-GENE_BLOCK = 1024
-ROWS_AT_A_TIME = 25_000
-"""Reference spots whose counts are held at once; with blocks of genes it bounds the memory of a query."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +139,7 @@ def retrieve(
     filter: Filter | None = None,
     normalisation: Normalisation | None = None,
     device: Device = "auto",
+    sd: bool = True,
     on_progress: Progress | None = None,
 ) -> Retrieval:
     """Predict expression from the nearest reference spots.
@@ -154,22 +152,21 @@ def retrieve(
         Genes to predict; None takes the model's panel.
     normalisation
         None takes the reference's own.
+    sd
+        Whether the neighbours' spread is wanted. Without it the mean of the panel is rounded to float16 precision.
 
     Raises
     ------
     InputError
         For an embedding, gene or filter that does not fit the reference.
     """
-    rule = normalisation or reference_normalisation(store)
     panel = choose_genes(store, genes)
+    options = AverageOptions(normalisation or store.normalisation, config.min_measured, sd)
     index = store.index(device)
     found = index.search(query, config.k, allowed=allowed_rows(store, filter))
-    keys = None
-    if config.weights == "inverse_square":
-        keys = index.keys(found.row_ids).reshape(*found.row_ids.shape, -1)
-    weights = neighbour_weights(found.similarity, config, row_ids=found.row_ids, query=query, keys=keys)
-    mean, sd, missing = aggregate(store, found.row_ids, weights, panel, rule, on_progress=on_progress)
-    notes = []
+    weights = weights_of(index, query, found, config)
+    result = average(store, found.row_ids, weights, panel, options, on_progress=on_progress)
+    notes = [result.note] if result.note else []
     short = int((found.row_ids[:, -1] < 0).sum())
     if short:
         notes.append(f"{short} of {len(query)} queries have fewer than {config.k} neighbours: no more spots remain.")
@@ -177,92 +174,29 @@ def retrieve(
         neighbours=found,
         weights=weights,
         genes=panel,
-        mean=mean,
-        sd=sd,
-        missing=missing,
+        mean=result.mean,
+        sd=result.sd,
+        missing=result.missing,
         n_effective=effective_neighbours(weights),
         provenance=provenance(store, found, weights),
-        normalisation=rule,
+        normalisation=options.rule,
         notes=tuple(notes),
     )
 
 
-def reference_normalisation(store: ReferenceStore) -> Normalisation:
-    """Return the normalisation that the reference's model was trained with."""
-    return from_dict(Normalisation, dict(store.identity.settings.get("normalisation", {})))
-
-
-MIN_SHARE = 0.25
-
-
-def aggregate(
-    store: ReferenceStore,
-    row_ids: NDArray[np.int64],
-    weights: FloatArray,
-    genes: GenePanel,
-    rule: Normalisation,
-    *,
-    on_progress: Progress | None = None,
-) -> tuple[FloatArray, FloatArray | None, dict[str, str]]:
-    """Average the neighbours' expression, by blocks of queries and of genes."""
-    n, k = row_ids.shape
-    mean = np.full((n, len(genes)), np.nan, dtype=np.float32)
-    sd = np.full_like(mean, np.nan)
-    share = measured_share(store, row_ids, weights, genes)
-    step = max(1, ROWS_AT_A_TIME // max(k, 1))
-    for start in range(0, n, step):
+def weights_of(index: SpotIndex, query: FloatArray, found: Neighbors, config: RetrievalConfig) -> FloatArray:
+    """Return ``(n, k)`` weights of the neighbours; embeddings are read a block of queries at a time where needed."""
+    if config.weights == "softmax":
+        return neighbour_weights(found.similarity, config, row_ids=found.row_ids)
+    weights = np.zeros_like(found.similarity)
+    step = max(1, 32_768 // found.row_ids.shape[1])
+    for start in range(0, len(query), step):
         part = slice(start, start + step)
-        asked = row_ids[part]
-        # Padding has no weight; any row that is there stands in for it.
-        unique, inverse = np.unique(np.where(asked < 0, asked.max(), asked), return_inverse=True)
-        rows = read_expression(store, unique, genes, rule)
-        positions = inverse.reshape(row_ids[part].shape)
-        for first in range(0, len(genes), GENE_BLOCK):
-            block = slice(first, min(first + GENE_BLOCK, len(genes)))
-            result = weighted_mean(
-                rows.dense(block.start, block.stop),
-                positions,
-                weights[part],
-                share=None if share is None else share[part, block],
-                min_share=MIN_SHARE,
-            )
-            mean[part, block] = result.mean
-            if result.sd is not None:
-                sd[part, block] = result.sd
-        if on_progress is not None:
-            on_progress(min(start + step, n), n)
-    return mean, sd, missing_genes(store, mean, genes)
-
-
-def measured_share(
-    store: ReferenceStore, row_ids: NDArray[np.int64], weights: FloatArray, genes: GenePanel
-) -> FloatArray | None:
-    """Return ``(n, n_genes)`` weight of the neighbours that measured each gene; None when all slides measured all."""
-    digests = sorted(store.panels)
-    measured = np.array([[symbol in store.panels[digest].position for symbol in genes.symbols] for digest in digests])
-    if measured.all():
-        return None
-    number = {digest: i for i, digest in enumerate(digests)}
-    of_slide = np.array([number[entry.genes_digest] for entry in store.entries])
-    group = of_slide[np.clip(store.slide_numbers(row_ids), 0, None)]
-    held = np.stack([np.where((group == i) & (row_ids >= 0), weights, 0).sum(axis=1) for i in range(len(digests))], 1)
-    return (held @ measured.astype(np.float64)).astype(np.float32)
-
-
-def missing_genes(store: ReferenceStore, mean: FloatArray, genes: GenePanel) -> dict[str, str]:
-    """Gene to the reason why it is missing at some spots."""
-    lacking = np.isnan(mean).sum(axis=0)
-    reasons = {}
-    for column in np.flatnonzero(lacking):
-        symbol = genes.symbols[column]
-        if symbol not in store.genes.position:
-            reasons[symbol] = "no slide of the reference measured it"
-            continue
-        reasons[symbol] = (
-            f"at {lacking[column]} of {len(mean)} spots, neighbours that measured it hold less than "
-            f"{MIN_SHARE:.0%} of the weight"
+        keys = index.keys(found.row_ids[part]).reshape(*found.row_ids[part].shape, -1)
+        weights[part] = neighbour_weights(
+            found.similarity[part], config, row_ids=found.row_ids[part], query=query[part], keys=keys
         )
-    return reasons
+    return weights
 
 
 def provenance(store: ReferenceStore, found: Neighbors, weights: FloatArray) -> pa.Table:

@@ -98,8 +98,14 @@ def _encode(root: Path, segment: Segment, like: Segment, dim: int) -> Segment:
     loaded = LoadedSegment.open(root, segment, dim)
     index = ivf.empty_copy(root / str(like.ivf))
     ivf.fill(index, loaded.keys, loaded.rows.row_ids(np.arange(len(loaded.rows))))
-    trained = {"trained_on": like.trained_on, "nprobe": like.nprobe, "recall": like.recall, "recall_k": like.recall_k}
-    return replace(_store(root, segment, index), kind=like.kind, **trained)
+    return replace(
+        _store(root, segment, index),
+        kind=like.kind,
+        trained_on=like.trained_on,
+        nprobe=like.nprobe,
+        recall=like.recall,
+        recall_k=like.recall_k,
+    )
 
 
 def _store(root: Path, segment: Segment, index: object) -> Segment:

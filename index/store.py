@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import sparse
 
+from mclstexp.config import Normalisation, from_dict
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index import tables
 from mclstexp.index.commit import history, read_entries
 from mclstexp.index.counts import decode_counts
+from mclstexp.index.expression import ExpressionCache, ExpressionRows, Progress, SlideCounts, read_expression
+from mclstexp.index.files import storage_error
 from mclstexp.index.format import (
     MANIFEST,
     Manifest,
@@ -42,20 +42,6 @@ from mclstexp.index.writer import (
 from mclstexp.types import FloatArray, GenePanel
 
 IdArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class SlideCounts:
-    """Counts of some spots of one slide.
-
-    ``where`` says which of the asked rows these are; ``counts`` is ``(len(where), n_genes)`` float32 CSR.
-    """
-
-    entry: SlideEntry
-    where: IdArray
-    counts: sparse.csr_matrix
-    total_counts: IdArray
-    panel_counts: IdArray
 
 
 class ReferenceStore:
@@ -87,7 +73,9 @@ class ReferenceStore:
             When there is something at ``path`` and ``force`` is not set.
         """
         create_reference(Path(path), identity, records, message=message, command=command, index=index, force=force)
-        return cls.open(path)
+        store = cls.open(path)
+        store.fill_cache()
+        return store
 
     @classmethod
     def open(cls, path: Path, *, version: int | str | None = None) -> ReferenceStore:
@@ -270,6 +258,32 @@ class ReferenceStore:
         """Read ``(n, d)`` float32 embeddings from the table, in order; NaN where there is none."""
         return tables.matrix(self.spots(row_ids, [column])[column], self.identity.embed_dim)
 
+    def expression(self, row_ids: IdArray, genes: GenePanel, rule: Normalisation) -> ExpressionRows:
+        """Read the expression of ascending, different row ids from the table."""
+        return read_expression(self.counts(row_ids), self.panels, len(row_ids), genes, rule)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The normalisation that the reference's model was trained with."""
+        return from_dict(Normalisation, dict(self.identity.settings.get("normalisation", {})))
+
+    def expression_cache(self) -> ExpressionCache:
+        """Return the copy of the panel's expression; it may lack slides until `fill_cache`."""
+        return ExpressionCache(self.root, self.manifest.reference_id, self.identity.panel, self.normalisation)
+
+    def fill_cache(self, *, on_progress: Progress | None = None) -> str:
+        """Complete the copy of the panel's expression; returns why it could not be written, or ""."""
+        cache = self.expression_cache()
+
+        def read(entry: SlideEntry) -> ExpressionRows:
+            return self.expression(np.arange(*entry.rows), cache.genes, cache.rule)
+
+        try:
+            cache.fill(self.entries, read, on_progress=on_progress)
+        except OSError as error:
+            return str(storage_error(error, self.root))
+        return ""
+
     def matching(self, condition: str) -> IdArray:
         """Row ids of the spots that meet an SQL condition on the spot columns."""
         return self._spots.where(condition)
@@ -328,6 +342,7 @@ class ReferenceStore:
         self._refuse_pinned()
         report = add_records(self.root, records, replace=replace, message=message, command=command)
         self._reload()
+        self.fill_cache()
         return report
 
     def remove(
@@ -370,8 +385,3 @@ class ReferenceStore:
         fresh: dict[str, Any] = type(self).open(self.root).__dict__
         self.__dict__.clear()
         self.__dict__.update(fresh)
-
-
-def unique_values(table: pa.Table, column: str) -> list[str]:
-    """Return the different values of a text column, sorted."""
-    return sorted(pc.unique(table[column]).to_pylist())

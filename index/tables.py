@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.counts import encode_counts, width_for
-from mclstexp.index.files import storage_errors
+from mclstexp.index.files import FromRecords, storage_errors
 from mclstexp.index.format import Ranges, SlideRecord, TableVersion
 from mclstexp.types import FloatArray, GenePanel
 
@@ -300,7 +300,7 @@ def _write(root: Path, path: str, schema: pa.Schema, batches: Iterable[pa.Record
             dataset = lance.write_dataset(reader, str(root / path), mode=mode, max_bytes_per_file=2**33, **options)
     except Exception:
         if failure:
-            raise failure[0] from None
+            raise FromRecords(failure[0]) from None
         raise
     return TableVersion(path, int(dataset.version))
 

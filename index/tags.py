@@ -73,10 +73,8 @@ def resolve_version(root: Path, newest: Manifest, version: int | str) -> int:
             known = ", ".join(sorted(tags)) or "none"
             raise InputError(f"Reference {root} has no tag {version!r}; tags: {known}. mst history lists the versions.")
         version = tags[version]
-    if not (
-        version == newest.version
-        or (newest.first_version <= version < newest.version and history_path(root, version).exists())
-    ):
+    earlier = newest.first_version <= version < newest.version and history_path(root, version).exists()
+    if version != newest.version and not earlier:
         raise InputError(
             f"Reference {root} has no version {version}; the newest is {newest.version}. mst history lists them."
         )

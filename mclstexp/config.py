@@ -52,13 +52,15 @@ class RetrievalConfig:
     """How neighbours become a prediction.
 
     ``weights="softmax"``: softmax of similarity / temperature. ``"inverse_square"``: 1 / d^2 (the paper), d the L1
-    or L2 distance between embeddings.
+    or L2 distance between embeddings. A gene is missing at a spot where the neighbours that measured it hold less
+    than ``min_measured`` of the weight.
     """
 
     k: int = 200
     weights: Literal["softmax", "inverse_square"] = "softmax"
     temperature: float = 0.1
     distance: Literal["l1", "l2"] = "l2"
+    min_measured: float = 0.25
 
 
 @dataclass(frozen=True)

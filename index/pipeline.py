@@ -1,0 +1,299 @@
+"""Where encoders and reference meet: build and grow a reference, predict a slide, evaluate by retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.config import Normalisation, RetrievalConfig, to_dict
+from mclstexp.encode import Device, EncoderPair
+from mclstexp.errors import FormatError, InputError
+from mclstexp.files import sha256_file
+from mclstexp.index.familiarity import familiarity
+from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
+from mclstexp.index.retrieval import Filter, Retrieval, retrieve
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.writer import AddReport
+from mclstexp.model.checkpoint import ModelFiles, load_model, save_model
+from mclstexp.model.features import FeatureCache
+from mclstexp.prediction import NEIGHBOUR_SCHEMA, Prediction
+from mclstexp.types import FloatArray, GenePanel, Slide
+
+Progress = Callable[[int, int], None]
+MODEL_FOLDER = "model"
+"""Folder of a reference that holds a copy of its model, so that a query needs nothing else."""
+
+THUMBNAIL_PX = 1500
+SPOT_SHARE_OF_PITCH = 0.55
+"""Diameter of a spot over the distance to the next: 55 um of 100 on Visium, 100 of 200 on legacy ST."""
+
+
+def identity_of(model: ModelFiles, encoders: EncoderPair) -> ReferenceIdentity:
+    """Return what a reference records of its model and refuses in another."""
+    config = model.config
+    settings: dict[str, Any] = {
+        "encoder": to_dict(config.encoder),
+        "patch": to_dict(config.patch),
+        "normalisation": to_dict(config.normalisation),
+        "spot_context": encoders.spot_context,
+        "key_mix": config.key_mix,
+        "recipe": config.recipe,
+        "retrieval": to_dict(config.retrieval),
+    }
+    return ReferenceIdentity(model.digest(), encoders.space.embed_dim, model.panel, settings)
+
+
+def slide_record(slide: Slide, encoders: EncoderPair, *, on_progress: Progress | None = None) -> SlideRecord:
+    """Encode one slide into what a reference keeps of it.
+
+    Raises
+    ------
+    InputError
+        When the slide has no counts.
+    """
+    spots = slide.spots
+    if spots.counts is None or spots.genes is None:
+        raise InputError(f"Slide {slide.slide_id} has no counts: it cannot be a reference.")
+    keys = encoders.encode_keys(slide, on_progress=on_progress)
+    image_sha256 = sha256_file(slide.image.path) if slide.image else None
+    return SlideRecord(
+        slide_id=slide.slide_id,
+        patient=slide.patient,
+        cohort=slide.cohort,
+        content_hash=content_hash(spots, image_sha256),
+        spot_ids=spots.spot_ids,
+        xy_px=spots.xy_px,
+        array_row=spots.array_row,
+        array_col=spots.array_col,
+        embedding=keys.embedding,
+        image_embedding=keys.image_embedding,
+        counts=spots.counts,
+        genes=spots.genes,
+        labels=spots.labels,
+        sources={str(path): sha256_file(path) for path in slide.sources if path.is_file()},
+        image_path=str(slide.image.path) if slide.image else None,
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        spot_context=encoders.spot_context,
+    )
+
+
+def slide_records(
+    slides: Iterable[Slide], encoders: EncoderPair, *, on_slide: Callable[[str], Progress | None] | None = None
+) -> Iterator[SlideRecord]:
+    """Encode slides one at a time, so that a reference of any size is built in the memory of one slide."""
+    for slide in slides:
+        yield slide_record(slide, encoders, on_progress=on_slide(slide.slide_id) if on_slide else None)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build a reference: index kind, the command for its history, whether to replace one."""
+
+    index: str = "auto"
+    command: str = ""
+    force: bool = False
+    on_slide: Callable[[str], Progress | None] | None = None
+
+
+def build_reference(
+    path: Path, slides: Sequence[Slide], model: ModelFiles, encoders: EncoderPair, options: BuildOptions
+) -> ReferenceStore:
+    """Encode slides with a model and write them as a reference, the model's copy inside.
+
+    Raises
+    ------
+    InputError, ExistsAlreadyError, StorageError
+        There are no slides; the reference exists; the disk refused.
+    """
+    if not slides:
+        raise InputError("There is no slide to build a reference from.")
+    store = ReferenceStore.create(
+        path,
+        identity_of(model, encoders),
+        slide_records(slides, encoders, on_slide=options.on_slide),
+        message=f"build from {len(slides)} slides",
+        command=options.command,
+        index=options.index,
+        force=options.force,
+    )
+    save_model(path / MODEL_FOLDER, model, force=True)
+    return store
+
+
+def add_slides(
+    path: Path,
+    slides: Sequence[Slide],
+    encoders: EncoderPair,
+    *,
+    replace: bool = False,
+    command: str = "",
+    on_slide: Callable[[str], Progress | None] | None = None,
+) -> AddReport:
+    """Encode and add slides that the reference does not hold yet; nothing else is touched."""
+    store = ReferenceStore.open(path)
+    records = slide_records(slides, encoders, on_slide=on_slide)
+    return store.add(records, replace=replace, message=f"add {len(slides)} slides", command=command)
+
+
+def reference_model(
+    store: ReferenceStore, folder: Path | None = None, *, device: Device = "auto", cache: FeatureCache | None = None
+) -> tuple[ModelFiles, EncoderPair]:
+    """Load the reference's own model, or the one in ``folder`` after checking that it is the same.
+
+    Raises
+    ------
+    FormatError, MismatchError
+        The copy is missing or damaged; the given model is another.
+    """
+    own = store.root / MODEL_FOLDER
+    if folder is None and not own.is_dir():
+        raise FormatError(f"Reference {store.root} holds no copy of its model; give the model with --model FOLDER.")
+    model = load_model(folder or own)
+    encoders = EncoderPair.from_files(model, device=device, cache=cache)
+    store.check_identity(identity_of(model, encoders))
+    return model, encoders
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """What to predict, and from which references.
+
+    Attributes
+    ----------
+    genes
+        None for the model's panel, ``"all"``, or names.
+    retrieval, normalisation
+        None takes the model's.
+    """
+
+    genes: GenePanel | Sequence[str] | Literal["all"] | None = None
+    retrieval: RetrievalConfig | None = None
+    normalisation: Normalisation | None = None
+    filter: Filter | None = None
+    device: Device = "auto"
+    thumbnail: bool = True
+    command: str = ""
+    on_progress: Progress | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A prediction, and what was assumed or noticed on the way."""
+
+    prediction: Prediction
+    notes: tuple[str, ...] = field(default=())
+
+
+def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, options: QueryOptions) -> Predicted:
+    """Predict a slide's expression from its nearest reference spots.
+
+    Parameters
+    ----------
+    slide
+        Image and spot positions; counts, if any, are not looked at.
+    """
+    query = encoders.encode_patches(slide, on_progress=options.on_progress)
+    config = options.retrieval or encoders.config.retrieval
+    rule = options.normalisation or encoders.config.normalisation
+    found = retrieve(
+        store,
+        query,
+        config,
+        genes=options.genes,
+        filter=options.filter,
+        normalisation=rule,
+        device=options.device,
+    )
+    obs: dict[str, NDArray[Any]] = {
+        "similarity": found.neighbours.similarity[:, 0],
+        "n_effective": found.n_effective,
+    }
+    percentile = familiarity(store, query)
+    if percentile is not None:
+        obs["familiarity"] = percentile
+    prediction = _assemble(slide, found, obs, encoders, store, config, options)
+    return Predicted(prediction, (*_notes(slide, store, options), *found.notes))
+
+
+def _notes(slide: Slide, store: ReferenceStore, options: QueryOptions) -> list[str]:
+    if slide.image is None:
+        return []
+    same = [entry.slide_id for entry in store.find_slide(sha256_file(slide.image.path))]
+    excluded = options.filter.exclude_slides if options.filter else ()
+    return [
+        f"Warning: this image is slide {name!r} of the reference, so the prediction finds the measured spots themselves; "
+        f"leave it out with --exclude-slide {name}, or its patient with --exclude-patient."
+        for name in same
+        if name not in excluded
+    ]
+
+
+def _assemble(
+    slide: Slide,
+    found: Retrieval,
+    obs: dict[str, NDArray[Any]],
+    encoders: EncoderPair,
+    store: ReferenceStore,
+    config: RetrievalConfig,
+    options: QueryOptions,
+) -> Prediction:
+    spots = slide.spots
+    thumbnail = slide.image.thumbnail(THUMBNAIL_PX) if slide.image and options.thumbnail else None
+    scale = thumbnail.shape[1] / slide.image.size_px[0] if thumbnail is not None and slide.image else None
+    reasons = [found.missing.get(symbol, "") for symbol in found.genes.symbols]
+    settings = {
+        "model": store.identity.model_digest,
+        "recipe": encoders.config.recipe,
+        "reference": str(store.root),
+        "reference_version": store.version,
+        "normalisation": to_dict(found.normalisation),
+        "retrieval": to_dict(config),
+        "patch": to_dict(encoders.config.patch),
+        "encoder": to_dict(encoders.config.encoder),
+        "filter": to_dict(options.filter) if options.filter else {},
+        "image": str(slide.image.path) if slide.image else "",
+        "mpp_source": slide.mpp_source or "unknown",
+        "command": options.command,
+    }
+    return Prediction(
+        slide_id=slide.slide_id,
+        spot_ids=spots.spot_ids,
+        xy_px=spots.xy_px,
+        array_row=spots.array_row,
+        array_col=spots.array_col,
+        genes=found.genes,
+        mean=found.mean,
+        sd=found.sd if found.sd is not None else np.full_like(found.mean, np.nan),
+        obs=obs,
+        var={"missing_reason": reasons} if any(reasons) else {},
+        neighbours=_neighbour_table(found, spots.spot_ids),
+        settings=settings,
+        thumbnail=thumbnail,
+        thumbnail_scale=scale,
+        spot_diameter_px=_spot_diameter(spots.xy_px),
+        mpp=slide.mpp,
+    )
+
+
+def _neighbour_table(found: Retrieval, spot_ids: NDArray[np.str_]) -> Any:
+    import pyarrow as pa
+
+    table = found.provenance
+    names = pa.array(spot_ids.tolist(), pa.string()).take(table["query"].combine_chunks())
+    table = table.drop_columns(["query"]).add_column(0, "query_spot", names)
+    return table.select(NEIGHBOUR_SCHEMA.names).cast(NEIGHBOUR_SCHEMA)
+
+
+def _spot_diameter(xy_px: FloatArray | NDArray[np.float64]) -> float:
+    from scipy.spatial import cKDTree
+
+    if len(xy_px) < 2:
+        return 100.0
+    nearest = cKDTree(xy_px).query(xy_px, k=2)[0][:, 1]
+    return max(1.0, float(np.median(nearest)) * SPOT_SHARE_OF_PITCH)

@@ -18,8 +18,8 @@ def plot(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing PNG.")] = False,
 ) -> None:
     """Draw a gene's expected expression over the slide as a PNG."""
+    from mclstexp.data.anndata_file import read_anndata
     from mclstexp.plots import gene_map
-    from mclstexp.prediction import read_anndata
 
     measured = None if truth is None else read_anndata(truth)
     gene_map(read_anndata(prediction), gene, output, truth=measured, force=force)

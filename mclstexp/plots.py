@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from matplotlib.figure import Figure
 from scipy import sparse
 
 from mclstexp.config import Normalisation, from_dict
-from mclstexp.errors import InputError, StorageError
-from mclstexp.prediction import Prediction, check_output, scale_name
+from mclstexp.data.genes import normalise
+from mclstexp.errors import InputError
+from mclstexp.files import check_output, new_file
+from mclstexp.prediction import Prediction, scale_name
 from mclstexp.types import FloatArray
 
 COLOURS = "magma"
@@ -123,9 +124,8 @@ def _measured(prediction: Prediction, symbol: str, truth: ad.AnnData | FloatArra
         raise InputError(f"The truth has no gene {symbol!r} among its {truth.n_vars}.")
     rows = truth.obs_names.get_indexer(prediction.spot_ids.astype(object))
     if not (rows >= 0).any():
-        raise InputError(
-            f"Truth and prediction share no spot id; for example {truth.obs_names[0]!r} and {prediction.spot_ids[0]!r}."
-        )
+        one, other = truth.obs_names[0], str(prediction.spot_ids[0])
+        raise InputError(f"Truth and prediction share no spot id; for example {one!r} and {other!r}.")
     settings = prediction.settings.get("normalisation")
     normalisation = Normalisation() if settings is None else from_dict(Normalisation, settings)
     shared = truth.var_names.isin(prediction.settings.get("panel_genes", prediction.genes.symbols))
@@ -133,10 +133,9 @@ def _measured(prediction: Prediction, symbol: str, truth: ad.AnnData | FloatArra
     if np.any(counts.data < 0) or np.any(counts.data != np.floor(counts.data)):
         raise InputError("The truth's X are not raw counts; give measured values as an array instead.")
     total = np.asarray((counts[:, shared] if normalisation.total == "panel" else counts).sum(axis=1)).ravel()
-    of_gene = np.asarray(counts[:, truth.var_names.get_loc(symbol)].todense()).ravel()
-    log = np.log1p(normalisation.target_sum * of_gene / np.where(total > 0, total, np.nan))
-    log = log if normalisation.log == "natural" else log / np.log(10)
-    values = np.where(rows >= 0, log[rows], np.nan).astype(np.float32)
+    of_gene = counts[:, [truth.var_names.get_loc(symbol)]].toarray()
+    expression = normalise(of_gene, total, normalisation)[:, 0]
+    values = np.where(rows >= 0, expression[rows], np.nan).astype(np.float32)
     return values, scale_name(normalisation)
 
 
@@ -194,10 +193,5 @@ def _spots(axes: Axes, prediction: Prediction, values: FloatArray) -> None:
 def _write(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})  # the same bytes whatever the version says
-    try:
-        with tempfile.TemporaryDirectory(prefix=".mst-", dir=path.parent) as scratch:
-            whole = Path(scratch) / path.name
-            whole.write_bytes(picture.getvalue())
-            whole.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with new_file(path, force=True) as whole:
+        whole.write_bytes(picture.getvalue())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation, from_dict
-from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
+from mclstexp.data.anndata_file import read_anndata, reason, write_h5ad
+from mclstexp.errors import InputError, StorageError
+from mclstexp.files import check_output, sha256_file
 from mclstexp.types import FloatArray, GenePanel, duplicates
 
 FORMAT_VERSION = 1
@@ -67,7 +67,8 @@ class Prediction:
     genes
         The predicted genes.
     mean, sd
-        ``(n, G)`` float32 expected log1p expression and the spread of the neighbours; NaN where nothing is known.
+        ``(n, G)`` float32 expected log1p expression and the spread of the neighbours (None when it was not asked
+        for); NaN where nothing is known.
     settings
         JSON values that say how it was made. Names the scale of ``mean`` as ``scale``, or the
         ``normalisation`` (:class:`~mclstexp.config.Normalisation` as a dict) that the name follows from.
@@ -92,7 +93,7 @@ class Prediction:
     xy_px: NDArray[np.float64]
     genes: GenePanel
     mean: FloatArray
-    sd: FloatArray
+    sd: FloatArray | None
     settings: Mapping[str, Any]
     spot_diameter_px: float
     array_row: NDArray[np.int64] | None = None
@@ -152,6 +153,10 @@ class Prediction:
         unknown = set(pc.unique(self.neighbours["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
         if unknown:
             raise InputError(f"The table of neighbours names {len(unknown)} unknown spots, e.g. {min(unknown)!r}.")
+        try:
+            json.dumps(dict(self.settings))
+        except TypeError as error:
+            raise InputError(f"A prediction's settings must be JSON values: {error}.") from error
         if not self.scale:
             raise InputError("A prediction's settings must say its scale or its normalisation.")
 
@@ -246,7 +251,7 @@ class Prediction:
             thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
             mpp=float(record["mpp"]) if "mpp" in record else None,
             **grid,
-            **{name: np.asarray(adata.layers[name]) for name in _LAYERS if name in adata.layers},
+            **{name: np.asarray(adata.layers[name]) if name in adata.layers else None for name in _LAYERS},
         )
 
     def save(self, path: Path, *, force: bool = False) -> None:
@@ -263,20 +268,23 @@ class Prediction:
         """
         path = Path(path)
         beside = neighbours_path(path)
-        check_output(path, force=force)
-        check_output(beside, force=force)
         try:
+            check_output(path, force=force)
+            check_output(beside, force=force)
             with tempfile.TemporaryDirectory(prefix=".mst-", dir=path.parent) as scratch:
                 table, h5ad = Path(scratch) / beside.name, Path(scratch) / path.name
-                pq.write_table(self.neighbours, table, compression="zstd")
+                parquet = pa.BufferOutputStream()
+                pq.write_table(self.neighbours, parquet, compression="zstd")
+                whole = parquet.getvalue().to_pybytes()
+                table.write_bytes(whole)
                 adata = self.to_anndata()
                 # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
-                adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(table.read_bytes()).hexdigest()
-                adata.write_h5ad(h5ad, compression="gzip")
+                adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
+                write_h5ad(adata, h5ad)
                 table.replace(beside)
                 h5ad.replace(path)
-        except (OSError, RuntimeError) as error:  # h5py reports some failed writes as RuntimeError
-            raise StorageError(f"Cannot write {path}: {_reason(error)}.") from error
+        except OSError as error:
+            raise StorageError(f"Cannot write {path}: {reason(error)}.") from error
 
 
 def scale_name(normalisation: Normalisation) -> str:
@@ -284,22 +292,6 @@ def scale_name(normalisation: Normalisation) -> str:
     log = "log1p(" if normalisation.log == "natural" else "log10(1 + "
     of = "the panel" if normalisation.total == "panel" else "all genes"
     return f"{log}counts per {normalisation.target_sum:,.0f} of {of})"
-
-
-def check_output(path: Path, *, force: bool) -> None:
-    """Refuse an output whose folder is missing, or that exists unless ``force``.
-
-    Raises
-    ------
-    InputError, ExistsAlreadyError
-        As said.
-    """
-    if not path.parent.is_dir():
-        raise InputError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
-    if path.is_dir():
-        raise InputError(f"Cannot write {path}: it is a folder.")
-    if path.exists() and not force:
-        raise ExistsAlreadyError(f"{path} exists already; choose another name or give --force to replace it.")
 
 
 def neighbours_path(path: Path) -> Path:
@@ -324,26 +316,9 @@ def load_prediction(path: Path) -> Prediction:
     table = _read_neighbours(beside)
     prediction = Prediction.from_anndata(adata, table)
     stated = str(adata.uns["mclstexp"].get("neighbours_sha256", ""))
-    if stated != hashlib.sha256(beside.read_bytes()).hexdigest():
+    if stated != sha256_file(beside):
         raise InputError(f"{beside.name} is not of the same run as {path.name}; repeat mst query with --force.")
     return prediction
-
-
-def read_anndata(path: Path) -> ad.AnnData:
-    """Read an ``.h5ad``.
-
-    Raises
-    ------
-    InputError
-        When it is missing or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file.")
-    try:
-        return ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path} is not a readable .h5ad file ({_reason(error)}).") from error
 
 
 def neighbours_of(prediction_path: Path, spot: str) -> pa.Table:
@@ -373,7 +348,7 @@ def _read_neighbours(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({_reason(error)}).") from error
+        raise InputError(f"{path} is not a readable Parquet file ({reason(error)}).") from error
     absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in table.column_names]
     if absent:
         raise InputError(f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}.")
@@ -392,9 +367,3 @@ def _shrink(image: NDArray[np.uint8], max_px: int) -> tuple[NDArray[np.uint8], f
     factor = min(1.0, max_px / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), dtype=np.uint8), factor
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES):
-        return os.strerror(error.errno)
-    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__

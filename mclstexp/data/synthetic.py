@@ -8,8 +8,6 @@ differ in stain and in expression. Nothing here is fitted to real data: it exist
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,8 @@ from mclstexp.data._histology import (
     draw_tissue,
     paint,
 )
-from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
+from mclstexp.errors import ExistsAlreadyError, InputError
+from mclstexp.files import new_folder
 from mclstexp.types import FloatArray, GenePanel, Slide, SpotTable
 
 COHORT = "simulated"
@@ -124,28 +123,21 @@ def write_cohort(
     folder, spec = Path(folder), spec or SlideSpec()
     if n_patients < 1 or slides_per_patient < 1:
         raise InputError(f"A cohort needs patients and slides, got {n_patients} and {slides_per_patient}.")
-    if not folder.parent.is_dir():
-        raise InputError(f"Cannot write {folder}: the folder {folder.parent} does not exist; create it first.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExistsAlreadyError(f"{folder} exists and is not empty; choose another folder or remove it.")
     jobs = [(patient, slide) for patient in range(n_patients) for slide in range(slides_per_patient)]
-    try:
-        with tempfile.TemporaryDirectory(prefix=".mst-", dir=folder.parent) as scratch:
-            made = Path(scratch) / "cohort"
-            (made / "refs").mkdir(parents=True)
-            (made / "query").mkdir()
-            named = []
-            for done, (patient, slide) in enumerate([*jobs, (n_patients, 0)]):
-                simulated = simulate_slide(spec, patient=patient, slide=slide, seed=seed)
-                held_out = done == len(jobs)
-                (_write_query if held_out else _write_reference)(simulated, made)
-                named.append((simulated.slide_id, simulated.patient))
-                if on_progress:
-                    on_progress(done + 1, len(jobs) + 1)
-            _write_slides_csv(made / "refs" / "slides.csv", named[:-1], spec.mpp)
-            made.replace(folder)
-    except OSError as error:
-        raise StorageError(f"Cannot write {folder}: {os.strerror(error.errno or 5)}.") from error
+    named = []
+    with new_folder(folder, force=True) as made:
+        (made / "refs").mkdir()
+        (made / "query").mkdir()
+        for done, (patient, slide) in enumerate([*jobs, (n_patients, 0)]):
+            simulated = simulate_slide(spec, patient=patient, slide=slide, seed=seed)
+            held_out = done == len(jobs)
+            (_write_query if held_out else _write_reference)(simulated, made)
+            named.append((simulated.slide_id, simulated.patient))
+            if on_progress:
+                on_progress(done + 1, len(jobs) + 1)
+        _write_slides_csv(made / "refs" / "slides.csv", named[:-1], spec.mpp)
     return _cohort_paths(folder, [name for name, _ in named])
 
 
@@ -305,6 +297,8 @@ def _write_counts(made: SimulatedSlide, path: Path) -> None:
     import anndata as ad
     import pandas as pd
 
+    from mclstexp.data.anndata_file import write_h5ad
+
     spots = made.spots
     panel = gene_panel(spots.counts.shape[1] if spots.counts is not None else 0)
     obs = pd.DataFrame(
@@ -318,7 +312,8 @@ def _write_counts(made: SimulatedSlide, path: Path) -> None:
         index=pd.Index(spots.spot_ids.astype(object)),
     )
     var = pd.DataFrame({"gene_ids": list(panel.ensembl)}, index=pd.Index(list(panel.symbols), dtype=object))
-    ad.AnnData(spots.counts, obs=obs, var=var, obsm={"spatial": spots.xy_px}).write_h5ad(path, compression="gzip")
+    adata = ad.AnnData(spots.counts, obs=obs, var=var, obsm={"spatial": spots.xy_px})
+    write_h5ad(adata, path)
 
 
 def _write_slides_csv(path: Path, slides: list[tuple[str, str]], mpp: float) -> None:

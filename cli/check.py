@@ -32,19 +32,27 @@ def check(
         emit_json([_record(report) for report in reports])
     else:
         emit(table(_HEADER, [_row(report) for report in reports]))
-        for report in reports:
-            for problem in report.problems:
-                note(f"error: {_about(report, problem)}")
-        for report in reports:
-            for warning in report.warnings:
-                note(f"warning: {_about(report, warning)}")
+        for kind in ("problems", "warnings"):
+            for line in _grouped(reports, kind):
+                note(f"{kind[:-1]}: {line}")
     wrong = [report.slide_id for report in reports if report.problems]
     if wrong:
         raise InputError(f"{len(wrong)} of {len(reports)} slides have problems: {', '.join(wrong[:10])}.")
 
 
-def _about(report: SlideReport, text: str) -> str:
-    return text if report.slide_id in text else f"Slide {report.slide_id}: {text}"
+def _grouped(reports: list[SlideReport], kind: str) -> list[str]:
+    """One line for what several slides have in common."""
+    slides: dict[str, list[str]] = {}
+    for report in reports:
+        for text in getattr(report, kind):
+            slides.setdefault(text.removeprefix(f"Slide {report.slide_id}: "), []).append(report.slide_id)
+    return [f"{_slides(names)}: {text}" for text, names in slides.items()]
+
+
+def _slides(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"slide {names[0]}"
+    return f"{len(names)} slides ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
 
 def _row(report: SlideReport) -> list[object]:

@@ -133,12 +133,9 @@ def _join(spots: SpotTable, table: CountTable) -> tuple[SpotTable, list[str]]:
         spot_ids, count_ids = bare_spots, bare_counts
     row_of = {name: i for i, name in enumerate(spot_ids)}
     pairs = np.array([(row_of[name], i) for i, name in enumerate(count_ids) if name in row_of], dtype=np.int64)
-    for n, what in (
-        (len(count_ids) - len(pairs), "have counts but no coordinates"),
-        (len(spot_ids) - len(pairs), "have coordinates but no counts"),
-    ):
-        if n:
-            notes.append(f"{n} spots {what} and were dropped.")
+    for n, what in ((len(count_ids), "counts but no coordinates"), (len(spot_ids), "coordinates but no counts")):
+        if n > len(pairs):
+            notes.append(f"{n - len(pairs)} of {n} spots have {what} and were dropped.")
     kept = spots.take(pairs[:, 0])
     joined = SpotTable(
         spot_ids=kept.spot_ids,

@@ -8,7 +8,7 @@ from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.image import open_image
 from mclstexp.data.lattice import pitch_px
 from mclstexp.data.layouts import CoordsColumns, parse_coords
-from mclstexp.data.tissue import looks_rescaled, looks_swapped
+from mclstexp.data.tissue import looks_misplaced
 from mclstexp.errors import InputError
 from mclstexp.types import Slide, SpotTable
 
@@ -76,7 +76,7 @@ def read_query(
     draft = Draft(slide_id, "query", found, image=handle, sources=(Path(image), Path(coords)))
     slide = build_slide(draft, mpp=mpp)
     if check_tissue:
-        problem = looks_swapped(slide) or looks_rescaled(slide)
+        problem = looks_misplaced(slide)
         if problem:
             handle.close()
             raise InputError(f"Slide {slide_id}: {problem}.")

@@ -80,6 +80,7 @@ class RasterImage:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pixels: NDArray[np.uint8] | None = None
+        _check_end(path)
         with _reading(path), _pillow(path) as picture:
             self._size = (int(picture.width), int(picture.height))
             self._mpp = _mpp_from_dpi(picture.info.get("dpi"))
@@ -212,6 +213,18 @@ def check_decodable(path: Path, size: tuple[int, int]) -> None:
             f"over {MAX_DECODED_BYTES / 2**30:.0f}; convert it: "
             f"vips tiffsave {path.name} out.tif --tile --pyramid --bigtiff."
         )
+
+
+def _check_end(path: Path) -> None:
+    """Refuse a truncated JPEG or PNG at once: decoding would find out only after minutes of other work."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 2**20))
+        tail = file.read()
+    mark = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(magic[:2])
+    if mark is not None and mark not in tail:
+        raise InputError(f"Image {path} is truncated: its {size} bytes end before the picture does; copy it again.")
 
 
 @contextmanager

@@ -165,14 +165,14 @@ def _read_frame(path: Path) -> pd.DataFrame:
 
 def _only_selected(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     notes = []
-    for name, meaning in (("in_tissue", "off the tissue"), ("selected", "not selected")):
+    for name, meaning in (("in_tissue", "are off the tissue"), ("selected", "are not selected")):
         column = _column(frame, name)
         if column is None:
             continue
         text = frame[column].str.strip().str.lower().replace({"true": "1", "false": "0"})
         kept = numbers(text.to_frame(column), column, path) != 0
         if not kept.all():
-            notes.append(f"{int((~kept).sum())} spots {meaning} were dropped.")
+            notes.append(f"{int((~kept).sum())} of {len(kept)} spots {meaning} and were dropped.")
         frame = frame[kept]
     return frame.reset_index(drop=True), notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import zlib
@@ -44,6 +45,7 @@ class TiffImage:
             self._open()
             self._size = self._levels[0].size
             self._mpp = _stated_mpp(self._tiff, self._levels[0].pages[0])
+            _check_end(self._levels, path)
         self.close()
 
     @property
@@ -207,6 +209,17 @@ def _check_page(page: Any, path: Path, n_pages: int) -> None:
         check_decodable(path, (page.imagewidth, page.imagelength))
 
 
+def _check_end(levels: list[_Level], path: Path) -> None:
+    size = path.stat().st_size
+    pages = [page for level in levels for page in level.pages]
+    end = max(
+        (offset + n for page in pages for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)),
+        default=0,
+    )
+    if end > size:
+        raise InputError(f"Image {path} is truncated: it has {size} bytes and needs {end}; copy it again.")
+
+
 def _segment_shape(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return int(page.tilelength), int(page.tilewidth)
@@ -257,15 +270,19 @@ def _number(text: str) -> float | None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    import imagecodecs
     import tifffile
 
+    # Imagecodecs raises RuntimeErrors; damaged tags meet tifffile as anything that a wrong number can cause.
     damaged = (
-        tifffile.TiffFileError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
-        struct.error, zlib.error, imagecodecs.DelayedImportError, RuntimeError,
+        tifffile.TiffFileError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+        ImportError, MemoryError, RuntimeError, struct.error, zlib.error,
     )  # fmt: skip
+    logger = logging.getLogger("tifffile")
+    was_disabled, logger.disabled = logger.disabled, True  # what it logs, the one line below says
     try:
         yield
     except damaged as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"Image {path} is damaged or cannot be decoded: {reason}.") from error
+    finally:
+        logger.disabled = was_disabled

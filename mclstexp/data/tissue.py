@@ -11,7 +11,7 @@ from mclstexp.types import Slide, SlideImage
 THUMBNAIL_PX = 1024
 _SATURATION_RANGE = (0.06, 0.25)
 """Otsu's threshold is kept within these: glass is paler, and stained tissue stronger, on any scanner."""
-_CLEARLY = 0.2
+_CLEARLY = 0.1
 """How much more of the spots has to lie on tissue before coordinates are called wrong."""
 
 
@@ -47,16 +47,31 @@ def tissue_fraction(image: SlideImage, xy_px: NDArray[np.float64], span_px: floa
     return _fraction(tissue_mask(image), image.size_px, xy_px, span_px)
 
 
-def looks_swapped(slide: Slide) -> str | None:
+def looks_misplaced(slide: Slide) -> str | None:
+    """Say so when the spots look swapped or rescaled; the image is looked at once for both."""
+    if slide.image is None or len(slide) < 4:
+        return None
+    mask = tissue_mask(slide.image)
+    return looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
+
+
+def looks_swapped(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str | None:
     """Say so when the spots lie on tissue clearly better with x and y exchanged.
 
     Legacy ST arrays are also known by their direction: there the array's x runs along the image's x.
+
+    Parameters
+    ----------
+    slide
+        The slide; without an image there is nothing to say.
+    mask
+        Its ``tissue_mask``, where that is at hand.
     """
     if slide.image is None or len(slide) < 4:
         return None
     spots = slide.spots
     span = pitch_px(spots.xy_px) or 1.0
-    mask = tissue_mask(slide.image)
+    mask = tissue_mask(slide.image) if mask is None else mask
     straight = float(_fraction(mask, slide.image.size_px, spots.xy_px, span).mean())
     swapped = float(_fraction(mask, slide.image.size_px, spots.xy_px[:, ::-1], span).mean())
     if swapped > straight + _CLEARLY:
@@ -64,18 +79,25 @@ def looks_swapped(slide: Slide) -> str | None:
             f"x and y look swapped: {straight:.0%} of the spots' area is tissue, "
             f"and {swapped:.0%} with x and y exchanged"
         )
-    matrix = fit_grid(spots.xy_px, spots.array_row, spots.array_col) if _is_legacy(slide) else None
+    legacy = slide.pitch_um == LEGACY_ST_PITCH_UM
+    matrix = fit_grid(spots.xy_px, spots.array_row, spots.array_col) if legacy else None
     if matrix is not None and abs(matrix[0, 1]) > abs(matrix[0, 0]) and np.linalg.det(matrix) < 0:
         return "x and y look swapped: pixel x follows the array's rows, and pixel y its columns"
     return None
 
 
-def looks_rescaled(slide: Slide) -> str | None:
-    """Say so when the spots huddle off the tissue in a corner and would cover it at another scale."""
+def looks_rescaled(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str | None:
+    """Say so when the spots huddle off the tissue in a corner and would cover it at another scale.
+
+    Parameters
+    ----------
+    slide, mask
+        As in ``looks_swapped``.
+    """
     if slide.image is None or len(slide) < 4:
         return None
     xy, size = slide.spots.xy_px, slide.image.size_px
-    mask = tissue_mask(slide.image)
+    mask = tissue_mask(slide.image) if mask is None else mask
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -92,10 +114,6 @@ def looks_rescaled(slide: Slide) -> str | None:
             f"{scaled:.0%} at that scale; they are of another resolution than the image"
         )
     return None
-
-
-def _is_legacy(slide: Slide) -> bool:
-    return slide.pitch_um == LEGACY_ST_PITCH_UM
 
 
 def _fraction(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mclstexp.data.readers import h5ad, her2st, slides_csv, space_ranger
 from mclstexp.data.readers.source import SlideSource
-from mclstexp.data.tissue import looks_rescaled, looks_swapped
+from mclstexp.data.tissue import looks_misplaced
 from mclstexp.errors import InputError
 from mclstexp.types import Slide, duplicates
 
@@ -129,7 +129,8 @@ def _inspect(source: SlideSource, mpp: float | None) -> SlideReport:
     warnings = list(slide.notes)
     if slide.image is not None:
         try:
-            problems += [f"{text}." for text in (looks_swapped(slide), looks_rescaled(slide)) if text]
+            misplaced = looks_misplaced(slide)
+            problems += [f"{misplaced}."] if misplaced else []
         except InputError as error:
             problems.append(str(error))
         slide.image.close()

@@ -89,7 +89,7 @@ def _read(path: Path, mpp: float | None) -> Slide:
     if path.parent.name == "st":
         image_path = image_path or find_image(path.parent.parent / "wsis", path.stem)
         metadata = _hest_metadata(path.parent.parent / "metadata" / f"{path.stem}.json")
-    notes = draft.notes if image_path else (*draft.notes, f"no image beside {path.name}: counts only.")
+    notes = draft.notes if image_path else (*draft.notes, "no image beside the .h5ad: counts only.")
     values = {
         **draft.__dict__,
         "image": open_image(image_path) if image_path else None,
@@ -113,7 +113,7 @@ def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) ->
     if "in_tissue" in adata.obs:
         kept = adata.obs["in_tissue"].astype(str).str.lower().isin(["1", "1.0", "true"]).to_numpy()
         if not kept.all():
-            notes.append(f"{int((~kept).sum())} spots off the tissue were dropped.")
+            notes.append(f"{int((~kept).sum())} of {len(kept)} spots are off the tissue and were dropped.")
     identity = {key: _constant(adata, names) for key, names in _IDENTITY.items()}
     notes += [f"several values of {key}: left unknown." for key, value in identity.items() if value is None]
     label = next((name for name in _LABELS if name in adata.obs), None)

@@ -39,8 +39,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
     if not spots_path.is_file():
         raise InputError(f"Slide {name} has no coordinates: {spots_path} does not exist.")
     patient = re.match(r"[A-Za-z]*", name)
-    image_folder = folder / "ST-imgs" / (patient[0] if patient else "") / name
-    image_path = find_image(image_folder)
+    image_path = find_image(folder / "ST-imgs" / (patient[0] if patient else "") / name)
     labels_path = folder / "ST-pat" / "lbl" / f"{name}_labeled_coordinates.tsv"
     has_labels = labels_path.is_file()
     sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels_path] if has_labels else []))
@@ -54,7 +53,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         cohort="her2st",
         labels=_labels(labels_path) if has_labels else None,
         sources=sources,
-        notes=() if image_path else (f"no image in {image_folder}: counts only.",),
+        notes=() if image_path else ("no image: counts only.",),
     )
     return build_slide(draft, mpp=mpp)
 

@@ -35,8 +35,9 @@ def matches(folder: Path) -> bool:
 
 def find(folder: Path) -> list[SlideSource]:
     """Return the one slide of the folder, named after it (or after the parent of ``outs``)."""
-    named = folder.parent if folder.name == "outs" else folder
-    return [SlideSource(named.resolve().name, LAYOUT, partial(_read, folder, named.resolve().name))]
+    folder = folder.absolute()
+    name = (folder.parent if folder.name == "outs" else folder).name
+    return [SlideSource(name, LAYOUT, partial(_read, folder, name))]
 
 
 def read_folder(folder: Path, slide_id: str) -> Draft:
@@ -56,7 +57,7 @@ def read_folder(folder: Path, slide_id: str) -> Draft:
     scale_path = next(iter(sorted((outs / "spatial").glob("*scalefactors_json.json"))), None)
     scale = _scale_factors(scale_path) if scale_path else {}
     coords = parse_coords(positions)
-    bin_um = re.search(r"square_(\d+)um", str(outs.resolve()))
+    bin_um = re.search(r"square_(\d+)um", str(outs.absolute()))
     if bin_um:
         notes.append(f"Visium HD bins of {int(bin_um[1])} um.")
         coords = Coordinates(
@@ -123,7 +124,7 @@ def _image(folder: Path, outs: Path) -> tuple[Path | None, list[str]]:
         image = find_image(place)
         if image is not None:
             return image, []
-    return None, [f"no full-resolution image beside {outs} (thumbnails do not count): counts only."]
+    return None, ["no full-resolution image beside the counts (thumbnails do not count): counts only."]
 
 
 def _scale_factors(path: Path) -> dict[str, float]:

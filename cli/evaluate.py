@@ -74,7 +74,7 @@ def evaluate(
     from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
     from mclstexp.files import check_output
     from mclstexp.gene_sets import read_gene_sets
-    from mclstexp.index.pipeline import evaluation_methods
+    from mclstexp.index.evaluation import evaluation_methods
 
     if output is not None:
         check_output(output, force=force)

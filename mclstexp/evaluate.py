@@ -47,7 +47,7 @@ __all__ = [
     "run_evaluation",
 ]
 
-MAPPED_SLIDES = 6
+MAPPED_SLIDES = 4
 MAPPED_GENES = 3
 
 

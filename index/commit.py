@@ -7,7 +7,7 @@ away by the next writer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from mclstexp.index.format import (
     HISTORY,
     INDEX,
     MANIFEST,
+    MODELS,
     TABLE_FOLDER,
     TAGS,
     Manifest,
@@ -78,7 +79,10 @@ class Writing:
 
 def data_files(root: Path) -> set[Path]:
     """Every file of the tables and the index, without Lance's hints and without unfinished files."""
-    folders = [path for path in root.glob("*.lance") if TABLE_FOLDER.fullmatch(path.name)] + [root / INDEX]
+    folders = [path for path in root.glob("*.lance") if TABLE_FOLDER.fullmatch(path.name)] + [
+        root / INDEX,
+        root / MODELS,
+    ]
     return {path for folder in folders for path in files_below(folder) if path.name != LANCE_HINT}
 
 
@@ -161,8 +165,12 @@ def finish(
     template: Manifest,
     *,
     message: str,
+    also: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Commit: flush and hash what is new, then write the record and the manifest."""
+    """Commit: flush and hash what is new, then write the record and the manifest.
+
+    ``also`` names files that the commit takes over from before, with their hashes.
+    """
     # A segment named by its content may have been there already, from a reference that was replaced.
     kept = {name: digest for segment in template.segments for name, digest in segment.files.items()}
     manifest = Manifest(
@@ -173,7 +181,7 @@ def finish(
             "message": message,
             "command": change.command,
             "package_version": mclstexp.__version__,
-            "new_files": change.new_files() | kept,
+            "new_files": dict(also or {}) | kept | change.new_files(),
         }
     )
     commit_manifest(change.root, manifest)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.config import Normalisation, to_dict
+from mclstexp.data.genes import normalise
 from mclstexp.index.files import canonical_json, sha256_bytes, write_atomic
 from mclstexp.index.format import CACHE
 from mclstexp.index.tables import SlideEntry
-from mclstexp.types import FloatArray, GenePanel
+from mclstexp.types import GenePanel
 
 IdArray = NDArray[np.int64]
 HalfArray = NDArray[np.float16]
@@ -43,13 +44,6 @@ class SlideCounts:
     counts: sparse.csr_matrix
     total_counts: IdArray
     panel_counts: IdArray
-
-
-def log_normalise(counts: NDArray[np.floating], totals: NDArray[np.floating], rule: Normalisation) -> FloatArray:
-    """Return ``log(1 + counts / totals * target_sum)`` as float32; 0 where a total is 0. Shapes are equal."""
-    share = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    value = np.log1p(share * rule.target_sum)
-    return np.asarray(value / np.log(10.0) if rule.log == "log10" else value, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +78,7 @@ def read_expression(
         columns = target[piece.counts.indices]
         keep = columns >= 0
         spot_totals = totals[rows[keep]].astype(np.float64)
-        values = log_normalise(piece.counts.data[keep], spot_totals, rule)
+        values = normalise(piece.counts.data[keep][:, None], spot_totals, rule)[:, 0]
         shape = (len(piece.where), len(genes))
         parts.append((piece.where, sparse.csc_matrix((values, (rows[keep], columns[keep])), shape=shape)))
     return ExpressionRows(n_rows, len(genes), tuple(parts))

@@ -26,6 +26,7 @@ HISTORY = "history"
 INDEX = "index"
 CACHE = "cache"
 TAGS = "tags"
+MODELS = "models"
 TABLE_FOLDER = re.compile(r"(spots|slides)(-\d+)?\.lance")
 
 Ranges = tuple[tuple[int, int], ...]
@@ -368,6 +369,11 @@ def commit_manifest(root: Path, manifest: Manifest) -> None:
     data = manifest.to_bytes()
     write_atomic(history_path(root, manifest.version), data)
     write_atomic(root / MANIFEST, data)
+
+
+def model_folder(root: Path, identity: ReferenceIdentity) -> Path:
+    """Folder for a copy of the model that an identity stands for."""
+    return root / MODELS / identity.model_digest[:20]
 
 
 def merge_ranges(ranges: list[tuple[int, int]]) -> Ranges:

@@ -86,7 +86,7 @@ def choose_kind(choice: str, n_rows: int) -> str:
 
 def lists_for(n_rows: int) -> int:
     """Return the number of inverted lists: the power of two nearest to twice the square root."""
-    return max(16, 2 ** round(math.log2(2 * math.sqrt(max(n_rows, 1)))))
+    return max(16, 1 << round(math.log2(2 * math.sqrt(max(n_rows, 1)))))
 
 
 def train(keys: FloatArray, kind: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mclstexp.index.format import (
     SlideRecord,
     history_path,
     merge_ranges,
+    model_folder,
     read_manifest,
 )
 from mclstexp.index.search import Device, LoadedSegment, RowRanges, SpotIndex
@@ -64,15 +65,27 @@ class ReferenceStore:
         command: str = "",
         index: str = "auto",
         force: bool = False,
+        save_model: Callable[[Path], None] | None = None,
     ) -> ReferenceStore:
         """Build a reference from slides that come one at a time.
+
+        ``save_model`` is given the folder to write a copy of the model to; the copy is part of the commit.
 
         Raises
         ------
         ExistsAlreadyError
             When there is something at ``path`` and ``force`` is not set.
         """
-        create_reference(Path(path), identity, records, message=message, command=command, index=index, force=force)
+        create_reference(
+            Path(path),
+            identity,
+            records,
+            message=message,
+            command=command,
+            index=index,
+            force=force,
+            save_model=save_model,
+        )
         store = cls.open(path)
         store.fill_cache()
         return store
@@ -105,6 +118,11 @@ class ReferenceStore:
     def identity(self) -> ReferenceIdentity:
         """What a model must agree on with this reference."""
         return self.manifest.identity
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder of the copy of the model; it exists when the reference was built with one."""
+        return model_folder(self.root, self.identity)
 
     @property
     def n_spots(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from mclstexp.index.commit import (
     remove_files,
     writing,
 )
-from mclstexp.index.files import storage_errors
+from mclstexp.index.files import files_below, sha256_file, storage_errors
 from mclstexp.index.format import (
     CACHE,
     HISTORY,
     INDEX,
     MANIFEST,
+    MODELS,
     TABLE_FOLDER,
     TAGS,
     Manifest,
@@ -37,6 +38,7 @@ from mclstexp.index.format import (
     SlideRecord,
     history_path,
     merge_ranges,
+    model_folder,
     read_manifest,
 )
 from mclstexp.index.ivf import choose_kind
@@ -46,7 +48,7 @@ from mclstexp.index.tables import SlideEntry
 from mclstexp.index.tags import read_tags, resolve_version
 
 COMPACT_FRAGMENT_ROWS = 1_048_576
-_OWN = {MANIFEST, HISTORY, INDEX, CACHE, TAGS, LOCK_FILE}
+_OWN = {MANIFEST, HISTORY, INDEX, CACHE, TAGS, MODELS, LOCK_FILE}
 
 
 @dataclass
@@ -79,6 +81,7 @@ def create_reference(
     command: str,
     index: str = "auto",
     force: bool = False,
+    save_model: Callable[[Path], None] | None = None,
 ) -> Manifest:
     """Build a reference. With ``force`` it takes the place of one that is there, in one commit.
 
@@ -94,6 +97,10 @@ def create_reference(
                 raise ExistsAlreadyError(f"{root} exists already; give --force to replace it, or another -o.")
             for name in (HISTORY, INDEX, CACHE, TAGS):
                 (root / name).mkdir(exist_ok=True)
+            folder = model_folder(root, identity)
+            if save_model is not None and not folder.exists():
+                folder.parent.mkdir(exist_ok=True)
+                save_model(folder)
             manifest = _build(change, identity, records, message=message, index=index)
             forget(root, manifest)
     except BaseException:
@@ -165,7 +172,9 @@ def _build(
         new_files={},
         first_version=1 if before is None else _first_of(root, before),
     )
-    return _commit(change, manifest, incoming.entries, message=message)
+    model = files_below(model_folder(root, identity))
+    also = {path.relative_to(root).as_posix(): sha256_file(path) for path in model}
+    return _commit(change, manifest, incoming.entries, message=message, also=also)
 
 
 def _distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:
@@ -177,21 +186,21 @@ def _distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:
         yield record
 
 
-def _commit(change: Writing, manifest: Manifest, entries: Sequence[SlideEntry], *, message: str) -> Manifest:
+def _commit(
+    change: Writing,
+    manifest: Manifest,
+    entries: Sequence[SlideEntry],
+    *,
+    message: str,
+    also: Mapping[str, str] | None = None,
+) -> Manifest:
     """Bring the index up to date with the slides, and commit."""
     live: Ranges = merge_ranges([entry.rows for entry in entries])
     parts = segments.update(
         change.root, manifest.segments, live, choice=manifest.index_choice, dim=manifest.identity.embed_dim
     )
-    whole = replace_manifest(
-        manifest, segments=parts, n_spots=sum(entry.n_spots for entry in entries), n_slides=len(entries)
-    )
-    return finish(change, whole, message=message)
-
-
-def replace_manifest(manifest: Manifest, **values: object) -> Manifest:
-    """Return a manifest with other values."""
-    return replace(manifest, **values)  # type: ignore[arg-type]
+    whole = replace(manifest, segments=parts, n_spots=sum(entry.n_spots for entry in entries), n_slides=len(entries))
+    return finish(change, whole, message=message, also=also)
 
 
 def decide(entries: Mapping[str, SlideEntry], record: SlideRecord, *, replace_existing: bool) -> str:
@@ -393,6 +402,9 @@ def forget(root: Path, manifest: Manifest) -> None:
     used = {table.path for record in history(root, manifest) for table in (record.spots, record.slides)}
     for folder in list(root.iterdir()):
         if TABLE_FOLDER.fullmatch(folder.name) and folder.name not in used:
+            shutil.rmtree(folder)
+    for folder in list((root / MODELS).glob("*")):
+        if not files_below(folder):
             shutil.rmtree(folder)
     for path in list((root / HISTORY).glob("*.json")):
         if path.stem.isdigit() and int(path.stem) < manifest.first_version:

@@ -317,7 +317,7 @@ def _from_text(path: Path) -> list[str]:
     if not len(frame):
         return [cell.strip().strip('"') for cell in line.split(delimiter_of(line))]  # one line of names
     first = str(frame.columns[0])
-    unnamed = first if first in ("", "index") or first.startswith("unnamed:") else None
+    unnamed = first if first in ("", "index") else None
     column = next((name for name in _GENE_COLUMNS if name in frame.columns), unnamed)
     if column is None:
         raise InputError(

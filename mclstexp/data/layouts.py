@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _POSITIONS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
-_ID_NAMES = ("barcode", "barcodes", "id", "spot_id", "spot", "spotid", "name", "object id", "", "unnamed: 0", "index")
+_ID_NAMES = ("barcode", "barcodes", "id", "spot_id", "spot", "spotid", "name", "object id", "", "index")
 _CORNERS = (("xcoord", "ycoord"), ("left", "top"), ("tile_x", "tile_y"), ("x_min", "y_min"), ("coord_x", "coord_y"))
 
 
@@ -60,6 +60,14 @@ class CoordsColumns:
     def __post_init__(self) -> None:
         if (self.x is None) != (self.y is None):
             raise InputError("--x-column and --y-column go together: one of them is missing.")
+        for option, value, allowed in (
+            ("--origin", self.origin, (None, "center", "topleft")),
+            ("--units", self.units, (None, "px", "um")),
+        ):
+            if value not in allowed:
+                raise InputError(f"{option} is {value!r}; {' or '.join(map(str, allowed[1:]))} is needed.")
+        if self.pitch_um is not None and not self.pitch_um > 0:
+            raise InputError(f"--pitch-um is {self.pitch_um:g}; a positive distance in um is needed.")
         if self.origin == "topleft" and not (self.tile_px and self.tile_px > 0):
             raise InputError("--origin topleft needs the side of the tiles in pixels: --tile-px N.")
 
@@ -158,9 +166,7 @@ def _read_frame(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path.name} has no header (its first line is {line[:60]!r}); add one, such as id,x,y, in pixels."
         )
-    frame = read_table(path)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    return frame
+    return read_table(path)
 
 
 def _only_selected(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,13 +45,14 @@ def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFra
         raise InputError(f"Table {path} does not exist.")
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
-    first = first_line(path)
+    delimiter = delimiter_of(first_line(path))
     with reading_table(path):
         try:
-            return _read_text(path, first, header, "utf-8-sig")
-        except UnicodeDecodeError:
-            return _read_text(path, first, header, "latin-1")
-        except pd.errors.ParserError as error:
+            try:
+                return _read_text(path, delimiter, header, "utf-8-sig")
+            except UnicodeDecodeError:
+                return _read_text(path, delimiter, header, "latin-1")
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
             raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
 
 
@@ -127,15 +131,26 @@ def reading_table(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {error}.") from error
 
 
-def _read_text(path: Path, first: str, header: Sequence[str] | None, encoding: str) -> pd.DataFrame:
+def _read_text(path: Path, delimiter: str, header: Sequence[str] | None, encoding: str) -> pd.DataFrame:
     import pandas as pd
 
+    names = list(header) if header is not None else None
+    if names is None:
+        with open_binary(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="") as text:
+            lines = [
+                [cell.strip() for cell in line] for line in itertools.islice(csv.reader(text, delimiter=delimiter), 2)
+            ]
+        names = lines[0]
+        if len(lines) > 1 and len(lines[1]) == len(names) + 1:
+            names = ["", *names]  # R leaves out the name of the index
     return pd.read_csv(
         path,
-        sep=delimiter_of(first),
-        header=None if header is not None else 0,
-        names=None if header is None else list(header),
+        sep=delimiter,
+        header=None,
+        names=names,
+        skiprows=0 if header is not None else 1,
         index_col=False,
+        on_bad_lines="error",
         dtype=str,
         keep_default_na=False,
         encoding=encoding,

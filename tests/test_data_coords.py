@@ -1,0 +1,309 @@
+"""Coordinate files and query slides: what column names tell is taken, the rest is asked for."""
+
+import gzip
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from mclstexp.data.coords import CoordsColumns, read_coords, read_query
+from mclstexp.data.lattice import derive_array, fit_grid, is_hexagonal, mpp_from_array, pitch_px
+from mclstexp.data.layouts import parse_coords
+from mclstexp.errors import InputError
+
+SHARED = Path(os.environ.get("MST_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def space_ranger(header=True, n=6):
+    place = [(i, i // 3, i % 3) for i in range(n)]
+    lines = [
+        f"B{i}-1,{int(i > 0)},{row},{2 * col + row},{100.5 + 87 * row},{200 + 100 * col + 50 * row}"
+        for i, row, col in place
+    ]
+    names = "barcode,in_tissue,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres\n" if header else ""
+    return names + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("name", ["tissue_positions.csv", "tissue_positions_list.csv", "GSM1_positions.csv.gz"])
+def test_space_ranger_positions_with_or_without_header(tmp_path, header, name):
+    path = tmp_path / name
+    text = space_ranger(header).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    found = parse_coords(path)
+    spots = found.spots()
+    assert spots.spot_ids.tolist() == [f"B{i}-1" for i in range(1, 6)]  # the first is off the tissue, and only it
+    assert spots.xy_px[0].tolist() == [300.0, 100.5]  # (x, y) = (column, row)
+    assert spots.array_row.tolist() == [0, 0, 1, 1, 1]
+    assert spots.array_col.tolist() == [2, 4, 1, 3, 5]
+    assert found.notes == ("1 of 6 spots are off the tissue and were dropped.",)
+    assert found.pitch_um == 100
+
+
+def test_first_spot_without_header_is_kept_when_on_tissue(tmp_path):
+    path = write(tmp_path / "p.csv", "AAA-1,1,0,0,10.5,-20\nBBB-1,1,0,2,10,30\nCCC-1,1,1,1,97,5\n")
+    spots = read_coords(path)
+    assert spots.spot_ids.tolist() == ["AAA-1", "BBB-1", "CCC-1"]
+    assert spots.xy_px[0].tolist() == [-20, 10.5]
+
+
+def test_parquet_positions(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "barcode": ["s_016um_00001_00002-1", "s_016um_00001_00003-1"],
+            "in_tissue": [1, 1],
+            "array_row": [1, 1],
+            "array_col": [2, 3],
+            "pxl_row_in_fullres": [50.0, 50.0],
+            "pxl_col_in_fullres": [10.0, 68.0],
+        }
+    )
+    frame.to_parquet(tmp_path / "tissue_positions.parquet")
+    found = parse_coords(tmp_path / "tissue_positions.parquet")
+    assert found.ids[0] == "s_016um_00001_00002-1"
+    assert found.pitch_um == 16
+    assert found.xy.tolist() == [[10, 50], [68, 50]]
+
+
+LAYOUTS = {
+    "selection": ("x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected\n"
+                  "9\t10\t9.1\t9.9\t2900.5\t3000\t1\n8\t9\t8.1\t9\t2600\t2700\t0\n",
+                  ["9x10"], [[2900.5, 3000]], [10], [9], 200.0),
+    "istar": ("id,x,y\na,10,20\nb,30,40\n", ["a", "b"], [[10, 20], [30, 40]], None, None, None),
+    "istar_bom_semicolon": ("\ufeffid;x;y\na;10;20\nb;30;40\n", ["a", "b"], [[10, 20], [30, 40]], None, None, None),
+    "loki": (",pixel_x,pixel_y\na,10,20\nb,30,40\n", ["a", "b"], [[10, 20], [30, 40]], None, None, None),
+    "deepspot": ("barcode,x_array,y_array,x_pixel,y_pixel\na,1,2,100,200\nb,1,3,100,300\n",
+                 ["a", "b"], [[200, 100], [300, 100]], [1, 1], [2, 3], None),
+    "qupath_px": ("Object ID,Centroid X px,Centroid Y px\na,10,20\nb,30,40\n",
+                  ["a", "b"], [[10, 20], [30, 40]], None, None, None),
+    "r_without_index_name": ("x,y\n7,10,20\n8,30,40\n", ["7", "8"], [[10, 20], [30, 40]], None, None, None),
+    "spaces": ("id, x, y\na, 10, 20\nb,30,40\n", ["a", "b"], [[10, 20], [30, 40]], None, None, None),
+    "unnamed_rows": ("x,y\n10,20\n30,40\n", ["1", "2"], [[10, 20], [30, 40]], None, None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_are_told_by_their_columns(tmp_path, name):
+    text, ids, xy, row, col, pitch = LAYOUTS[name]
+    found = parse_coords(write(tmp_path / "c.csv", text))
+    spots = found.spots()
+    assert spots.spot_ids.tolist() == ids
+    assert spots.xy_px.tolist() == xy
+    assert found.pitch_um == pitch
+    if row is not None:
+        assert (spots.array_row.tolist(), spots.array_col.tolist()) == (row, col)
+
+
+def test_micrometres_become_pixels(tmp_path):
+    path = write(tmp_path / "q.tsv", "Object ID\tCentroid X µm\tCentroid Y µm\na\t10\t20\nb\t30\t40\n")
+    assert read_coords(path, mpp=0.5).xy_px.tolist() == [[20, 40], [60, 80]]
+    with pytest.raises(InputError, match="--mpp"):
+        read_coords(path)
+    latin = tmp_path / "latin.tsv"
+    latin.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+    assert read_coords(latin, mpp=1.0).xy_px.tolist() == [[10, 20], [30, 40]]
+
+
+def test_options_settle_what_names_do_not(tmp_path):
+    path = write(tmp_path / "c.csv", "tile,across,down\nt1,100,200\nt2,300,400\n")
+    with pytest.raises(InputError, match=r"--x-column .* --y-column"):
+        read_coords(path)
+    columns = CoordsColumns(x="across", y="down", id="tile", origin="topleft", tile_px=50)
+    spots = read_coords(path, columns=columns)
+    assert spots.xy_px.tolist() == [[125, 225], [325, 425]]
+    assert spots.spot_ids.tolist() == ["t1", "t2"]
+    with pytest.raises(InputError, match="no column 'nowhere'"):
+        read_coords(path, columns=CoordsColumns(x="nowhere", y="down"))
+    um = CoordsColumns(x="across", y="down", units="um")
+    assert read_coords(path, columns=um, mpp=2.0).xy_px.tolist() == [[50, 100], [150, 200]]
+
+
+def test_tile_corners_have_to_be_declared(tmp_path):
+    path = write(tmp_path / "c.csv", "id,xcoord,ycoord\na,0,0\nb,256,0\n")
+    with pytest.raises(InputError, match=r"--origin topleft --tile-px N, or --origin center"):
+        read_coords(path)
+    assert read_coords(path, columns=CoordsColumns(origin="center")).xy_px.tolist() == [[0, 0], [256, 0]]
+    corner = CoordsColumns(origin="topleft", tile_px=256)
+    assert read_coords(path, columns=corner).xy_px.tolist() == [[128, 128], [384, 128]]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"x": "a"}, "--y-column"),
+        ({"origin": "topleft"}, "--tile-px"),
+        ({"origin": "corner"}, "center or topleft"),
+        ({"units": "mm"}, "px or um"),
+        ({"pitch_um": 0}, "--pitch-um"),
+    ],
+)
+def test_options_that_make_no_sense(kwargs, match):
+    with pytest.raises(InputError, match=match):
+        CoordsColumns(**kwargs)
+
+
+BAD = {
+    "empty": ("", "is empty"),
+    "no rows": ("id,x,y\n", "no spots"),
+    "no header": ("a,10,20\nb,30,40\n", "no header"),
+    "nan": ("id,x,y\na,10,20\nb,,40\nc,NaN,1\n", "2 of 3 spots have NaN.*'b'"),
+    "infinite": ("id,x,y\na,10,inf\nb,1,40\n", "1 of 2 spots have NaN or infinite"),
+    "text": ("id,x,y\na,10,20\nb,here,40\n", "'here' in row 2"),
+    "duplicate ids": ("id,x,y\na,10,20\na,30,40\n", "1 spot ids occur more than once, for example 'a'"),
+    "row and column": ("id,row,col\na,1,2\n", "--x-column"),
+    "ambiguous pixels": ("id,x_pixel,y_pixel\na,1,2\n", "--x-column"),
+    "more cells later": ("id,x,y\na,1,2\nb,1,2,3,4\n", "damaged"),
+    "names twice": ("id,x,y,x\na,1,2,3\n", "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_coordinates_are_one_line(tmp_path, name):
+    text, match = BAD[name]
+    path = write(tmp_path / "c.csv", text)
+    with pytest.raises(InputError, match=match) as caught:
+        read_coords(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_tables(tmp_path):
+    with pytest.raises(InputError, match="do not exist"):
+        read_coords(tmp_path / "none.csv")
+    for name, content in [("a.csv", b"\0\1\2\0"), ("a.csv.gz", b"\x1f\x8b\x08broken"), ("a.parquet", b"PAR1 no")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_coords(tmp_path / name)
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(alphabet='ab1,;\t\n"x y.µ-', max_size=80))
+def test_rubbish_never_escapes_as_another_error(tmp_path_factory, text):
+    path = write(tmp_path_factory.mktemp("r") / "c.csv", text)
+    message = ""
+    try:
+        read_coords(path)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def grid(hexagonal, n=8, pitch=40.0):
+    row, col = np.mgrid[0:n, 0:n]
+    if hexagonal:
+        array_col = 2 * col + row % 2
+        xy = np.stack([array_col * pitch / 2, row * pitch * math.sqrt(3) / 2], axis=-1)
+    else:
+        array_col, xy = col, np.stack([col, row], axis=-1) * pitch
+    return xy.reshape(-1, 2) + 100, row.ravel(), array_col.ravel()
+
+
+@pytest.mark.parametrize("hexagonal", [True, False])
+@pytest.mark.parametrize("angle", [0.0, 0.1, math.pi / 2])
+def test_pixel_size_from_the_pitch(hexagonal, angle):
+    xy, row, col = grid(hexagonal)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    noise = np.random.default_rng(0).normal(0, 0.5, xy.shape)
+    noise[3] += 500  # one spot that was dragged away
+    assert is_hexagonal(row, col) == hexagonal
+    assert mpp_from_array(xy @ turn.T + noise, row, col, 100.0) == pytest.approx(2.5, rel=0.01)
+    assert pitch_px(xy) == pytest.approx(40)
+
+
+def test_pixel_size_is_not_guessed():
+    xy, row, col = grid(hexagonal=False)
+    assert mpp_from_array(xy[:8], row[:8], col[:8], 100.0) is None  # one line of spots
+    assert fit_grid(np.random.default_rng(0).uniform(0, 1000, xy.shape), row, col) is None
+    assert pitch_px(xy[:1]) is None
+
+
+@pytest.mark.parametrize("hexagonal", [True, False])
+def test_derived_array_is_the_array_in_any_order(hexagonal):
+    xy, row, col = grid(hexagonal)
+    order = np.random.default_rng(1).permutation(len(xy))
+    derived_row, derived_col = derive_array(xy[order])
+    np.testing.assert_array_equal(derived_row, row[order])
+    np.testing.assert_array_equal(derived_col, col[order])
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory):
+    """A slide with a wide, off-centre piece of tissue; 5 um a pixel."""
+    picture = Image.new("RGB", (1000, 700), (240, 240, 242))
+    ImageDraw.Draw(picture).rectangle([520, 60, 960, 340], fill=(190, 90, 160))
+    path = tmp_path_factory.mktemp("q") / "S1.png"
+    picture.save(path)
+    return path
+
+
+def query_text(scale=1.0, swap=False, step=40):
+    xy = [(x, y) for y in range(80, 330, step) for x in range(540, 950, step)]
+    rows = [f"s{i},{(y if swap else x) * scale},{(x if swap else y) * scale}" for i, (x, y) in enumerate(xy)]
+    return "id,x,y\n" + "\n".join(rows) + "\n"
+
+
+def test_query_takes_the_slide_as_it_is(slide_file, tmp_path):
+    slide = read_query(slide_file, write(tmp_path / "c.csv", query_text()), mpp=5.0)
+    assert (slide.slide_id, len(slide), slide.mpp, slide.mpp_source) == ("S1", 77, 5.0, "given")
+    assert slide.spots.counts is None
+    assert slide.spots.array_col.max() == 10
+    assert any("derived" in note for note in slide.notes)
+
+
+def test_query_without_pixel_size_says_how_to_give_it(slide_file, tmp_path):
+    slide = read_query(slide_file, write(tmp_path / "c.csv", query_text()))
+    assert slide.mpp is None
+    with pytest.raises(InputError, match="--mpp"):
+        slide.require_mpp()
+    known = read_query(slide_file, write(tmp_path / "c.csv", query_text()), columns=CoordsColumns(pitch_um=200.0))
+    assert (known.mpp, known.mpp_source) == (5.0, "pitch")
+    with pytest.raises(InputError, match=r"outside 0\.1 to 10"):
+        read_query(slide_file, tmp_path / "c.csv", mpp=50.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (query_text(swap=True), "x and y look swapped"),
+        (query_text(scale=4.0), r"outside the image .*at least 3\.\d+ times as large"),
+        (query_text(scale=0.2), "times too small"),
+        (query_text(scale=0.01), "array coordinates and not pixels"),
+    ],
+)
+def test_query_with_coordinates_of_something_else(slide_file, tmp_path, text, match):
+    with pytest.raises(InputError, match=match):
+        read_query(slide_file, write(tmp_path / "c.csv", text), mpp=5.0)
+
+
+def test_swap_can_be_told_by_bounds_alone(tmp_path):
+    Image.new("RGB", (1000, 300), (190, 90, 160)).save(tmp_path / "wide.png")
+    text = "id,x,y\n" + "\n".join(f"s{i},{50 + i % 3 * 80},{60 + i * 40}" for i in range(20))
+    with pytest.raises(InputError, match=r"x and y look swapped: exchanged, every spot lies inside"):
+        read_query(tmp_path / "wide.png", write(tmp_path / "c.csv", text), mpp=1.0)
+
+
+def test_image_that_is_all_tissue_or_none_says_nothing(tmp_path):
+    for name, colour in [("tissue.png", (190, 90, 160)), ("glass.png", (240, 240, 242))]:
+        Image.new("RGB", (1000, 700), colour).save(tmp_path / name)
+        assert len(read_query(tmp_path / name, write(tmp_path / "c.csv", query_text()), mpp=5.0)) == 77
+
+
+@pytest.mark.shared
+def test_her2st_query_slide():
+    folder = SHARED / "her2st"
+    if not folder.is_dir():
+        pytest.skip(f"real data not at {SHARED}")
+    (image,) = (folder / "ST-imgs/C/C6").glob("*.jpg")
+    slide = read_query(image, folder / "ST-spotfiles/C6_selection.tsv")
+    assert len(slide) == 179
+    assert (slide.mpp, slide.mpp_source) == (pytest.approx(0.688, abs=0.003), "pitch")

@@ -122,20 +122,19 @@ def writing(root: Path, command: str) -> Iterator[Writing]:
 
 
 def clear_debris(root: Path, manifest: Manifest | None) -> None:
-    """Take away what a killed writer left: table versions past the manifest's, and unfinished files."""
+    """Take away what a killed writer left and the next would trip over; the rest is left to ``mst verify --repair``."""
     for folder in (root, root / HISTORY, root / INDEX, root / TAGS):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink(missing_ok=True)
     if manifest is None:
         remove_files(root, data_files(root))
         return
-    ahead = any(tables.latest_version(root, table.path) != table.version for table in (manifest.spots, manifest.slides))
-    if ahead or history_path(root, manifest.version + 1).exists():
-        owned = {root / name for name in ledger(root, manifest)}
-        remove_files(root, data_files(root) - owned)
-        for path in (root / HISTORY).glob("*.json"):
-            if path.stem.isdigit() and int(path.stem) > manifest.version:
-                path.unlink()
+    for table in (manifest.spots, manifest.slides):
+        ahead = [file for number, file in tables.listed_versions(root, table.path).items() if number > table.version]
+        remove_files(root, ahead)
+    for path in (root / HISTORY).glob("*.json"):
+        if path.stem.isdigit() and int(path.stem) > manifest.version:
+            path.unlink()
 
 
 def history(root: Path, manifest: Manifest) -> list[Manifest]:
@@ -153,11 +152,6 @@ def history(root: Path, manifest: Manifest) -> list[Manifest]:
             raise FormatError(f"Reference {root}: the record of version {version} is missing; run mst verify.")
         records.append(read_manifest(path, root))
     return [*records, manifest]
-
-
-def ledger(root: Path, manifest: Manifest) -> dict[str, str]:
-    """Path (below the reference) to SHA-256 of every file that belongs to a commit."""
-    return {name: digest for record in history(root, manifest) for name, digest in record.new_files.items()}
 
 
 def finish(

@@ -99,20 +99,38 @@ class ExpressionCache:
         self.row_bytes = 2 * len(genes)
 
     def filled(self) -> dict[str, dict[str, Any]]:
-        """Slides in the file, by their first row id; none where the record is missing or of something else."""
+        """Slides in the file, by their first row id; none where the record is missing, damaged or of something else."""
+        slides, size = self._record() or {}, self._size()
+        ends = {start: (int(start) + slide["n_spots"]) * self.row_bytes for start, slide in slides.items()}
+        return {start: slide for start, slide in slides.items() if ends[start] <= size}
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Name and description of what is wrong with the two files, without looking at the values."""
+        record = self._record()
+        if (self.folder / FILLED).exists() and record is None:
+            return [(FILLED, "the record of the copied expression is damaged")]
+        if (self.folder / VALUES).exists() and record is None:
+            return [(VALUES, "the copied expression has no record")]
+        if len(self.filled()) < len(record or {}):
+            return [(VALUES, "the copied expression is cut short")]
+        return []
+
+    def _record(self) -> dict[str, dict[str, Any]] | None:
         try:
             values = json.loads((self.folder / FILLED).read_bytes())
-            if values["key"] != json.loads(canonical_json(self.key)):
-                return {}
-            size = (self.folder / VALUES).stat().st_size
+            digest = values.pop("digest")
+            if digest != sha256_bytes(canonical_json(values).encode()):
+                return None
             slides: dict[str, dict[str, Any]] = values["slides"]
-            return {
-                start: slide
-                for start, slide in slides.items()
-                if (int(start) + slide["n_spots"]) * self.row_bytes <= size
-            }
+            return slides if values["key"] == json.loads(canonical_json(self.key)) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
+            return None
+
+    def _size(self) -> int:
+        try:
+            return (self.folder / VALUES).stat().st_size
+        except OSError:
+            return 0
 
     def missing(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
         """Slides whose rows are not in the file."""
@@ -154,8 +172,9 @@ class ExpressionCache:
                         on_progress(done + 1, len(todo))
                 handle.flush()
                 os.fsync(handle.fileno())
-            record = canonical_json({"key": self.key, "slides": filled}) + "\n"
-            write_atomic(self.folder / FILLED, record.encode())
+            record = {"key": self.key, "slides": filled}
+            digest = sha256_bytes(canonical_json(record).encode())
+            write_atomic(self.folder / FILLED, (canonical_json({**record, "digest": digest}) + "\n").encode())
 
     def values(self) -> HalfArray:
         """Map the file as ``(n_row_ids, n_genes)`` float16 (copy on write: the file never changes through it)."""

@@ -263,10 +263,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class TableVersion:
-    """Which Lance table, and which of its versions."""
+    """Which Lance table, which of its versions, and the SHA-256 of that version's file."""
 
     path: str
     version: int
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,6 +244,10 @@ class ReferenceStore:
         table = self._take(unique, columns)
         return table.take(pa.array(inverse)) if len(unique) != len(asked) or np.any(unique != asked) else table
 
+    def spot_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Read columns of every spot in the order of row ids, a batch at a time."""
+        return self._spots.batches(columns)
+
     def _take(self, unique: IdArray, columns: Sequence[str]) -> pa.Table:
         offsets = self.rows.positions(unique)
         if len(unique) and offsets.min() < 0:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.counts import encode_counts, width_for
-from mclstexp.index.files import FromRecords, storage_errors
+from mclstexp.index.files import FromRecords, sha256_file, storage_errors
 from mclstexp.index.format import Ranges, SlideRecord, TableVersion
 from mclstexp.types import FloatArray, GenePanel
 
 T = TypeVar("T")
+_UNREADABLE = (OSError, RuntimeError, ValueError, pa.ArrowException)
 SPOTS = "spots"
 SLIDES = "slides"
 BATCH_ROWS = 4096
@@ -220,6 +221,7 @@ class LanceTable:
         import lance
 
         path = self.root / self.table.path
+        self._check_version()
         try:
             return lance.dataset(str(path), version=self.table.version)
         except (ValueError, OSError, RuntimeError) as error:
@@ -228,12 +230,23 @@ class LanceTable:
                 "run mst verify."
             ) from error
 
+    def _check_version(self) -> None:
+        file = listed_versions(self.root, self.table.path).get(self.table.version)
+        if self.table.sha256 and (file is None or sha256_file(file) != self.table.sha256):
+            raise FormatError(
+                f"Reference {self.root}: version {self.table.version} of table {self.table.path} is missing or "
+                "damaged; run mst verify."
+            )
+
     def read(self, call: Callable[[Any], T]) -> T:
         """Run a read on the dataset; what Lance cannot read is reported as damage."""
         dataset = self.dataset
         try:
             return call(dataset)
-        except (OSError, RuntimeError, pa.ArrowException) as error:
+        except BaseException as error:
+            # What Lance's Rust code gave up on arrives as a BaseException of a type that cannot be imported.
+            if not isinstance(error, _UNREADABLE) and type(error).__name__ != "PanicException":
+                raise
             reason = (str(error).splitlines() or ["?"])[0][:200]
             raise FormatError(
                 f"Reference {self.root}: table {self.table.path} cannot be read ({reason}); run mst verify."
@@ -250,7 +263,10 @@ class LanceTable:
 
     def batches(self, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read the whole table in order."""
-        yield from self.read(lambda ds: ds.to_batches(columns=list(columns), batch_size=batch_rows, scan_in_order=True))
+        columns = list(columns)
+        found = self.read(lambda ds: ds.to_batches(columns=columns, batch_size=batch_rows, scan_in_order=True))
+        while (batch := self.read(lambda _: next(found, None))) is not None:
+            yield batch
 
     def where(self, condition: str) -> NDArray[np.int64]:
         """Row ids of the rows that meet an SQL condition.
@@ -262,7 +278,9 @@ class LanceTable:
         """
         try:
             found = self.dataset.to_table(columns=["row_id"], filter=condition)
-        except (ValueError, OSError, RuntimeError) as error:
+        except BaseException as error:
+            if not isinstance(error, _UNREADABLE) and type(error).__name__ != "PanicException":
+                raise
             reason = (str(error).splitlines() or ["?"])[0].split(", /")[0][:200]
             raise InputError(
                 f"Condition {condition!r} cannot be used: {reason}; columns: {', '.join(FILTER_COLUMNS)}."
@@ -302,7 +320,7 @@ def _write(root: Path, path: str, schema: pa.Schema, batches: Iterable[pa.Record
         if failure:
             raise FromRecords(failure[0]) from None
         raise
-    return TableVersion(path, int(dataset.version))
+    return table_version(root, path, int(dataset.version))
 
 
 def delete_rows(root: Path, table: TableVersion, condition: str) -> TableVersion:
@@ -310,15 +328,38 @@ def delete_rows(root: Path, table: TableVersion, condition: str) -> TableVersion
     with storage_errors(root):
         dataset = LanceTable(root, table).dataset
         dataset.delete(condition)
-        return TableVersion(table.path, int(dataset.version))
+        return table_version(root, table.path, int(dataset.version))
+
+
+def listed_versions(root: Path, path: str) -> dict[int, Path]:
+    """Versions of a Lance table and their files, committed by a manifest or not.
+
+    Lance names them by 2^64 - 1 - version in twenty digits, so that a listing begins with the newest.
+    """
+    found = {}
+    for file in (root / path / "_versions").glob("*.manifest"):
+        if file.stem.isdigit():
+            number = int(file.stem)
+            found[2**64 - 1 - number if len(file.stem) == 20 else number] = file
+    return found
 
 
 def latest_version(root: Path, path: str) -> int:
-    """Return the newest version of a Lance table, committed by a manifest or not."""
-    import lance
+    """Return the newest version of a Lance table, committed by a manifest or not; 0 when there is none."""
+    return max(listed_versions(root, path), default=0)
 
-    with storage_errors(root):
-        return int(lance.dataset(str(root / path)).latest_version)
+
+def table_version(root: Path, path: str, version: int) -> TableVersion:
+    """Return a version with the hash of its file."""
+    return TableVersion(path, version, sha256_file(listed_versions(root, path)[version]))
+
+
+def hinted_version(hint: Path) -> int | None:
+    """Return the version that Lance's pointer names; None when it cannot be read."""
+    try:
+        return int(json.loads(hint.read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def restore(root: Path, table: TableVersion) -> TableVersion:
@@ -327,7 +368,7 @@ def restore(root: Path, table: TableVersion) -> TableVersion:
 
     with storage_errors(root):
         lance.dataset(str(root / table.path), version=table.version).restore()
-        return TableVersion(table.path, latest_version(root, table.path))
+        return table_version(root, table.path, latest_version(root, table.path))
 
 
 def compact(root: Path, table: TableVersion, target_rows: int) -> TableVersion:
@@ -335,7 +376,7 @@ def compact(root: Path, table: TableVersion, target_rows: int) -> TableVersion:
     with storage_errors(root):
         dataset = LanceTable(root, table).dataset
         dataset.optimize.compact_files(target_rows_per_fragment=target_rows, num_threads=1)
-        return TableVersion(table.path, latest_version(root, table.path))
+        return table_version(root, table.path, latest_version(root, table.path))
 
 
 def range_condition(ranges: Ranges) -> str:

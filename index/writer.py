@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mclstexp.errors import ExistsAlreadyError, InputError
+from mclstexp.errors import ExistsAlreadyError, FormatError, InputError
 from mclstexp.index import segments, tables
 from mclstexp.index.commit import (
     Incoming,
@@ -18,7 +18,6 @@ from mclstexp.index.commit import (
     drop_slides,
     finish,
     history,
-    ledger,
     read_entries,
     remove_files,
     writing,
@@ -397,9 +396,13 @@ def _first_of(root: Path, manifest: Manifest) -> int:
 
 def forget(root: Path, manifest: Manifest) -> None:
     """Remove the files, records and tags of versions before the manifest's first."""
-    owned = {root / name for name in ledger(root, manifest)}
+    try:
+        records = history(root, manifest)
+    except FormatError:
+        return  # Without all records nobody can tell what is needed; mst verify reports it.
+    owned = {root / name for record in records for name in record.new_files}
     remove_files(root, data_files(root) - owned)
-    used = {table.path for record in history(root, manifest) for table in (record.spots, record.slides)}
+    used = {table.path for record in records for table in (record.spots, record.slides)}
     for folder in list(root.iterdir()):
         if TABLE_FOLDER.fullmatch(folder.name) and folder.name not in used:
             shutil.rmtree(folder)

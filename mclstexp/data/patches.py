@@ -115,7 +115,7 @@ def _hint(slide: Slide, size: NDArray[np.float64]) -> str:
         return "x and y look swapped: exchanged, every spot lies inside"
     if xy.min() >= 0:
         for name, value in slide.extra.items():
-            if name.endswith("_scalef") and _inside(xy * float(value), size).all():
+            if name.endswith("_scalef") and 0.4 < float((xy.max(axis=0) * float(value) / size).max()) <= 1:
                 return (
                     f"the coordinates are {1 / float(value):.4g} times too large ({name} is {float(value):.4g}): "
                     "the image is a thumbnail, give the full-resolution one"
@@ -123,7 +123,7 @@ def _hint(slide: Slide, size: NDArray[np.float64]) -> str:
         ratio = float((xy.max(axis=0) / size).max())
         if ratio > 1.2:
             return (
-                f"the coordinates fit an image at least {ratio:.3g} times as large: they are of another resolution, "
+                f"the coordinates fit an image at least {ratio:.3g} times as large: they may be of another resolution, "
                 "give the image they were made on"
             )
     return "give the image that the coordinates were made on"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,9 +74,20 @@ def read_file(path: Path, slide_id: str, *, coords: Coordinates | None = None) -
     """
     import anndata
 
-    with reading(path):
+    with reading(path), _anndata_errors(path):
         adata = anndata.read_h5ad(path)
         return _draft(adata, path, slide_id, coords)
+
+
+@contextmanager
+def _anndata_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # anndata's error for an encoding that it does not know is a plain Exception of a private module.
+        if type(error).__name__ != "IORegistryError":
+            raise
+        raise InputError(f"{path} is damaged or of a newer anndata: {str(error).splitlines()[0]}.") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -164,7 +177,7 @@ def _counts(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:
     candidates += [(adata.raw.X, adata.raw.var)] if adata.raw is not None else []
     if not candidates:
         raise InputError(f"{path.name} has no counts: neither X nor layers['counts'].")
-    raw = ((sparse.csr_matrix(values), var) for values, var in candidates)
+    raw = ((_checked(values), var) for values, var in candidates)
     matrix, var = next(((m, var) for m, var in raw if np.array_equal(m.data, np.floor(m.data))), (None, None))
     if matrix is None or var is None:
         raise InputError(
@@ -178,6 +191,13 @@ def _counts(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:
     symbols, ensembl = (other or names, names) if by_id else (names, other or ())
     ids = adata.obs_names.to_numpy(dtype=np.str_)[kept]
     return count_table(path, ids, sparse.csr_matrix(matrix[np.flatnonzero(kept)], dtype=np.float32), symbols, ensembl)
+
+
+def _checked(values: Any) -> sparse.csr_matrix:
+    check = getattr(values, "check_format", None)
+    if check is not None:
+        check(full_check=True)  # an index out of range would be a crash later on
+    return sparse.csr_matrix(values)
 
 
 def _constant(adata: Any, names: tuple[str, ...]) -> str | None:

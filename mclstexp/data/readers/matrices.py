@@ -50,6 +50,7 @@ def read_10x_h5(path: Path) -> CountTable:
             (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:]),
             shape=(n_features, n_barcodes),
         )
+        matrix.check_format(full_check=True)  # an index out of range would be a crash later on
         barcodes = group["barcodes"].asstr()[:]
         features = group["features"]
         names, ids = features["name"].asstr()[:], features["id"].asstr()[:]
@@ -166,7 +167,10 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, EOFError, KeyError, ValueError, TypeError, IndexError, RuntimeError, zlib.error) as error:
+    except (
+        OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError,
+        RuntimeError, zlib.error,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or of another kind: {reason}.") from error
 

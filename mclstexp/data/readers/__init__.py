@@ -156,7 +156,10 @@ def _discover(refs: Path) -> list[SlideSource]:
         if refs.suffix.lower() == ".csv":
             return sorted(slides_csv.find(refs), key=lambda source: source.slide_id)
         raise InputError(f"{refs} is neither a folder, nor an .h5ad, nor a slides.csv.")
-    sources = _walk(refs, _DEPTH)
+    try:
+        sources = _walk(refs, _DEPTH)
+    except OSError as error:
+        raise InputError(f"{error.filename or refs} cannot be read: {error.strerror or error}.") from error
     if not sources:
         raise InputError(
             f"{refs} holds no slides: no slides.csv, no ST-cnts/ (HER2+ layout), no Space Ranger output and no .h5ad, "

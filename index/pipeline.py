@@ -16,7 +16,7 @@ from mclstexp.errors import FormatError, InputError
 from mclstexp.files import sha256_file
 from mclstexp.index.familiarity import familiarity
 from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
-from mclstexp.index.retrieval import Filter, Retrieval, retrieve
+from mclstexp.index.retrieval import Filter, Retrieval, allowed_rows, retrieve
 from mclstexp.index.store import ReferenceStore
 from mclstexp.index.writer import AddReport
 from mclstexp.model.checkpoint import ModelFiles, load_model, save_model
@@ -25,8 +25,8 @@ from mclstexp.prediction import NEIGHBOUR_SCHEMA, Prediction
 from mclstexp.types import FloatArray, GenePanel, Slide
 
 Progress = Callable[[int, int], None]
-MODEL_FOLDER = "model"
-"""Folder of a reference that holds a copy of its model, so that a query needs nothing else."""
+FAMILIARITY_K = 20
+"""Neighbours whose mean similarity says how familiar a patch is."""
 
 THUMBNAIL_PX = 1500
 SPOT_SHARE_OF_PITCH = 0.55
@@ -113,7 +113,7 @@ def build_reference(
     """
     if not slides:
         raise InputError("There is no slide to build a reference from.")
-    store = ReferenceStore.create(
+    return ReferenceStore.create(
         path,
         identity_of(model, encoders),
         slide_records(slides, encoders, on_slide=options.on_slide),
@@ -121,9 +121,8 @@ def build_reference(
         command=options.command,
         index=options.index,
         force=options.force,
+        save_model=lambda folder: save_model(folder, model, force=True),
     )
-    save_model(path / MODEL_FOLDER, model, force=True)
-    return store
 
 
 def add_slides(
@@ -151,7 +150,7 @@ def reference_model(
     FormatError, MismatchError
         The copy is missing or damaged; the given model is another.
     """
-    own = store.root / MODEL_FOLDER
+    own = store.model_folder
     if folder is None and not own.is_dir():
         raise FormatError(f"Reference {store.root} holds no copy of its model; give the model with --model FOLDER.")
     model = load_model(folder or own)
@@ -214,8 +213,8 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         "similarity": found.neighbours.similarity[:, 0],
         "n_effective": found.n_effective,
     }
-    percentile = familiarity(store, query)
-    if percentile is not None:
+    percentile = familiarity(store, query, k=FAMILIARITY_K, allowed=allowed_rows(store, options.filter))
+    if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
     prediction = _assemble(slide, found, obs, encoders, store, config, options)
     return Predicted(prediction, (*_notes(slide, store, options), *found.notes))
@@ -227,7 +226,7 @@ def _notes(slide: Slide, store: ReferenceStore, options: QueryOptions) -> list[s
     same = [entry.slide_id for entry in store.find_slide(sha256_file(slide.image.path))]
     excluded = options.filter.exclude_slides if options.filter else ()
     return [
-        f"Warning: this image is slide {name!r} of the reference, so the prediction finds the measured spots themselves; "
+        f"Warning: this image is slide {name!r} of the reference: the prediction finds the measured spots themselves; "
         f"leave it out with --exclude-slide {name}, or its patient with --exclude-patient."
         for name in same
         if name not in excluded
@@ -253,6 +252,7 @@ def _assemble(
         "reference": str(store.root),
         "reference_version": store.version,
         "normalisation": to_dict(found.normalisation),
+        "panel_genes": list(encoders.panel.symbols),
         "retrieval": to_dict(config),
         "patch": to_dict(encoders.config.patch),
         "encoder": to_dict(encoders.config.encoder),
@@ -295,5 +295,5 @@ def _spot_diameter(xy_px: FloatArray | NDArray[np.float64]) -> float:
 
     if len(xy_px) < 2:
         return 100.0
-    nearest = cKDTree(xy_px).query(xy_px, k=2)[0][:, 1]
-    return max(1.0, float(np.median(nearest)) * SPOT_SHARE_OF_PITCH)
+    distance, _ = cKDTree(xy_px).query(xy_px, k=[2])
+    return max(1.0, float(np.median(distance)) * SPOT_SHARE_OF_PITCH)

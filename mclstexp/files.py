@@ -14,7 +14,7 @@ from pathlib import Path
 from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EIO, errno.ENOTDIR}
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise StorageError(f"No space left on the disk of {path}; free some, or write elsewhere.") from error
         if error.errno in _NOT_ALLOWED:
-            raise StorageError(f"Writing to {path} is not allowed ({os.strerror(error.errno or 0)}).") from error
+            raise StorageError(f"{path} cannot be written: {os.strerror(error.errno or 0)}.") from error
         raise
 
 

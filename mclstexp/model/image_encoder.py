@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from mclstexp.config import EncoderSpec
 from mclstexp.errors import InputError
 from mclstexp.types import FloatArray
 
-MAX_STAGES = 5
+MAX_STAGES = 10
 """Stages pooled at most; of a transformer's many blocks as many are taken at equal distances."""
 
 BATCH = 32
@@ -47,6 +48,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.backbone = backbone
+        self._block_sizes: tuple[int, ...] = ()
         config: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
@@ -88,16 +90,24 @@ class ImageEncoder(nn.Module):
         """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
         x = pixels.permute(0, 3, 1, 2).float() / 255.0  # (b, 3, size, size)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        backbone: Any = self.backbone
         if self.spec.pooling == "last":
+            backbone: Any = self.backbone
             return backbone.forward_head(backbone.forward_features(x), pre_logits=True)  # type: ignore[no-any-return]
-        last, maps = backbone.forward_intermediates(x)
-        pooled = [_mean_std(stage) for stage in _evenly(maps)]
-        if last.ndim == 4:
-            pooled.append(_mean_std(last))
+        return torch.cat(self._stages(x), dim=1)
+
+    def _stages(self, x: Tensor) -> list[Tensor]:
+        """Pool every stage: the stem, each group of blocks, and the last features."""
+        backbone: Any = self.backbone
+        groups = _block_groups(self.backbone)
+        if groups:
+            with _recorded(groups) as maps:
+                last = backbone.forward_features(x)
         else:
-            pooled.append(backbone.forward_head(last, pre_logits=True))
-        return torch.cat(pooled, dim=1)
+            last, maps = backbone.forward_intermediates(x)
+        pooled = [_mean_std(stage) for stage in _evenly(maps)]
+        pooled.append(_mean_std(last) if last.ndim == 4 else backbone.forward_head(last, pre_logits=True))
+        self._block_sizes = tuple(part.shape[1] for part in pooled)
+        return pooled
 
     def features(self, patches: NDArray[np.uint8]) -> FloatArray:
         """Return features ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``, averaged over the views."""
@@ -112,14 +122,19 @@ class ImageEncoder(nn.Module):
                 out[start : start + kept] = total[:kept].cpu().numpy()
         return out
 
-    def n_features_per_scale(self, size_px: int) -> int:
-        """Length of one scale's feature vector."""
-        if not hasattr(self, "_n_features"):
+    def block_sizes(self, size_px: int) -> tuple[int, ...]:
+        """Lengths of the parts, a stage each, of one scale's feature vector."""
+        if not self._block_sizes:
             device = next(self.parameters()).device
             with torch.inference_mode():
                 probe = torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8, device=device)
-                self._n_features = int(self(probe).shape[1])
-        return self._n_features
+                n_features = int(self(probe).shape[1])
+            self._block_sizes = self._block_sizes or (n_features,)
+        return self._block_sizes
+
+    def n_features_per_scale(self, size_px: int) -> int:
+        """Length of one scale's feature vector."""
+        return sum(self.block_sizes(size_px))
 
     def digest(self) -> str:
         """SHA-256 over the backbone's weights and buffers, by name."""
@@ -167,6 +182,30 @@ def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:
             f"another shape (for example {(missing + wrong)[0]!r}); check --encoder."
         )
     backbone.load_state_dict(state, strict=False)
+
+
+def _block_groups(backbone: nn.Module) -> list[nn.Module]:
+    """Stem and groups of blocks of an EfficientNet-like backbone; empty for the others.
+
+    timm lists five of EfficientNet's stages only, and the early ones it leaves out carry texture.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    stem = getattr(backbone, "bn1", None)
+    if stem is None or not isinstance(blocks, nn.Sequential):
+        return []
+    return [stem, *blocks] if all(isinstance(block, nn.Sequential) for block in blocks) else []
+
+
+@contextmanager
+def _recorded(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the outputs of modules, in the order in which they run."""
+    outputs: list[Tensor] = []
+    handles = [module.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _mean_std(maps: Tensor) -> Tensor:

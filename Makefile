@@ -1,0 +1,38 @@
+# make demo: set up and run the whole way on a simulated cohort.   make test: set up and pass the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint wheel ci clean
+
+setup: $(READY)
+
+# The environment is kept while the lock file stays the same.
+$(READY): requirements.lock pyproject.toml
+	@if [ -f $(READY) ] && [ "$$(cat $(READY))" = "$$(sha256sum < requirements.lock)" ]; then touch $(READY); else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.11")' && \
+	  $(PYTHON) -m venv --clear $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	  sha256sum < requirements.lock > $(READY); fi
+
+demo: setup
+	$(BIN)/mst demo -o demo --force
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: setup
+	sh .ci/wheel $(BIN)/python
+
+ci: test lint wheel
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info

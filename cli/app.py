@@ -1,0 +1,88 @@
+"""The command ``mst``: one function a verb, registered here; errors become one line on stderr."""
+
+import errno
+import os
+import sys
+
+import typer
+
+from mclstexp.errors import MclstexpError
+
+_ABOUT = (
+    "Predict spatial gene expression from H&E slides by retrieval from a reference that grows and shows its evidence."
+)
+
+app = typer.Typer(
+    name="mst",
+    help=_ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INTERRUPTED = 130
+_SYSTEM_ERRORS = {
+    errno.ENOSPC: "no space left on the disk; free some, or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some, or write elsewhere",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from mclstexp import __version__
+
+        typer.echo(f"mst {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=_ABOUT)
+def main_options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and stop.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    """Take the options that come before a command; the text for ``--help`` is `_ABOUT`."""
+
+
+def main() -> None:
+    """Run the command; exit 0 on success, 1 on an error of the input, 2 on wrong usage, 130 on Ctrl-C."""
+    try:
+        app(standalone_mode=True)
+    except MclstexpError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("mst: interrupted; nothing half-written was left behind\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _SYSTEM_ERRORS:
+            raise
+        _fail(f"{_SYSTEM_ERRORS[error.errno]}: {error.filename or ''}".rstrip(": "))
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write("mst: error: " + " ".join(message.split()) + "\n")
+    sys.exit(1)
+
+
+def _register() -> None:
+    from mclstexp.cli import build_index, check, demo, evaluate, neighbours, plot, query, train
+
+    app.command("demo")(demo.demo)
+    app.command("check")(check.check)
+    app.command("train")(train.train)
+    app.command("build-index")(build_index.build_index)
+    app.command("query")(query.query)
+    app.command("neighbours")(neighbours.neighbours)
+    app.command("plot")(plot.plot)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("add")(build_index.add)
+
+
+_register()

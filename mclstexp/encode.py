@@ -1,0 +1,130 @@
+"""The pair of encoders: slides in, unit embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from mclstexp.config import ModelConfig
+from mclstexp.data.genes import expression_for
+from mclstexp.errors import MismatchError
+from mclstexp.model.checkpoint import ModelFiles, load_model
+from mclstexp.model.features import FeatureCache, slide_features
+from mclstexp.model.image_encoder import ImageEncoder, resolve_device
+from mclstexp.model.spaces import Space, space_from_state
+from mclstexp.types import FloatArray, GenePanel, Slide
+
+Progress = Callable[[int, int], None]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class HasFeatures(Protocol):
+    """Anything that gives a slide's image features."""
+
+    def features(self, slide: Slide) -> FloatArray:
+        """Return ``(n, F)`` float32."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """What a slide brings to a reference.
+
+    Attributes
+    ----------
+    embedding
+        ``(n, d)`` unit float32: the key that queries are compared with.
+    image_embedding
+        ``(n, d)`` unit float32 of the slide's own patches, or None when it has no image.
+    """
+
+    embedding: FloatArray
+    image_embedding: FloatArray | None
+
+
+class EncoderPair:
+    """Image encoder and spot encoder of one model.
+
+    A slide's embeddings are a function of the slide alone: not of the batch size, of the order of the slides, nor of
+    which other slides are encoded.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        panel: GenePanel,
+        backbone: ImageEncoder,
+        space: Space,
+        *,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        self.config, self.panel, self.backbone, self.space = config, panel, backbone, space
+        self.cache = cache or FeatureCache()
+
+    @classmethod
+    def from_files(
+        cls, model: ModelFiles, *, device: Device = "auto", cache: FeatureCache | None = None
+    ) -> EncoderPair:
+        """Rebuild the encoders of a loaded model."""
+        backbone = ImageEncoder.create(model.config.encoder, "random")
+        state = {k.removeprefix("backbone."): v for k, v in model.arrays.items() if k.startswith("backbone.")}
+        backbone.backbone.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        space = space_from_state(model.config, model.panel, model.arrays, model.facts)
+        target = resolve_device(device)
+        backbone.to(target)
+        return cls(model.config, model.panel, backbone, space, cache=cache)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: Device = "auto", cache: FeatureCache | None = None) -> EncoderPair:
+        """Read a model folder and rebuild its encoders."""
+        return cls.from_files(load_model(folder), device=device, cache=cache)
+
+    @property
+    def spot_context(self) -> str:
+        """The rule that says which spots decide a spot's embedding."""
+        return self.space.spot_context
+
+    def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
+        """Return the image features ``(n, F)`` float32 of a slide's spots."""
+        return slide_features(slide, self.backbone, self.config.patch, cache=self.cache, on_progress=on_progress)
+
+    def encode_patches(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
+        """Return unit embeddings ``(n, d)`` float32 of a slide's patches."""
+        return self.space.embed_images(self.features(slide, on_progress=on_progress), slide)
+
+    def encode_spots(self, slide: Slide) -> FloatArray:
+        """Return unit embeddings ``(n, d)`` float32 of a slide's spots, from counts and positions.
+
+        Raises
+        ------
+        MismatchError
+            When the slide measured none of the model's genes.
+        """
+        expression, measured = expression_for(slide.spots, self.panel, self.config.normalisation)
+        if not measured.any():
+            raise MismatchError(
+                f"Slide {slide.slide_id} measured none of the model's {len(self.panel)} genes; check the gene names "
+                "(symbols or Ensembl ids) of its counts."
+            )
+        return self.space.embed_spots(expression, measured, slide)
+
+    def encode_keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
+        """Return the slide's keys: spot embeddings, mixed with its patches' where it has an image."""
+        spot = self.encode_spots(slide)
+        if slide.image is None:
+            return Keys(spot, None)
+        image = self.encode_patches(slide, on_progress=on_progress)
+        mix = np.float32(self.config.key_mix)
+        return Keys(unit((1 - mix) * spot + mix * image), image)
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Scale rows to unit length; a row of zeros becomes the first axis, since a key needs a direction."""
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    out = np.where(norm > 0, vectors / np.where(norm > 0, norm, 1), np.eye(1, vectors.shape[1]))
+    return out.astype(np.float32)

@@ -67,14 +67,14 @@ def evaluate(
     _one_of("--protocol", protocol, ("default", *_PAPER))
     _one_of("--total", total, ("panel", "all"))
     _one_of("--log", log, ("natural", "log10"))
+    numbers = _seeds(seeds)
     from dataclasses import replace
 
     from mclstexp.data.readers import read_slides
-    from mclstexp.data.splits import SplitSpec, make_folds, read_folds
+    from mclstexp.data.splits import SplitSpec, check_leakage, make_folds, read_folds
     from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
     from mclstexp.files import check_output
     from mclstexp.gene_sets import read_gene_sets
-    from mclstexp.index.evaluation import evaluation_methods
 
     if output is not None:
         check_output(output, force=force)
@@ -88,7 +88,7 @@ def evaluate(
     plan = replace(
         plan,
         split=split,
-        seeds=_seeds(seeds),
+        seeds=numbers,
         normalisation=_normalisation(plan.normalisation, target_sum, total, log),
         markers=read_gene_sets(markers) if markers else {},
     )
@@ -96,7 +96,12 @@ def evaluate(
     notes: list[str] = []
     if protocol in _PAPER and slides is None:
         found, notes = paper_slides(found)
-    make_folds(found, split)  # refuse a split that cannot be made before any method is built
+    # Refuse a split that cannot be made, or leaks, before any method is built.
+    parts, _ = make_folds(found, split)
+    for text in check_leakage(parts, split):
+        note(f"WARNING: {text}")
+    from mclstexp.index.evaluation import evaluation_methods
+
     methods = evaluation_methods(
         MethodOptions(
             recipes=_recipes(recipe),

@@ -120,10 +120,9 @@ def fill(index: Any, keys: FloatArray, row_ids: NDArray[np.int64], block: int = 
 
 def empty_copy(path: Path) -> Any:
     """Return a trained inverted file without entries, from a file."""
-    faiss = load_faiss()
     index = _read(path, 0)
     index.reset()
-    return faiss.downcast_index(index)
+    return index
 
 
 def write(index: Any, path: Path) -> None:

@@ -19,7 +19,6 @@ from mclstexp.index.format import (
     MANIFEST,
     MODELS,
     TABLE_FOLDER,
-    TAGS,
     Manifest,
     ReferenceIdentity,
     SlideRecord,
@@ -28,10 +27,9 @@ from mclstexp.index.format import (
 from mclstexp.index.ivf import choose_kind
 from mclstexp.index.keys import SegmentWriter
 from mclstexp.index.lock import LOCK_FILE
-from mclstexp.index.tags import read_tags
 from mclstexp.index.writer import commit, distinct
 
-_OWN = {MANIFEST, HISTORY, INDEX, CACHE, TAGS, MODELS, LOCK_FILE}
+_OWN = {MANIFEST, HISTORY, INDEX, CACHE, MODELS, LOCK_FILE}
 
 
 def create_reference(
@@ -57,7 +55,7 @@ def create_reference(
         with writing(root, command or "build-index") as change:
             if change.before is not None and not force:
                 raise ExistsAlreadyError(f"{root} exists already; give --force to replace it, or another -o.")
-            for name in (HISTORY, INDEX, CACHE, TAGS):
+            for name in (HISTORY, INDEX, CACHE):
                 (root / name).mkdir(exist_ok=True)
             folder = model_folder(root, identity)
             if save_model is not None and not folder.exists():
@@ -145,7 +143,7 @@ def _first_of(root: Path, manifest: Manifest) -> int:
 
 
 def forget(root: Path, manifest: Manifest) -> None:
-    """Remove the files, records and tags of versions before the manifest's first."""
+    """Remove the files and records of versions before the manifest's first."""
     try:
         records = history(root, manifest)
     except FormatError:
@@ -162,9 +160,6 @@ def forget(root: Path, manifest: Manifest) -> None:
     for path in list((root / HISTORY).glob("*.json")):
         if path.stem.isdigit() and int(path.stem) < manifest.first_version:
             path.unlink()
-    for name, version in read_tags(root).items():
-        if version < manifest.first_version:
-            (root / TAGS / f"{name}.json").unlink()
 
 
 def _remove_remains(root: Path) -> None:

@@ -12,18 +12,17 @@ from mclstexp.index.commit import LANCE_HINT, data_files
 from mclstexp.index.files import TEMPORARY, sha256_file
 from mclstexp.index.findings import Report
 from mclstexp.index.format import (
+    CACHE,
     HISTORY,
     INDEX,
     MANIFEST,
     TABLE_FOLDER,
-    TAGS,
     Manifest,
     history_path,
     read_manifest,
 )
 from mclstexp.index.lock import LOCK_FILE
 from mclstexp.index.tables import LanceTable
-from mclstexp.index.tags import read_tag
 
 
 def check_manifest(root: Path, report: Report) -> Manifest | None:
@@ -89,17 +88,18 @@ def check_hashes(root: Path, records: list[Manifest], report: Report) -> dict[st
     current = current_files(root, manifest)
     report.n_files = len(owned)
     for name, digest in sorted(owned.items()):
-        path = root / name
-        use = "" if current is None or name in current else f" (version {manifest.version} does not use it)"
+        used = current is None or name in current
+        note = "" if used else f" (version {manifest.version} does not use it)"
         try:
-            found = sha256_file(path)
+            found = sha256_file(root / name)
         except FileNotFoundError:
-            report.add("missing", name, f"the file is missing{use}")
+            report.add("missing", name, f"the file is missing{note}").used = used
         except OSError as error:
-            report.add("damaged", name, f"the file cannot be read: {error.strerror}{use}")
+            report.add("damaged", name, f"the file cannot be read: {error.strerror}{note}").used = used
         else:
             if found != digest:
-                report.add("damaged", name, f"the file's SHA-256 is {found[:12]}, expected {digest[:12]}{use}")
+                text = f"the file's SHA-256 is {found[:12]}, expected {digest[:12]}{note}"
+                report.add("damaged", name, text).used = used
     return owned
 
 
@@ -141,9 +141,9 @@ def check_orphans(root: Path, owned: dict[str, str], manifest: Manifest, report:
     used_tables = {name.split("/", 1)[0] for name in owned}
     for path in sorted(data_files(root)):
         name = path.relative_to(root).as_posix()
-        if name not in owned:
+        if name not in owned and not (path.parent == root / INDEX and path.name.startswith(TEMPORARY)):
             report.add("orphan", name, "the file belongs to no commit")
-    folders = [root, root / HISTORY, root / INDEX, root / TAGS]
+    folders = [root, root / HISTORY, root / INDEX, root / CACHE, *(root / CACHE).glob("*/")]
     for path in sorted(path for folder in folders for path in folder.glob(f"{TEMPORARY}*")):
         report.add("orphan", path.relative_to(root).as_posix(), "the file was never finished")
     for path in sorted((root / HISTORY).glob("*")):
@@ -162,16 +162,8 @@ def check_orphans(root: Path, owned: dict[str, str], manifest: Manifest, report:
             report.add("hint", hint, "Lance's pointer to the newest version is damaged or wrong")
 
 
-def check_tags(root: Path, manifest: Manifest, report: Report) -> None:
-    """Check that every tag can be read and names a version that is there."""
-    for path in sorted((root / TAGS).glob("*")):
-        if path.name.startswith(TEMPORARY):
-            continue
-        name = path.relative_to(root).as_posix()
-        try:
-            version = read_tag(path, root)
-        except (FormatError, OSError):
-            report.add("tag", name, "the tag is damaged")
-            continue
+def check_tags(manifest: Manifest, report: Report) -> None:
+    """Check that every tag names a version that is there."""
+    for name, version in sorted(manifest.tags.items()):
         if not manifest.first_version <= version <= manifest.version:
-            report.add("tag", name, f"the tag names version {version}, which does not exist")
+            report.add("tag", MANIFEST, f"tag {name} names version {version}, which does not exist")

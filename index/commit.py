@@ -7,6 +7,7 @@ away by the next writer.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,6 @@ from mclstexp.index.format import (
     MANIFEST,
     MODELS,
     TABLE_FOLDER,
-    TAGS,
     Manifest,
     Ranges,
     SlideRecord,
@@ -123,12 +123,16 @@ def writing(root: Path, command: str) -> Iterator[Writing]:
 
 def clear_debris(root: Path, manifest: Manifest | None) -> None:
     """Take away what a killed writer left and the next would trip over; the rest is left to ``mst verify --repair``."""
-    for folder in (root, root / HISTORY, root / INDEX, root / TAGS):
+    for folder in (root, root / HISTORY, root / INDEX):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink(missing_ok=True)
     if manifest is None:
         remove_files(root, data_files(root))
         return
+    for folder in root.glob("*.lance"):
+        name = TABLE_FOLDER.fullmatch(folder.name)
+        if name and name[2] and int(name[2][1:]) > manifest.version:
+            shutil.rmtree(folder)
     for table in (manifest.spots, manifest.slides):
         ahead = [file for number, file in tables.listed_versions(root, table.path).items() if number > table.version]
         remove_files(root, ahead)
@@ -167,6 +171,7 @@ def finish(
     """
     # A segment named by its content may have been there already, from a reference that was replaced.
     kept = {name: digest for segment in template.segments for name, digest in segment.files.items()}
+    tags = {} if change.before is None else change.before.tags
     manifest = Manifest(
         **{
             **template.__dict__,
@@ -175,6 +180,7 @@ def finish(
             "message": message,
             "command": change.command,
             "package_version": mclstexp.__version__,
+            "tags": {name: number for name, number in tags.items() if number >= template.first_version},
             "new_files": dict(also or {}) | kept | change.new_files(),
         }
     )

@@ -20,10 +20,10 @@ from scipy import sparse
 
 from mclstexp.config import Normalisation, to_dict
 from mclstexp.data.genes import normalise
-from mclstexp.index.files import canonical_json, sha256_bytes, write_atomic
+from mclstexp.index.files import canonical_json, read_digested, sha256_bytes, write_digested
 from mclstexp.index.format import CACHE
 from mclstexp.index.tables import SlideEntry
-from mclstexp.types import GenePanel
+from mclstexp.types import FloatArray, GenePanel
 
 IdArray = NDArray[np.int64]
 HalfArray = NDArray[np.float16]
@@ -116,15 +116,11 @@ class ExpressionCache:
         return []
 
     def _record(self) -> dict[str, dict[str, Any]] | None:
-        try:
-            values = json.loads((self.folder / FILLED).read_bytes())
-            digest = values.pop("digest")
-            if digest != sha256_bytes(canonical_json(values).encode()):
-                return None
-            slides: dict[str, dict[str, Any]] = values["slides"]
-            return slides if values["key"] == json.loads(canonical_json(self.key)) else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        values = read_digested(self.folder / FILLED)
+        if values is None or values["key"] != json.loads(canonical_json(self.key)):
             return None
+        slides: dict[str, dict[str, Any]] = values["slides"]
+        return slides
 
     def _size(self) -> int:
         try:
@@ -172,9 +168,7 @@ class ExpressionCache:
                         on_progress(done + 1, len(todo))
                 handle.flush()
                 os.fsync(handle.fileno())
-            record = {"key": self.key, "slides": filled}
-            digest = sha256_bytes(canonical_json(record).encode())
-            write_atomic(self.folder / FILLED, (canonical_json({**record, "digest": digest}) + "\n").encode())
+            write_digested(self.folder / FILLED, {"key": self.key, "slides": filled})
 
     def values(self) -> HalfArray:
         """Map the file as ``(n_row_ids, n_genes)`` float16 (copy on write: the file never changes through it)."""
@@ -182,11 +176,11 @@ class ExpressionCache:
         rows = path.stat().st_size // self.row_bytes
         return np.memmap(path, dtype="<f2", mode="c", shape=(rows, len(self.genes)))
 
-    def slide_bytes(self, entry: SlideEntry) -> bytes:
-        """Return a slide's rows as they are in the file."""
+    def row_bytes_of(self, row_start: int, n_rows: int) -> bytes:
+        """Return rows as they are in the file."""
         with (self.folder / VALUES).open("rb") as handle:
-            handle.seek(entry.row_start * self.row_bytes)
-            return handle.read(entry.n_spots * self.row_bytes)
+            handle.seek(row_start * self.row_bytes)
+            return handle.read(n_rows * self.row_bytes)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -197,3 +191,9 @@ class ExpressionCache:
             yield
         finally:
             os.close(handle)
+
+
+def read_scale(path: Path) -> FloatArray | None:
+    """Read the kept scores of the reference's own patches; None where they are missing or damaged."""
+    values = read_digested(path)
+    return None if values is None else np.asarray(values["scores"], dtype=np.float32)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mclstexp.errors import StorageError
-from mclstexp.index.files import replacing, storage_errors
+from mclstexp.index.expression import read_scale
+from mclstexp.index.files import storage_errors, write_digested
 from mclstexp.index.format import CACHE
 from mclstexp.index.search import BoolArray, Device, Neighbors
 from mclstexp.index.store import ReferenceStore
@@ -71,16 +72,14 @@ def reference_scores(
 
     They are derived and kept in the folder ``cache`` when that can be written.
     """
-    path = store.root / CACHE / f"familiarity-{store.version}-{k}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        cached: FloatArray = np.load(path, allow_pickle=False)
-        return cached
-    scores = _compute(store, k, device, on_progress)
-    # A reference that cannot be written to computes its scale anew each time.
-    with contextlib.suppress(StorageError), storage_errors(store.root):
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as handle:
-            np.save(handle, scores, allow_pickle=False)
+    path = store.root / CACHE / f"familiarity-{store.version}-{k}.json"
+    scores = read_scale(path)
+    if scores is None:
+        scores = _compute(store, k, device, on_progress)
+        # A reference that cannot be written to computes its scale anew each time.
+        with contextlib.suppress(StorageError), storage_errors(store.root):
+            path.parent.mkdir(exist_ok=True)
+            write_digested(path, {"scores": scores.astype(np.float64).tolist()})
     return scores
 
 

@@ -61,6 +61,25 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_digested(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values as JSON that carries its own digest."""
+    digest = sha256_bytes(canonical_json(values).encode())
+    write_atomic(path, (canonical_json({**values, "digest": digest}) + "\n").encode())
+
+
+def read_digested(path: Path) -> dict[str, Any] | None:
+    """Read what `write_digested` wrote; None when it is missing or not byte for byte what was written."""
+    try:
+        data = path.read_bytes()
+        values: dict[str, Any] = json.loads(data)
+        digest = values.pop("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if digest != sha256_bytes(canonical_json(values).encode()):
+        return None
+    return values if data == (canonical_json({**values, "digest": digest}) + "\n").encode() else None
+
+
 def files_below(folder: Path) -> set[Path]:
     """Every file below a folder; none when there is no such folder."""
     return {Path(root) / name for root, _, names in os.walk(folder) for name in names}

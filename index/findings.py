@@ -22,6 +22,8 @@ class Finding:
         ``note``: worth knowing, nothing is wrong.
     repaired
         Whether a repair mended it.
+    used
+        Whether the newest version reads the file.
     """
 
     kind: str
@@ -29,6 +31,7 @@ class Finding:
     message: str
     level: Literal["error", "note"] = "error"
     repaired: bool = False
+    used: bool = True
 
 
 @dataclass

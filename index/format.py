@@ -25,7 +25,6 @@ MANIFEST = "manifest.json"
 HISTORY = "history"
 INDEX = "index"
 CACHE = "cache"
-TAGS = "tags"
 MODELS = "models"
 TABLE_FOLDER = re.compile(r"(spots|slides)(-\d+)?\.lance")
 
@@ -294,6 +293,7 @@ class Manifest:
     segments: tuple[Segment, ...]
     new_files: dict[str, str]
     first_version: int = 1
+    tags: dict[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes; the digest covers all other fields."""
@@ -308,7 +308,7 @@ class Manifest:
         }
         values = json.loads(json.dumps(values))
         values["digest"] = hashlib.sha256(canonical_json(values).encode()).hexdigest()
-        return (json.dumps(values, indent=1) + "\n").encode()
+        return _text(values)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Manifest:
@@ -319,6 +319,10 @@ class Manifest:
         own["slides"] = TableVersion(**values["slides"])
         own["segments"] = tuple(Segment.from_json(item) for item in values["segments"])
         return cls(**own)
+
+
+def _text(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -346,8 +350,9 @@ def read_manifest(path: Path, root: Path) -> Manifest:
         if values["format"] != FORMAT:
             raise FormatError(f"{root} is not a reference: its manifest says {values['format']!r}.")
         found = int(values["format_version"])
+        exact = found != FORMAT_VERSION or data == _text(values)
         digest = values.pop("digest")
-        if digest != hashlib.sha256(canonical_json(values).encode()).hexdigest():
+        if not exact or digest != hashlib.sha256(canonical_json(values).encode()).hexdigest():
             raise FormatError(f"Reference {root}: {path.relative_to(root)} is damaged; run mst verify --repair.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"Reference {root}: {path.relative_to(root)} is damaged; run mst verify --repair.") from error

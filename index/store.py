@@ -22,7 +22,7 @@ from mclstexp.index.format import (
 )
 from mclstexp.index.snapshot import Snapshot
 from mclstexp.index.tables import SlideEntry
-from mclstexp.index.tags import read_tags, resolve_version, write_tag
+from mclstexp.index.tags import resolve_version, write_tag
 from mclstexp.index.writer import (
     AddReport,
     add_records,
@@ -104,7 +104,7 @@ class ReferenceStore(Snapshot):
 
     def tags(self) -> dict[str, int]:
         """Tags and their versions."""
-        return read_tags(self.root)
+        return dict(read_manifest(self.root / MANIFEST, self.root).tags)
 
     def tag(self, name: str, version: int | None = None, *, force: bool = False) -> None:
         """Name a version.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.counts import encode_counts, width_for
-from mclstexp.index.files import FromRecords, sha256_file, storage_errors
+from mclstexp.index.files import sha256_file, storage_errors
 from mclstexp.index.format import Ranges, SlideRecord, TableVersion
 from mclstexp.types import FloatArray, GenePanel
 
@@ -318,7 +318,7 @@ def _write(root: Path, path: str, schema: pa.Schema, batches: Iterable[pa.Record
             dataset = lance.write_dataset(reader, str(root / path), mode=mode, max_bytes_per_file=2**33, **options)
     except Exception:
         if failure:
-            raise FromRecords(failure[0]) from None
+            raise failure[0] from None
         raise
     return table_version(root, path, int(dataset.version))
 

@@ -73,10 +73,10 @@ def verify(root: Path, *, repair: bool = False, on_progress: Progress | None = N
             check_orphans(root, owned, manifest, report)
         else:
             report.add("orphan", "", "orphans cannot be told while records are missing", note=True)
-        check_tags(root, manifest, report)
+        check_tags(manifest, report)
         if repair:
             _repair_files(root, manifest, report)
-        broken = {finding.path.split("/", 1)[0] for finding in report.of("damaged", "missing")}
+        broken = {finding.path.split("/", 1)[0] for finding in report.of("damaged", "missing") if finding.used}
         if broken & {manifest.spots.path, manifest.slides.path}:
             report.add("table", "", "the tables were not read, since files of theirs are damaged or missing")
         else:
@@ -143,10 +143,6 @@ def _repair_files(root: Path, manifest: Manifest, report: Report) -> None:
         else:
             remove_files(root, [path])
         finding.repaired = True
-    for finding in report.of("tag"):
-        (root / finding.path).unlink()
-        finding.message += "; it was removed: set it again with mst tag"
-        finding.repaired = True
 
 
 def _repair_derived(root: Path, records: list[Manifest], report: Report) -> None:
@@ -157,12 +153,12 @@ def _repair_derived(root: Path, records: list[Manifest], report: Report) -> None
     content = report.of("index", "vector")
     if (broken or content) and tables_whole:
         _repair_index(root, records, broken, content)
-    if report.of("cache") and tables_whole:
-        for finding in report.of("cache"):
+    if report.of("cache", "unfinished") and tables_whole:
+        for finding in report.of("cache", "unfinished"):
             path = root / finding.path
             shutil.rmtree(path.parent, ignore_errors=True) if path.parent.parent.name == "cache" else path.unlink()
         problem = ReferenceStore.open(root).fill_cache()
-        for finding in report.of("cache"):
+        for finding in report.of("cache", "unfinished"):
             finding.repaired = not problem
 
 

@@ -16,6 +16,7 @@ from mclstexp.index.commit import (
     read_entries,
     writing,
 )
+from mclstexp.index.files import FromRecords
 from mclstexp.index.format import (
     MANIFEST,
     Manifest,
@@ -55,9 +56,16 @@ class AddReport:
 
 
 def distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:
-    """Pass records on; refuse a name that comes twice."""
+    """Pass records on; refuse a name that comes twice. What the iterator raises reaches the caller as it is."""
     seen: set[str] = set()
-    for record in records:
+    iterator = iter(records)
+    while True:
+        try:
+            record = next(iterator)
+        except StopIteration:
+            return
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FromRecords(error) from None
         if record.slide_id in seen:
             raise InputError(f"Slide {record.slide_id} is given twice; names must be unique in a reference.")
         seen.add(record.slide_id)

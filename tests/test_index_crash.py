@@ -1,0 +1,390 @@
+"""Killed at any moment, refused by the disk, met by another writer: the last whole state stays.
+
+A helper process imports everything once and forks a fresh child for each attempt, before any thread has started; the
+child works on its own copy of a small reference and is killed with SIGKILL.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from mclstexp.errors import FormatError, LockedError, StorageError
+from mclstexp.index.files import storage_error
+from mclstexp.index.lock import writer_lock
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.verify import verify
+
+SIM = Simulation(n_genes=24, n_panel=12, dim=8)
+
+HELPER = r"""
+import json, os, shutil, signal, sys, time, traceback
+from pathlib import Path
+
+import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
+from mclstexp.errors import InputError
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.verify import verify
+
+SIM = Simulation(n_genes=24, n_panel=12, dim=8)
+DEBRIS = ("orphan", "hint", "unfinished")
+BASE, WORK = Path(sys.argv[1]), Path(sys.argv[2])
+
+
+def prepare(work):
+    shutil.rmtree(work, ignore_errors=True)
+    if TASK != "build":
+        shutil.copytree(BASE, work)
+
+
+def act(work):
+    if TASK == "build":
+        ReferenceStore.create(work, SIM.identity(), SIM.records(3, 8))
+    elif TASK == "rebuild":
+        ReferenceStore.create(work, SIM.identity(), SIM.records(4, 8, start=3), force=True)
+    elif TASK == "add":
+        ReferenceStore.open(work).add([SIM.record(0, 9, variant=1), *SIM.records(2, 8, start=5)], replace=True)
+    elif TASK == "remove":
+        ReferenceStore.open(work).remove(slides=["slide0001"])
+    elif TASK == "optimize":
+        ReferenceStore.open(work).optimize()
+
+
+def state(work):
+    if not (work / "manifest.json").exists():
+        return None
+    store = ReferenceStore.open(work)
+    return store.version, {e.slide_id: e.content_hash for e in store.slides()}
+
+
+def calls_until(limit):
+    seen = 0
+
+    def count(frame, event, arg):
+        nonlocal seen
+        if event == "call" and "/index/" in frame.f_code.co_filename:
+            seen += 1
+            if seen == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+    return lambda: seen
+
+
+def child(body):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(read)
+            os.write(write, json.dumps(body()).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(write)
+    return pid, read
+
+
+def result(pid, read):
+    data = b""
+    while part := os.read(read, 65536):
+        data += part
+    os.close(read)
+    return os.waitpid(pid, 0)[1], json.loads(data) if data else None
+
+
+def measured():
+    prepare(WORK)
+    before = state(WORK)
+    counter = calls_until(0)
+    start = time.perf_counter()
+    act(WORK)
+    seconds = time.perf_counter() - start
+    sys.setprofile(None)
+    return [counter(), seconds, before, state(WORK)]
+
+
+def after_a_kill():
+    found = [state(WORK)]
+    if found[0] is None:
+        found.append([])
+    else:
+        report = verify(WORK)
+        found.append([f"{f.kind} {f.path} {f.message}" for f in report.findings if f.kind not in DEBRIS])
+    try:
+        act(WORK)
+    except InputError as error:
+        if TASK != "remove" or "no slide" not in str(error):
+            raise
+    except Exception as error:
+        if type(error).__name__ != "ExistsAlreadyError" or TASK != "build":
+            raise
+    repaired = verify(WORK, repair=True)
+    again = verify(WORK)
+    return [*found, state(WORK)[1], repaired.ok, [f"{f.kind} {f.path}" for f in again.findings]]
+
+
+for line in sys.stdin:
+    TASK, how, where = json.loads(line)
+    if how == "measure":
+        print(json.dumps(result(*child(measured))[1]), flush=True)
+        continue
+    prepare(WORK)
+    pid, read = child(lambda: (calls_until(where) if how == "call" else None, act(WORK), True)[-1])
+    if how == "time":
+        time.sleep(where)
+        os.kill(pid, signal.SIGKILL)
+    status, done = result(pid, read)
+    print(json.dumps([done, *result(*child(after_a_kill))]), flush=True)
+"""
+
+
+class Helper:
+    def __init__(self, folder):
+        base = folder / "base"
+        store = ReferenceStore.create(base, SIM.identity(), SIM.records(3, 8))
+        store.add(SIM.records(1, 8, start=4))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HELPER, base, folder / "work"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __call__(self, *question):
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory):
+    helper = Helper(tmp_path_factory.mktemp("crash"))
+    yield helper
+    helper.process.stdin.close()
+    assert helper.process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "n_times", "n_calls"),
+    [("build", 9, 9), ("add", 10, 10), ("optimize", 8, 8), ("rebuild", 4, 6), ("remove", 3, 4)],
+)
+def test_sigkill_at_any_moment(helper, task, n_times, n_calls):
+    """71 moments: by the clock, which reaches into Lance's own code, and by the number of calls, which repeats."""
+    n_total, seconds, before, after = helper(task, "measure", 0)
+    moments = [("time", seconds * 1.1 * (i + 0.5) / n_times) for i in range(n_times)]
+    moments += [("call", 1 + round((n_total - 1) * i / (n_calls - 1))) for i in range(n_calls)]
+    states = []
+    for how, where in moments:
+        done, status, found = helper(task, how, where)
+        assert status == 0, f"after a kill at {how} {where} the next run failed"
+        reached, problems, finally_there, repaired, left = found
+        states.append(reached)
+        assert reached in (before, after), f"neither the old nor the new state after {how} {where}"
+        assert done is None or reached == after, "what was reported as done is there"
+        assert problems == []
+        assert finally_there == after[1], "the next run carries on"
+        assert repaired
+        assert left == []
+    assert before in states, "some kills came before the commit"
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
+    root = tmp_path / "ref"
+    store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom mclstexp.index.lock import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1]), 'mst add more'):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    text = rf"is being written by process {holder.pid} on .* \(mst add more\) since 20"
+    for change in (
+        lambda: store.add(SIM.records(1, 8, start=5)),
+        lambda: store.remove(slides=["slide0000"]),
+        lambda: store.tag("x"),
+        lambda: verify(root, repair=True),
+        lambda: ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8), force=True),
+    ):
+        with pytest.raises(LockedError, match=text):
+            change()
+    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).row_ids.shape == (2, 3), "readers go on"
+    assert verify(root).ok
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert store.add(SIM.records(1, 8, start=5)).version == 2
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from mclstexp.errors import LockedError
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+sim = Simulation(n_genes=24, n_panel=12, dim=8)
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
+    while True:
+        try:
+            ReferenceStore.open(Path(sys.argv[1])).add([sim.record(number, 8)])
+            break
+        except LockedError:
+            time.sleep(0.01)
+"""
+
+
+def test_two_writers_and_readers_lose_nothing(tmp_path):
+    root = tmp_path / "ref"
+    ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)]) for first in (10, 20)]
+    seen = []
+    while any(writer.poll() is None for writer in writers):
+        reader = ReferenceStore.open(root)
+        found = reader.index("cpu").search(SIM.queries(2), 8 * len(reader.entries))
+        assert (found.row_ids >= 0).all(), "a reader sees every spot of its version"
+        assert reader.n_spots == 8 * reader.version
+        seen.append(reader.version)
+        time.sleep(0.02)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert seen == sorted(seen)
+    store = ReferenceStore.open(root)
+    assert len(store.entries) == store.version == 13
+    assert verify(root).findings == []
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from mclstexp.errors import StorageError
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+sim = Simulation(n_genes=24, n_panel=12, dim=8)
+store = ReferenceStore.open(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    store.add([sim.record(7, 4000)])
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_the_system_refuses_leaves_the_reference_as_it_was(tmp_path):
+    """The limit on a file's size is refused by the kernel in the same place as a full disk."""
+    root = tmp_path / "ref"
+    ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+    done = subprocess.run([sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") == 1
+    assert "a file would grow past the size limit" in done.stdout
+    after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert {path.relative_to(root) for path in after} == {path.relative_to(root) for path in before}
+    assert verify(root).findings == []
+
+
+def full_disk(tmp_path):
+    """A file system of 300 kB, where this machine lets us mount one."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (no privilege)")
+
+
+def test_a_full_disk(tmp_path):
+    full_disk(tmp_path)
+    try:
+        store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), SIM.records(2, 8))
+        with pytest.raises(StorageError, match="the disk is full; free some space"):
+            store.add([SIM.record(7, 4000)])
+        assert verify(tmp_path / "ref").findings == []
+        assert store.add([SIM.record(5, 8)]).version == 2
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from mclstexp.config import RetrievalConfig
+from mclstexp.errors import StorageError
+from mclstexp.index.retrieval import retrieve
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.verify import verify
+sim = Simulation(n_genes=24, n_panel=12, dim=8)
+def look():
+    store = ReferenceStore.open(Path(sys.argv[1]))
+    return retrieve(store, sim.queries(3), RetrievalConfig(k=5)).mean.shape, verify(store.root).ok
+if os.geteuid() == 0:  # root may write anything: import all there is to import, then become nobody
+    look()
+    os.setuid(65534)
+store = ReferenceStore.open(Path(sys.argv[1]))
+print(*look())
+for change in ("add([sim.record(7, 8)])", "remove(slides=['slide0000'])", "tag('x')"):
+    try:
+        eval("store." + change)
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_read_only_reference_can_be_read_and_says_why_not_written():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "ref"
+        ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+        for path in [root, *root.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        done = subprocess.run([sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False)
+        for path in [root, *root.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        lines = done.stdout.splitlines()
+        assert lines[0] == "(3, 12) True", done.stderr
+        assert len(lines) == 4
+        assert all("permission is denied; make the folder writable" in line for line in lines[1:])
+
+
+def test_a_vanished_file_is_named_and_found(tmp_path):
+    root = tmp_path / "ref"
+    store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+    (root / store.manifest.segments[0].keys).unlink()
+    with pytest.raises(FormatError, match=r"keys-.* is missing; run mst verify --repair"):
+        ReferenceStore.open(root).index()
+    assert [finding.kind for finding in verify(root).findings if finding.kind == "missing"] == ["missing"]
+
+
+def test_reasons_in_one_line(tmp_path):
+    for error, text in (
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError("LanceError(IO): ... No space left on device (os error 28), rust/x.rs:1"), "the disk is full"),
+        (PermissionError(13, "Permission denied"), "permission is denied"),
+        (OSError(30, "Read-only file system"), "read-only"),
+        (RuntimeError("something\nover lines"), "something"),
+    ):
+        message = str(storage_error(error, tmp_path))
+        assert text in message
+        assert "\n" not in message
+
+
+def test_the_lock_is_free_after_the_block(tmp_path):
+    refused = pytest.raises(LockedError, match=f"process {os.getpid()}")
+    with writer_lock(tmp_path, "one"), refused, writer_lock(tmp_path, "two"):
+        pass
+    with writer_lock(tmp_path, "three"):
+        pass
+    (tmp_path / ".lock").write_text("rubbish")
+    with writer_lock(tmp_path, "four"):
+        pass

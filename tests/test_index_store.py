@@ -1,0 +1,438 @@
+"""The store's contract: what is added comes back, what must be refused is, every version stays."""
+
+from dataclasses import replace
+
+import lancedb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mclstexp.config import RetrievalConfig
+from mclstexp.errors import ExistsAlreadyError, FormatError, InputError, MismatchError
+from mclstexp.index.familiarity import familiarity, reference_scores
+from mclstexp.index.format import SlideRecord, content_hash
+from mclstexp.index.retrieval import Filter, retrieve
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.verify import verify
+from mclstexp.types import GenePanel, SpotTable
+
+SIM = Simulation()
+CONFIG = RetrievalConfig(k=12)
+
+
+def records(*numbers, n_spots=20):
+    return [SIM.record(number, n_spots) for number in numbers]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ReferenceStore.create(
+        tmp_path / "ref", SIM.identity(), records(0, 1, 2, 9), message="first", command="mst x"
+    )
+
+
+def answers(store, genes=None, **options):
+    """Everything that a prediction shows, apart from row ids and versions."""
+    found = retrieve(store, SIM.queries(9), CONFIG, genes=genes, **options)
+    return found.mean, found.sd, found.provenance.drop_columns(["row_id"])
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
+    assert one[2].equals(other[2])
+
+
+def test_what_is_added_comes_back(store):
+    for number in (0, 1, 2, 9):
+        record = SIM.record(number, 20)
+        (entry,) = store.find_slide(record.content_hash)
+        row_ids = np.arange(*entry.rows)
+        table = store.spots(row_ids, ["spot_id", "x_px", "y_px", "array_row", "array_col", "patient", "label"])
+        assert table["spot_id"].to_pylist() == record.spot_ids.tolist()
+        np.testing.assert_array_equal(np.stack([table["x_px"], table["y_px"]], axis=1), record.xy_px)
+        np.testing.assert_array_equal(table["array_row"], record.array_row)
+        assert set(table["patient"].to_pylist()) == {record.patient}
+        assert table["label"].null_count == 20
+        np.testing.assert_array_equal(store.embeddings(row_ids), record.embedding)
+        np.testing.assert_array_equal(store.embeddings(row_ids, "image_embedding"), record.image_embedding)
+        (piece,) = store.counts(row_ids)
+        np.testing.assert_array_equal(piece.counts.toarray(), record.counts.toarray())
+        assert store.panels[entry.genes_digest] == record.genes
+        assert (entry.mpp, entry.mpp_source, entry.spot_context) == (0.5, "given", "whole slide")
+    assert store.n_spots == len(store) == 80
+    assert verify(store.root).ok
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row_ids=st.lists(st.integers(0, 79), max_size=30))
+def test_spots_come_in_the_asked_order_with_repeats(store, row_ids):
+    table = store.spots(np.array(row_ids, dtype=np.int64), ["row_id", "slide_id"])
+    assert table["row_id"].to_pylist() == row_ids
+    names = [store.entries[i].slide_id for i in store.slide_numbers(np.array(row_ids, dtype=np.int64))]
+    assert table["slide_id"].to_pylist() == names
+
+
+def test_unknown_rows_are_refused(store):
+    store.remove(slides=["slide0001"])
+    for row in (25, 80, -1):
+        with pytest.raises(InputError, match=f"Row id {row} is not in version 2"):
+            store.spots(np.array([0, row]), ["spot_id"])
+
+
+def test_lancedb_opens_the_tables(store):
+    table = lancedb.connect(store.root).open_table("spots")
+    assert table.count_rows() == 80
+    assert lancedb.connect(store.root).open_table("slides").count_rows() == 4
+
+
+def test_labels_and_slides_without_image(tmp_path):
+    plain = SIM.record(0, 20, image=False)
+    labelled = replace(SIM.record(1, 20), labels=np.array(["tumour", "stroma"] * 10))
+    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), [plain, labelled])
+    assert [entry.has_image for entry in store.slides()] == [False, True]
+    assert np.isnan(store.embeddings(np.arange(20), "image_embedding")).all()
+    found = retrieve(store, SIM.queries(3), CONFIG, filter=Filter(where="label = 'tumour'"))
+    assert set(found.provenance["slide"].to_pylist()) == {"slide0001"}
+    assert (found.neighbours.row_ids[:, 10:] == -1).all()
+    assert "fewer than 12 neighbours" in found.notes[0]
+    assert verify(store.root).ok
+
+
+def test_adding_one_by_one_gives_the_answers_of_building_at_once(store, tmp_path):
+    whole = ReferenceStore.create(tmp_path / "whole", SIM.identity(), records(2, 9, 0, 5, 1, 7))
+    store.add(records(5))
+    store.add(records(7))
+    same(answers(store, "all"), answers(whole, "all"))
+
+
+def test_slides_that_are_there_are_skipped_refused_or_replaced(store):
+    before = store.version
+    report = store.add(records(0, 1))
+    assert (report.skipped, report.added, store.version) == (["slide0000", "slide0001"], [], before)
+    with pytest.raises(ExistsAlreadyError, match=r"slide0001 is in the reference with other content.*--replace"):
+        store.add([SIM.record(5, 20), SIM.record(1, 20, variant=1)])
+    assert store.version == ReferenceStore.open(store.root).version == before
+    moved = replace(SIM.record(1, 20), patient="someone else")
+    with pytest.raises(ExistsAlreadyError, match="patient 'patient0000' of cohort 'cohort000', now 'someone else'"):
+        store.add([moved])
+    report = store.add([SIM.record(1, 30, variant=1), SIM.record(4, 20)], replace=True)
+    assert (report.replaced, report.added) == (["slide0001"], ["slide0004"])
+    assert store.version == before + 1
+    assert store.n_spots == 80 - 20 + 30 + 20
+    assert verify(store.root).ok
+
+
+def test_probable_duplicates_are_reported(store):
+    twin = replace(SIM.record(0, 20), slide_id="another name")
+    report = store.add([twin])
+    assert report.duplicates == {"another name": ["slide0000"]}
+    found = verify(store.root)
+    assert found.ok
+    assert "another name, slide0000" in found.of("duplicate")[0].message
+
+
+def test_one_bad_slide_spoils_the_whole_add(store):
+    def going_wrong():
+        yield SIM.record(5, 20)
+        raise FileNotFoundError("the image of slide 6")
+
+    for bad, error, text in (
+        (going_wrong(), FileNotFoundError, "the image of slide 6"),
+        (iter([SIM.record(5, 20), SIM.record(5, 20)]), InputError, "slide0005 is given twice"),
+        (iter([SIM.record(5, 20), Simulation(dim=8).record(6, 20)]), InputError, "length 8, the reference's 32"),
+    ):
+        with pytest.raises(error, match=text):
+            store.add(bad)
+    assert ReferenceStore.open(store.root).version == 1
+    assert verify(store.root).findings == [], "nothing is left behind"
+    assert store.add(records(5)).added == ["slide0005"]
+
+
+def test_removing(store):
+    with pytest.raises(InputError, match="no patient 'nobody'; it has patient0000, patient0003"):
+        store.remove(patients=["nobody"])
+    with pytest.raises(InputError, match="Nothing was named"):
+        store.remove()
+    with pytest.raises(InputError, match="leaves no reference"):
+        store.remove(cohorts=["cohort000", "cohort001"])
+    gone = store.remove(patients=["patient0000"])
+    assert [entry.slide_id for entry in gone] == ["slide0000", "slide0001", "slide0002"]
+    assert [entry.slide_id for entry in store.slides()] == ["slide0009"]
+    assert store.history()[-1].message == "remove slide0000, slide0001, slide0002"
+
+
+def test_every_version_stays_and_answers_the_same_bits(store):
+    first = answers(store)
+    store.tag("paper", 1)
+    store.add(records(5))
+    second = answers(store)
+    store.remove(slides=["slide0000"])
+    store.optimize()
+    for name in (1, "1", "paper"):
+        old = ReferenceStore.open(store.root, version=name)
+        same(answers(old), first)
+        with pytest.raises(InputError, match="mst restore 1"):
+            old.add(records(7))
+    same(answers(ReferenceStore.open(store.root, version=2)), second)
+    store.restore("paper")
+    assert store.version == 5
+    same(answers(store), first)
+    store.restore(2)
+    same(answers(store), second)
+    store.add(records(7))
+    assert [record.version for record in store.history()] == list(range(1, 8))
+    assert [record.message for record in store.history()][:4] == ["first", "add", "remove slide0000", "optimize"]
+    assert store.history()[0].command == "mst x"
+    assert verify(store.root).ok
+
+
+def test_row_ids_are_never_used_again(store):
+    store.add(records(5))
+    (gone,) = store.find_slide(SIM.record(5, 20).content_hash)
+    store.restore(1)
+    store.add(records(7))
+    (new,) = store.find_slide(SIM.record(7, 20).content_hash)
+    assert new.row_start >= gone.rows[1]
+
+
+def test_versions_and_tags_that_do_not_exist(store):
+    for name, text in ((7, "no version 7; the newest is 1"), (0, "no version 0"), ("nope", "no tag 'nope'")):
+        with pytest.raises(InputError, match=text):
+            ReferenceStore.open(store.root, version=name)
+    with pytest.raises(InputError, match="newest already"):
+        store.restore(1)
+    with pytest.raises(InputError, match="cannot be used"):
+        store.tag("../evil")
+    store.tag("a.b")
+    with pytest.raises(ExistsAlreadyError, match="for version 1"):
+        store.tag("a.b")
+    store.add(records(5))
+    store.tag("a.b", force=True)
+    assert store.tags() == {"a.b": 2}
+
+
+def test_readers_keep_their_version(store):
+    reader = ReferenceStore.open(store.root)
+    before = answers(reader)
+    late = ReferenceStore.open(store.root)
+    store.remove(slides=["slide0000"])
+    store.add(records(5, 6))
+    store.optimize()
+    same(answers(reader), before)
+    same(answers(late), before)
+    assert late.version == 1
+
+
+def test_a_build_replaces_only_when_forced_and_stays_restorable(store):
+    first = answers(store)
+    with pytest.raises(ExistsAlreadyError, match="--force"):
+        ReferenceStore.create(store.root, SIM.identity(), records(5))
+    rebuilt = ReferenceStore.create(store.root, SIM.identity(), records(5, 0), force=True)
+    assert (rebuilt.version, rebuilt.n_spots) == (2, 40)
+    assert verify(store.root).ok
+    rebuilt.restore(1)
+    same(answers(rebuilt), first)
+    rebuilt.restore(2)
+    again = ReferenceStore.create(store.root, SIM.identity(), records(6), force=True)
+    assert [record.version for record in again.history()] == [2, 3, 4, 5]
+    assert verify(store.root).ok
+
+
+@pytest.mark.parametrize("what", ["file", "foreign"])
+def test_a_build_touches_nothing_of_the_users(tmp_path, what):
+    target = tmp_path / "mine"
+    if what == "file":
+        target.write_text("precious")
+    else:
+        (target / "spots.lance").mkdir(parents=True)
+        (target / "spots.lance" / "precious").write_text("precious")
+    for force in (False, True):
+        with pytest.raises(ExistsAlreadyError, match=r"is a file|is not a reference"):
+            ReferenceStore.create(target, SIM.identity(), records(0), force=force)
+    assert (target if what == "file" else target / "spots.lance" / "precious").read_text() == "precious"
+
+
+def test_a_failed_build_leaves_no_folder(tmp_path):
+    def going_wrong():
+        yield SIM.record(0, 20)
+        raise InputError("no such image")
+
+    for bad, text in ((going_wrong(), "no such image"), ([], "at least one slide")):
+        with pytest.raises(InputError, match=text):
+            ReferenceStore.create(tmp_path / "ref", SIM.identity(), bad)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="does not exist"):
+        ReferenceStore.create(tmp_path / "no" / "ref", SIM.identity(), records(0))
+    with pytest.raises(InputError, match="one of auto, exact"):
+        ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(0), index="best")
+
+
+def test_the_model_is_part_of_the_commit(tmp_path):
+    def save(folder):
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(b"weights")
+
+    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(0), save_model=save)
+    assert (store.model_folder / "weights.safetensors").read_bytes() == b"weights"
+    again = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(1), save_model=save, force=True)
+    assert again.model_folder == store.model_folder
+    (store.model_folder / "weights.safetensors").write_bytes(b"damaged")
+    assert [finding.kind for finding in verify(store.root).findings] == ["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"model_digest": "f" * 64}, "model 000000000000, but this model has ffffffffffff"),
+        ({"embed_dim": 64}, "embedding length 32, but this model has 64"),
+        ({"panel": GenePanel(("A", "B"))}, r"gene panel .* \(40 genes\), but this model has .* \(2 genes\)"),
+        ({"settings": {"patch": {"mpp": 1.0}}}, r'patch \{"mpp":0.5\}, but this model has \{"mpp":1.0\}'),
+        ({"settings": {"patch": {"mpp": 0.5}, "spot_context": "6 rings"}}, 'spot context null, .* "6 rings"'),
+    ],
+)
+def test_another_model_is_refused_with_both_values(tmp_path, change, text):
+    identity = replace(SIM.identity(), settings={"patch": {"mpp": 0.5}})
+    store = ReferenceStore.create(tmp_path / "ref", identity, records(0))
+    store.check_identity(replace(identity))
+    with pytest.raises(MismatchError, match=text):
+        store.check_identity(replace(identity, **change))
+
+
+def test_filters_by_patient_slide_and_cohort(store):
+    def slides(**names):
+        return set(retrieve(store, SIM.queries(9), CONFIG, filter=Filter(**names)).provenance["slide"].to_pylist())
+
+    assert slides(exclude_patients=("patient0000",)) == {"slide0009"}
+    assert slides(exclude_slides=("slide0009", "slide0001")) <= {"slide0000", "slide0002"}
+    assert slides(only_cohorts=("cohort001",)) == {"slide0009"}
+    assert slides(where="array_row < 2 AND slide_id != 'slide0000'") <= {"slide0001", "slide0002", "slide0009"}
+    for names, text in (
+        ({"exclude_patients": ("nobody",)}, "no patient 'nobody'"),
+        ({"only_cohorts": ("nowhere",)}, "no cohort 'nowhere'"),
+        ({"where": "colour = 'red'"}, "columns: row_id, slide_id"),
+        ({"where": "not sql at all ("}, "cannot be used"),
+        ({"where": "array_row > 1000"}, "leaves no reference spot"),
+        ({"exclude_patients": ("patient0000", "patient0003")}, "leaves no reference spot"),
+    ):
+        with pytest.raises(InputError, match=text):
+            slides(**names)
+
+
+def test_a_filter_never_leaves_a_query_short(store):
+    found = retrieve(store, SIM.queries(9), RetrievalConfig(k=20), filter=Filter(exclude_patients=("patient0000",)))
+    assert (found.neighbours.row_ids >= 0).all()
+
+
+def test_a_slide_is_found_by_content_and_by_file(store):
+    record = SIM.record(9, 20)
+    assert [entry.slide_id for entry in store.find_slide(record.content_hash)] == ["slide0009"]
+    assert [entry.slide_id for entry in store.find_slide(next(iter(record.sources.values())))] == ["slide0009"]
+    assert store.find_slide("f" * 64) == []
+
+
+def test_genes_by_symbol_and_ensembl(tmp_path):
+    panel = GenePanel(SIM.genes.symbols, tuple(f"ENSG{i:011d}.3" for i in range(len(SIM.genes))))
+    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), [replace(SIM.record(0, 20), genes=panel)])
+    found = retrieve(store, SIM.queries(2), CONFIG, genes=["GENE00055", "ENSG00000000003", "GENE00003"])
+    assert found.genes.symbols == ("GENE00055", "GENE00003")
+    with pytest.raises(InputError, match="'ERBB9' was measured by no slide"):
+        retrieve(store, SIM.queries(2), CONFIG, genes=["ERBB9"])
+
+
+def test_no_queries_and_no_genes(store):
+    none = retrieve(store, np.zeros((0, SIM.dim), np.float32), CONFIG)
+    assert none.mean.shape == (0, 40)
+    assert none.provenance.num_rows == 0
+    assert retrieve(store, SIM.queries(2), CONFIG, genes=[]).mean.shape == (2, 0)
+
+
+def test_familiarity_ranks_patches(store):
+    rng = np.random.default_rng(0)
+    strange = rng.normal(size=(30, SIM.dim)).astype(np.float32)
+    strange /= np.linalg.norm(strange, axis=1, keepdims=True)
+    known = familiarity(store, SIM.queries(30), k=5)
+    unknown = familiarity(store, strange, k=5)
+    assert ((known >= 0) & (known <= 100)).all()
+    assert np.median(known) > np.median(unknown) + 20
+    np.testing.assert_array_equal(familiarity(store, SIM.queries(30), k=5), known)
+    # The scale: each patch against the slides that are not its own.
+    entry = store.slides()[0]
+    others = np.ones(80, dtype=bool)
+    others[slice(*entry.rows)] = False
+    patches = store.embeddings(np.arange(*entry.rows), "image_embedding")
+    scores = store.index("cpu").search(patches, 5, allowed=others).similarity.mean(axis=1)
+    assert np.isin(scores.astype(np.float32).round(6), reference_scores(store, k=5).round(6)).all()
+
+
+def test_familiarity_without_a_scale(tmp_path):
+    alone = ReferenceStore.create(tmp_path / "a", SIM.identity(), records(0))
+    assert np.isnan(familiarity(alone, SIM.queries(3), k=5)).all()
+    blind = ReferenceStore.create(tmp_path / "b", SIM.identity(), [SIM.record(i, 20, image=False) for i in range(2)])
+    assert np.isnan(familiarity(blind, SIM.queries(3), k=5)).all()
+
+
+def spot_table(record, order, genes):
+    return SpotTable(
+        record.spot_ids[order],
+        record.xy_px[order],
+        record.array_row[order],
+        record.array_col[order],
+        record.counts[order][:, genes],
+        record.genes.subset(genes),
+    )
+
+
+def test_the_content_hash_knows_content_and_nothing_else():
+    record = SIM.record(0, 20)
+    straight = spot_table(record, np.arange(20), np.arange(60))
+    turned = spot_table(record, np.arange(20)[::-1], np.arange(60)[::-1])
+    assert content_hash(straight) == content_hash(turned)
+    assert content_hash(straight) != content_hash(straight, "image")
+    assert content_hash(straight) != content_hash(spot_table(record, np.arange(19), np.arange(60)))
+    assert content_hash(straight) != content_hash(spot_table(record, np.arange(20), np.arange(59)))
+    moved = replace(straight, xy_px=straight.xy_px + 1)
+    assert content_hash(straight) != content_hash(moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"embedding": np.zeros((20, 32), np.float32)}, "20 of 20 rows are not finite or not of unit length"),
+        ({"embedding": np.ones((19, 32), np.float32)}, r"shape \(19, 32\)"),
+        ({"image_embedding": np.full((20, 32), np.nan)}, "image_embedding"),
+        ({"content_hash": ""}, "content hash"),
+        ({"spot_ids": np.array(["a"] * 20)}, "more than once"),
+    ],
+)
+def test_bad_records_are_refused(change, text):
+    values = {**SIM.record(0, 20).__dict__, **change}
+    with pytest.raises(InputError, match=text):
+        SlideRecord(**values)
+
+
+def test_what_is_not_a_reference(tmp_path, store):
+    with pytest.raises(InputError, match=r"is not a reference: it has no manifest.json"):
+        ReferenceStore.open(tmp_path)
+    with pytest.raises(InputError, match="is not a reference"):
+        ReferenceStore.open(tmp_path / "nowhere")
+    (store.root / "manifest.json").write_text("{}")
+    with pytest.raises(FormatError, match="damaged"):
+        ReferenceStore.open(store.root)
+
+
+def test_an_index_that_lacks_spots_is_never_used(store):
+    manifest = replace(store.manifest, segments=())
+    with pytest.raises(FormatError, match="index lacks spots"):
+        ReferenceStore(store.root, manifest).index()
+
+
+def test_a_damaged_table_version_is_found_when_opened(store):
+    (file,) = (store.root / "spots.lance/_versions").glob("*.manifest")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match=r"version 1 of table spots.lance is missing or damaged"):
+        ReferenceStore.open(store.root).spots(np.array([0]), ["spot_id"])

@@ -54,7 +54,10 @@ def main() -> None:
         app(standalone_mode=True)
     except MclstexpError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer turns Ctrl-C into an exit of its own, without a word
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         sys.stderr.write("mst: interrupted; nothing half-written was left behind\n")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mclstexp.prediction import Prediction
 
 GENES = ("ERBB2", "COL1A1", "CD3E")
-ENCODER = "resnet10t"
+ENCODER = "test_resnet"
+"""A timm model of 0.4 million parameters; with random weights it still sees colour and texture."""
 
 
 def demo(
@@ -22,6 +23,7 @@ def demo(
     force: options.Force = False,
 ) -> None:
     """Simulate a cohort, train on it, index it, predict a held-out slide, and score and draw the prediction."""
+    import shutil
     import time
 
     from mclstexp.data.coords import read_query
@@ -30,6 +32,7 @@ def demo(
     from mclstexp.files import new_folder
     from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
     from mclstexp.model.checkpoint import save_model
+    from mclstexp.model.features import FeatureCache
     from mclstexp.train import TrainOptions, train
 
     started = time.monotonic()
@@ -41,9 +44,10 @@ def demo(
         say("simulating four patients, two slides each, and a slide of a fifth patient to predict")
         cohort = write_cohort(work / "cohort", seed=seed, on_progress=progress("simulating"))
         slides = read_slides(cohort.refs)
-        config = options.model_config("paper", encoder=ENCODER, seed=seed)
+        config = options.model_config("default", encoder=ENCODER, seed=seed)
         say(f"training on {len(slides)} slides, {sum(map(len, slides))} spots (encoder {ENCODER}, random weights)")
-        model = train(slides, config, TrainOptions(weights="random", on_note=say))
+        run = TrainOptions(weights="random", cache=FeatureCache(work / "cache"), on_note=say)
+        model = train(slides, config, run)
         save_model(work / "model", model.files)
         say("indexing them")
         build = BuildOptions(command="mst demo")
@@ -53,6 +57,7 @@ def demo(
         prediction = predict_slide(query, model.encoders, store, QueryOptions(command="mst demo")).prediction
         prediction.save(work / "prediction.h5ad")
         score = _score(prediction, cohort, work)
+        shutil.rmtree(work / "cache")
         say("done")
     emit(score)
     emit(f"\nLook at {output / 'ERBB2.png'}, open {output / 'prediction.h5ad'} in scanpy, or ask for the evidence:")

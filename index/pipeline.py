@@ -216,7 +216,12 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
     percentile = familiarity(store, query, k=FAMILIARITY_K, allowed=allowed_rows(store, options.filter))
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
-    prediction = _assemble(slide, found, obs, encoders, store, config, options)
+    corrected = None
+    if rule == encoders.config.normalisation:
+        keys = store.index(options.device).keys(found.neighbours.row_ids)
+        keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
+        corrected = encoders.corrected(found.mean, found.genes, query, keys, found.weights)
+    prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
     return Predicted(prediction, (*_notes(slide, store, options), *found.notes))
 
 
@@ -236,10 +241,10 @@ def _notes(slide: Slide, store: ReferenceStore, options: QueryOptions) -> list[s
 def _assemble(
     slide: Slide,
     found: Retrieval,
+    corrected: FloatArray | None,
     obs: dict[str, NDArray[Any]],
     encoders: EncoderPair,
     store: ReferenceStore,
-    config: RetrievalConfig,
     options: QueryOptions,
 ) -> Prediction:
     spots = slide.spots
@@ -253,7 +258,8 @@ def _assemble(
         "reference_version": store.version,
         "normalisation": to_dict(found.normalisation),
         "panel_genes": list(encoders.panel.symbols),
-        "retrieval": to_dict(config),
+        "retrieval": to_dict(options.retrieval or encoders.config.retrieval),
+        "correction": encoders.config.correction if corrected is not None else 0.0,
         "patch": to_dict(encoders.config.patch),
         "encoder": to_dict(encoders.config.encoder),
         "filter": to_dict(options.filter) if options.filter else {},
@@ -268,7 +274,8 @@ def _assemble(
         array_row=spots.array_row,
         array_col=spots.array_col,
         genes=found.genes,
-        mean=found.mean,
+        mean=found.mean if corrected is None else corrected,
+        retrieved=None if corrected is None else found.mean,
         sd=found.sd if found.sd is not None else np.full_like(found.mean, np.nan),
         obs=obs,
         var={"missing_reason": reasons} if any(reasons) else {},

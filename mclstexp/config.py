@@ -114,12 +114,45 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class SharedSpaceConfig:
+    """The shared space of the default recipe (docs/accuracy.md says what each part is worth).
+
+    Attributes
+    ----------
+    components
+        Directions of expression that the space knows; an embedding has one number more.
+    context_um, context_scales
+        Patches also enter averaged over their neighbours, with Gaussian weights of this width; 0 turns it off.
+        ``context_scales`` says which of the encoder's scales (by position; None: all).
+    caution
+        Factor on the chosen regularisation where the training slides hold one patient only, so that nothing can show
+        what transfers to another.
+    radius
+        Weight of the constant that keeps lengths visible on the unit sphere: large is nearly Euclidean.
+    shrink_spots
+        A slide's own mean counts against so many spots of the training mean: a query of one patch still has a centre.
+    max_landmarks, max_rank
+        Bounds of the solver: spots that span the image features, and directions kept of them.
+    """
+
+    components: int = 6
+    context_um: float = 200.0
+    context_scales: tuple[int, ...] | None = None
+    caution: float = 3.0
+    radius: float = 2.0
+    shrink_spots: float = 10.0
+    max_landmarks: int = 4096
+    max_rank: int = 1536
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides what a model computes, saved in its folder.
 
     ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
-    a fused key (0: spot embedding alone).
+    a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
+    (0: the plain weighted mean).
     """
 
     recipe: str = "default"
@@ -128,9 +161,11 @@ class ModelConfig:
     normalisation: Normalisation = Normalisation()
     space: Literal["network", "shared"] = "shared"
     network: NetworkConfig = NetworkConfig()
+    shared: SharedSpaceConfig = SharedSpaceConfig()
     optim: OptimConfig = OptimConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     key_mix: float = 0.5
+    correction: float = 0.5
     n_genes: int = 1000
     seed: int = 0
 

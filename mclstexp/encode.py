@@ -16,6 +16,7 @@ from mclstexp.errors import MismatchError
 from mclstexp.model.checkpoint import ModelFiles, load_model
 from mclstexp.model.features import FeatureCache, slide_features
 from mclstexp.model.image_encoder import ImageEncoder, resolve_device
+from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query
 from mclstexp.model.spaces import Space, space_from_state
 from mclstexp.types import FloatArray, GenePanel, Slide
 
@@ -112,6 +113,31 @@ class EncoderPair:
                 "(symbols or Ensembl ids) of its counts."
             )
         return self.space.embed_spots(expression, measured, slide)
+
+    def corrected(
+        self, expression: FloatArray, genes: GenePanel, query: FloatArray, neighbours: FloatArray, weights: FloatArray
+    ) -> FloatArray | None:
+        """Return the neighbours' weighted mean corrected for where they lie, or None when the model does not correct.
+
+        Parameters
+        ----------
+        expression
+            ``(n, len(genes))`` weighted mean on the model's own scale. Genes outside the panel stay as they are.
+        query, neighbours, weights
+            ``(n, d)`` query embeddings, ``(n, k, d)`` the neighbours' keys, ``(n, k)`` their weights.
+        """
+        if not isinstance(self.space, SharedSpace) or self.config.correction == 0:
+            return None
+        radius = self.space.config.radius
+        slope = np.zeros((self.space.embed_dim - 1, len(genes)), dtype=np.float32)
+        known = [(i, self.panel.position[s]) for i, s in enumerate(genes.symbols) if s in self.panel.position]
+        if known:
+            here, there = np.array(known).T
+            slope[:, here] = self.space.expression_per_coordinate()[:, there]
+        present = np.where(weights[..., None] > 0, neighbours, 0)  # where k is more than there are, the rest is NaN
+        centre = np.einsum("nk,nkc->nc", weights, coordinates(present, radius))
+        at = coordinates(query, radius)
+        return correct_toward_query(expression, at, centre, slope, strength=self.config.correction)
 
     def encode_keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
         """Return the slide's keys: spot embeddings, mixed with its patches' where it has an image."""

@@ -49,7 +49,7 @@ NEIGHBOUR_SCHEMA = pa.schema(
 )
 """Columns of the neighbours' table: a row for each query spot and neighbour, ``rank`` 1 the most similar."""
 
-_LAYERS = ("sd", "lower", "upper")
+_LAYERS = ("sd", "lower", "upper", "retrieved")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,8 @@ class Prediction:
         ``(n,)`` int64 grid coordinates, or None where the coordinates file had none.
     lower, upper
         ``(n, G)`` float32 ends of an interval, or None.
+    retrieved
+        ``(n, G)`` float32 plain weighted mean of the neighbours, where ``mean`` holds a correction as well; or None.
     obs, var
         Further columns: ``(n,)`` a spot, ``(G,)`` a gene.
     neighbours
@@ -100,6 +102,7 @@ class Prediction:
     array_col: NDArray[np.int64] | None = None
     lower: FloatArray | None = None
     upper: FloatArray | None = None
+    retrieved: FloatArray | None = None
     obs: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
     var: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
     neighbours: pa.Table = field(default_factory=NEIGHBOUR_SCHEMA.empty_table)

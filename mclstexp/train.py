@@ -19,10 +19,13 @@ from mclstexp.data.patches import iter_patches
 from mclstexp.encode import Device, EncoderPair
 from mclstexp.errors import InputError
 from mclstexp.model.checkpoint import ModelFiles
+from mclstexp.model.context import positions_um
 from mclstexp.model.contrastive import ContrastiveNetwork
 from mclstexp.model.features import FeatureCache
 from mclstexp.model.image_encoder import BATCH, ImageEncoder, Weights, resolve_device
 from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
+from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space
+from mclstexp.model.shared_space import SharedSpace
 from mclstexp.model.spaces import NetworkSpace, Space
 from mclstexp.types import FloatArray, GenePanel, Slide
 
@@ -99,8 +102,8 @@ def train(slides: Sequence[Slide], config: ModelConfig, options: TrainOptions | 
             history, network = _train_heads(usable, features, panel, config, options)
         space = NetworkSpace(network)
     else:
-        features = [_features(slide, backbone, config, options) for slide in usable]
-        raise InputError(f"Space {config.space} is not there yet.")
+        space = _fit_shared(usable, panel, backbone, config, options)
+        history.append({"shared_space": space.report})
     return _finish(usable, panel, backbone, space, config, history=history, facts=facts, options=options)
 
 
@@ -171,6 +174,24 @@ def _train_heads(
     ]
     network = _network(features[0].shape[1], slides, panel, config)
     return _run(NetworkTrainer(network, None, items, config.optim, seed=config.seed, **_device(options)), options)
+
+
+def _fit_shared(
+    slides: Sequence[Slide], panel: GenePanel, backbone: ImageEncoder, config: ModelConfig, options: TrainOptions
+) -> SharedSpace:
+    """Fit the shared space, and say what the image can tell of expression."""
+    layout = FeatureLayout(backbone.block_sizes(config.patch.size_px), len(config.encoder.scales))
+    arrays = []
+    for slide in slides:
+        expression, measured = expression_for(slide.spots, panel, config.normalisation)
+        features = _features(slide, backbone, config, options)
+        place = positions_um(slide)
+        arrays.append(SlideArrays(slide.slide_id, slide.patient, features, expression, measured, place))
+    space = fit_shared_space(arrays, layout, config.shared, seed=config.seed)
+    found = ", ".join(f"{r:.2f}" for r in space.report["correlation"])
+    held_out = {"patient": "patients", "slide": "slides", "block": "quarters of the slide"}[space.report["folds"]]
+    options.on_note(f"correlation of each expression component with its image on held-out {held_out}: {found}")
+    return space
 
 
 def _finetune(

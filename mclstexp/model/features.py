@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,10 @@ class FeatureCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, force=True) as work:
-            np.save(work, features, allow_pickle=False)
+            # numpy's own write of an array to a full disk raises an error that does not say so.
+            buffer = io.BytesIO()
+            np.save(buffer, features, allow_pickle=False)
+            work.write_bytes(buffer.getbuffer())
 
 
 def slide_features(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mclstexp.config import ModelConfig
 from mclstexp.model.contrastive import ContrastiveNetwork
+from mclstexp.model.shared_space import SharedSpace
 from mclstexp.types import FloatArray, GenePanel, Slide
 
 
@@ -75,6 +76,8 @@ def space_from_state(
     config: ModelConfig, panel: GenePanel, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]
 ) -> Space:
     """Rebuild a model's space from its arrays and facts."""
+    if config.space == "shared":
+        return SharedSpace.from_state(arrays, facts)
     rows, cols = facts["array_shape"]
     network = ContrastiveNetwork(facts["n_features"], len(panel), (rows, cols), config.network)
     state = {name.removeprefix("network."): v for name, v in arrays.items() if name.startswith("network.")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,7 @@ from mclstexp.types import FloatArray
 
 EXACT_MATCH = 1e-12
 """Squared distance (or L1 distance) below which two unit vectors are the same."""
-SPREAD_VALUES = 1_000_000
+SPREAD_VALUES = 500_000
 """Values gathered at a time for the spread: few enough to stay in the processor's cache."""
 
 
@@ -125,14 +127,29 @@ def weighted_sums(
     second = np.empty_like(sums)
     step = max(1, SPREAD_VALUES // max(k * values.shape[1], 1))
     local = torch.arange(step * k).view(step, k)
-    for start in range(0, n, step):
-        block = where[start : start + step]
+
+    def one_block(start: int) -> None:
+        block, part = where[start : start + step], weight[start : start + step]
         gathered = table.index_select(0, block.reshape(-1)).float()
-        part = weight[start : start + step]
         sums[start : start + step] = bag(local[: len(block)], gathered, mode="sum", per_sample_weights=part).numpy()
         gathered.mul_(gathered)
         second[start : start + step] = bag(local[: len(block)], gathered, mode="sum", per_sample_weights=part).numpy()
+
+    _in_threads(one_block, range(0, n, step))
     return Moments(sums, second)
+
+
+def _in_threads(call: Callable[[int], None], starts: range) -> None:
+    """Run blocks in parallel, each on one thread: blocks are too small for torch to divide them further."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(call, starts):
+                pass
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,378 @@
+"""Measure a reference of any size: build, open, add, search, filter, aggregate, disk and memory.
+
+    python benchmarks/store.py --spots 1000000 --genes 1000 --folder /somewhere/with/space
+
+Every stage runs in a process of its own, so that its peak memory is its own. The simulated atlas has clustered
+embeddings (`mclstexp.index.simulated`); the counts are those of a few template slides, over and over, since only their
+density matters here. A table is printed, and everything is written to benchmarks/results/store-SPOTS.json.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mclstexp.config import RetrievalConfig
+from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import ReferenceStore
+
+SLIDE_SPOTS = 2500
+SMALL = 10_000
+STAGES = ("build", "open", "search", "filter", "aggregate", "add", "threshold", "transcriptome")
+
+
+class Clock:
+    """Wall time of a block."""
+
+    def __enter__(self) -> "Clock":
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def timed(call: Callable[[], Any], repeat: int = 3) -> tuple[float, Any]:
+    """Return the fastest of some runs, and the last result."""
+    best, result = float("inf"), None
+    for _ in range(repeat):
+        with Clock() as clock:
+            result = call()
+        best = min(best, clock.seconds)
+    return best, result
+
+
+def records(sim: Simulation, n_slides: int, start: int = 0, templates: int = 4) -> Iterator[Any]:
+    """Slides whose counts repeat after a few, and whose embeddings do not."""
+    pool = [sim.record(number, SLIDE_SPOTS) for number in range(templates)]
+    for number in range(start, start + n_slides):
+        rng = np.random.default_rng((sim.seed, number, 7))
+        latent = sim.latent(SLIDE_SPOTS, rng)
+        yield replace(
+            pool[number % templates],
+            slide_id=f"slide{number:04d}",
+            patient=f"patient{number // 3:04d}",
+            cohort=f"cohort{number // 40:03d}",
+            content_hash=f"{number:064d}",
+            embedding=sim.embeddings(latent, rng),
+            image_embedding=sim.embeddings(latent, rng),
+        )
+
+
+class Generated:
+    """An iterator that knows how long its items took, so that they are not counted as building."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with Clock() as clock:
+                item = next(self.items, None)
+            self.seconds += clock.seconds
+            if item is None:
+                return
+            yield item
+
+
+def simulation(options: argparse.Namespace) -> Simulation:
+    """Return the atlas."""
+    return Simulation(n_genes=options.genes, dim=options.dim, n_panel=options.genes)
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has held, memory-mapped pages included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def private_mb() -> float:
+    """Return the memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+
+def build(options: argparse.Namespace) -> dict[str, Any]:
+    """Build the reference."""
+    from mclstexp.index.summary import disk_use
+
+    shutil.rmtree(options.folder / "big", ignore_errors=True)
+    sim = simulation(options)
+    source = Generated(records(sim, options.spots // SLIDE_SPOTS))
+    with Clock() as clock:
+        store = ReferenceStore.create(options.folder / "big", sim.identity(), source, index=options.index)
+    (segment,) = store.manifest.segments
+    bytes_ = disk_use(store.root)
+    return {
+        "spots": store.n_spots,
+        "build_s": clock.seconds - source.seconds,
+        "index": segment.kind,
+        "nprobe": segment.nprobe,
+        "recall_at_build": segment.recall,
+        "disk_bytes_per_spot": {name: round(size / store.n_spots, 1) for name, size in bytes_.items()},
+        "peak_mb": peak_mb(),
+    }
+
+
+def open_(options: argparse.Namespace) -> dict[str, Any]:
+    """Open it, and ask one question."""
+    import lance  # noqa: F401
+
+    from mclstexp.index.ivf import load_faiss
+
+    load_faiss()
+    before = private_mb()
+    with Clock() as clock:
+        store = ReferenceStore.open(options.folder / "big")
+        index = store.index("cpu")
+    opened = private_mb() - before
+    query = simulation(options).queries(1)
+    with Clock() as first:
+        index.search(query, 200)
+    return {"open_s": clock.seconds, "open_private_mb": opened, "first_query_s": first.seconds}
+
+
+def search(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the index with exact search."""
+    from mclstexp.index.segments import recall_at_k
+
+    index = ReferenceStore.open(options.folder / "big").index("cpu")
+    query = simulation(options).queries(options.queries)
+    index.search(query, 200)
+    quick, found = timed(lambda: index.search(query, 200))
+    slow, truth = timed(lambda: index.search(query, 200, method="exact"), repeat=2)
+    single, _ = timed(lambda: [index.search(query[i : i + 1], 200) for i in range(20)])
+    return {
+        "search_s": quick,
+        "exact_s": slow,
+        "speedup": slow / quick,
+        "recall_200": recall_at_k(found.row_ids, truth.row_ids),
+        "one_query_ms": single / 20 * 1000,
+        "peak_mb": peak_mb(),
+    }
+
+
+def filter_(options: argparse.Namespace) -> dict[str, Any]:
+    """Search with most, a part, and little of the reference allowed."""
+    from mclstexp.index.retrieval import Filter, allowed_rows
+    from mclstexp.index.segments import recall_at_k
+
+    store = ReferenceStore.open(options.folder / "big")
+    index = store.index("cpu")
+    query = simulation(options).queries(options.queries)
+    half = (store.n_spots // SLIDE_SPOTS + 1) // 2
+    cases = {
+        "without_a_patient": Filter(exclude_patients=("patient0001",)),
+        "half": Filter(where=f"slide_id < 'slide{half:04d}'"),
+        "one_cohort": Filter(only_cohorts=("cohort000",)),
+        "two_slides": Filter(where="slide_id IN ('slide0002', 'slide0003')"),
+    }
+    result = {}
+    for name, condition in cases.items():
+        with Clock() as clock:
+            allowed = allowed_rows(store, condition)
+        if allowed is None:
+            raise SystemExit("the filter allows everything")
+        seconds, found = timed(lambda mask=allowed: index.search(query, 200, allowed=mask), repeat=2)  # type: ignore[misc]
+        part = slice(0, 200)
+        truth = index.search(query[part], 200, allowed=allowed, method="exact")
+        result[name] = {
+            "share": float(allowed.mean()),
+            "filter_s": clock.seconds,
+            "search_s": seconds,
+            "recall_200": recall_at_k(found.row_ids[part], truth.row_ids),
+            "short": int((found.row_ids < 0).sum()),
+            "wrongly_found": int((~allowed[found.row_ids]).sum()),
+        }
+    return result
+
+
+def upstream_loop(keys: np.ndarray, expression: np.ndarray, query: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Average as upstream does: a spot at a time, L1 distance, inverse square weights, expression and embedding."""
+    predicted = np.zeros((len(query), expression.shape[1]))
+    embedded = np.zeros((len(query), keys.shape[1]))
+    for i in range(len(query)):
+        distance = np.abs(keys[found[i]] - query[i]).sum(axis=1)
+        weight = 1 / distance**2
+        weight /= weight.sum()
+        predicted[i] = np.average(expression[found[i]], axis=0, weights=weight)
+        embedded[i] = np.average(keys[found[i]], axis=0, weights=weight)
+    return predicted
+
+
+def bandwidth() -> float:
+    """Return the bytes that this machine reads a second from memory, over 1 GB."""
+    import torch
+
+    block = torch.ones(2**28, dtype=torch.float32)
+    seconds, _ = timed(block.sum, repeat=7)
+    return 2**30 / seconds
+
+
+def aggregate(options: argparse.Namespace) -> dict[str, Any]:
+    """Average the neighbours' expression, in several ways."""
+    from mclstexp.index.aggregate import neighbour_weights, weighted_sums
+    from mclstexp.index.averaging import AverageOptions, average
+
+    store = ReferenceStore.open(options.folder / "big")
+    index = store.index("cpu")
+    query = simulation(options).queries(options.queries)
+    found = index.search(query, 200)
+    weights = neighbour_weights(found.similarity, RetrievalConfig())
+    values = store.expression_cache().values()
+    gathered = found.row_ids.size * values.shape[1] * 2
+    weighted_sums(values, found.row_ids, weights, squares=False)
+    speed, runs = [], []
+    for _ in range(5):  # by turns, so that a busy machine disturbs both alike
+        speed.append(bandwidth())
+        runs.append(timed(lambda: weighted_sums(values, found.row_ids, weights, squares=False), repeat=3)[0])
+    quick, rate = min(runs), max(speed)
+    spread, _ = timed(lambda: weighted_sums(values, found.row_ids, weights))
+    n_loop = min(100, len(query))
+    keys, dense = np.asarray(index.keys(found.row_ids[:n_loop])), None
+    local = np.arange(n_loop * 200).reshape(n_loop, 200)
+    dense = np.asarray(values[found.row_ids[:n_loop].ravel()], dtype=np.float32)
+    loop, _ = timed(lambda: upstream_loop(keys, dense, query[:n_loop], local))
+    panel, rule = store.identity.panel, store.normalisation
+    n_table = min(100, len(query))
+    rows, part = found.row_ids[:n_table], weights[:n_table]
+    table, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule, use_cache=False)), repeat=1)
+    cached, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule)))
+    return {
+        "memory_gb_s": rate / 1e9,
+        "mean_s": quick,
+        "mean_gb_s": gathered / quick / 1e9,
+        "mean_share_of_bandwidth": gathered / quick / rate,
+        "distinct_rows": len(np.unique(found.row_ids)),
+        "mean_and_sd_s": spread,
+        "loop_s_scaled": loop * len(query) / n_loop,
+        "times_faster_than_loop_mean": loop * len(query) / n_loop / quick,
+        "times_faster_than_loop_mean_and_sd": loop * len(query) / n_loop / spread,
+        "from_table_s_per_100": table * 100 / n_table,
+        "from_copy_s_per_100": cached * 100 / n_table,
+        "peak_mb": peak_mb(),
+    }
+
+
+def add(options: argparse.Namespace) -> dict[str, Any]:
+    """Add 5,000 spots to the big reference and to one of 10,000, by turns; the big one is restored afterwards."""
+    sim = simulation(options)
+    shutil.rmtree(options.folder / "small", ignore_errors=True)
+    small = ReferenceStore.create(options.folder / "small", sim.identity(), records(sim, SMALL // SLIDE_SPOTS))
+    big = ReferenceStore.open(options.folder / "big")
+    before = big.version
+    times: dict[str, list[float]] = {"big": [], "small": []}
+    for turn in range(5):
+        new = list(records(sim, 2, start=5000 + 2 * turn, templates=2))
+        for name, store in (("big", big), ("small", small)):
+            with Clock() as clock:
+                store.add(new)
+            times[name].append(clock.seconds)
+    with Clock() as removing:
+        big.remove(slides=["slide5000"])
+    big.restore(before)
+    shutil.rmtree(options.folder / "small")
+    medians = {name: float(np.median(values[1:])) for name, values in times.items()}
+    return {
+        "add_5000_to_big_s": medians["big"],
+        "add_5000_to_10000_s": medians["small"],
+        "ratio": medians["big"] / medians["small"],
+        "all_big_s": times["big"],
+        "all_small_s": times["small"],
+        "remove_slide_s": removing.seconds,
+        "peak_mb": peak_mb(),
+    }
+
+
+def threshold(options: argparse.Namespace) -> dict[str, Any]:
+    """Search ever larger references exactly, to see up to where that is fast enough."""
+    from mclstexp.index.format import Segment
+    from mclstexp.index.search import LoadedSegment, SpotIndex
+
+    sim = simulation(options)
+    query = sim.queries(options.queries)
+    result = {}
+    for n in (10_000, 50_000, 100_000, 200_000, 400_000):
+        if n > options.spots:
+            break
+        part = LoadedSegment(Segment("", "", ((0, n),)), sim.queries(n, seed=n))
+        index = SpotIndex([part], ((0, n),), dim=sim.dim, tie_rank=lambda ids: ids, device="cpu")
+        result[str(n)], _ = timed(lambda index=index: index.search(query, 200), repeat=2)  # type: ignore[misc]
+    return {"exact_s_by_rows": result}
+
+
+def transcriptome(options: argparse.Namespace) -> dict[str, Any]:
+    """Predict every one of 20,000 genes, which no copy holds."""
+    from mclstexp.index.retrieval import retrieve
+
+    sim = Simulation(n_genes=20_000, dim=options.dim, n_panel=1000, depth=0.12)
+    shutil.rmtree(options.folder / "wide", ignore_errors=True)
+    store = ReferenceStore.create(options.folder / "wide", sim.identity(), records(sim, 8, templates=2))
+    built, before = peak_mb(), private_mb()
+    query = sim.queries(options.queries)
+    density = sum(entry.total_counts > 0 for entry in store.entries) and float(
+        next(store.counts(np.arange(200))).counts.nnz / 200 / 20_000
+    )
+    with Clock() as clock:
+        found = retrieve(store, query, RetrievalConfig(k=200), genes="all", device="cpu")
+    shutil.rmtree(options.folder / "wide")
+    return {
+        "genes": len(found.genes),
+        "spots": store.n_spots,
+        "density": density,
+        "seconds": clock.seconds,
+        "result_mb": 2 * found.mean.nbytes / 2**20,
+        "private_before_mb": before,
+        "peak_mb": peak_mb(),
+        "peak_after_build_mb": built,
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--spots", type=int, default=1_000_000)
+    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--index", default="auto")
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/store"))
+    parser.add_argument("--stages", default=",".join(STAGES), help="Which to run; the others' results are kept.")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help="Keep the simulated reference.")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.stage:
+        name = f"{options.stage}_" if options.stage in ("open", "filter") else options.stage
+        print(json.dumps(globals()[name](options)))
+        return
+    target = Path(__file__).parent / "results" / f"store-{options.spots}.json"
+    target.parent.mkdir(exist_ok=True)
+    results = json.loads(target.read_text()) if target.exists() else {}
+    results["options"] = {name: str(value) for name, value in vars(options).items() if name != "stage"}
+    for stage in options.stages.split(","):
+        command = [sys.executable, __file__, *sys.argv[1:], "--stage", stage]
+        with Clock() as clock:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results[stage] = json.loads(done.stdout)
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{stage} ({clock.seconds:.0f} s)")
+        for name, value in results[stage].items():
+            print(f"  {name:36} {value if not isinstance(value, float) else format(value, '.4g')}")
+    if not options.keep:
+        shutil.rmtree(options.folder)
+
+
+if __name__ == "__main__":
+    main()

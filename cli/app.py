@@ -75,7 +75,7 @@ def _fail(message: str) -> None:
 
 
 def _register() -> None:
-    from mclstexp.cli import build_index, check, demo, evaluate, neighbours, plot, query, train
+    from mclstexp.cli import build_index, check, demo, evaluate, neighbours, plot, query, reference, train
 
     app.command("demo")(demo.demo)
     app.command("check")(check.check)
@@ -86,6 +86,8 @@ def _register() -> None:
     app.command("plot")(plot.plot)
     app.command("evaluate")(evaluate.evaluate)
     app.command("add")(build_index.add)
+    for verb in ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize"):
+        app.command(verb)(getattr(reference, verb))
 
 
 _register()

@@ -191,7 +191,13 @@ RECIPES: dict[str, ModelConfig] = {
         retrieval=RetrievalConfig(weights="inverse_square", distance="l1"),
         key_mix=0.0,
     ),
-    "default": ModelConfig(encoder=EncoderSpec(pooling="stages", views=4)),
+    # Fields of view of 78, 157 and 314 um; the two wider ones also averaged over neighbouring spots.
+    "default": ModelConfig(
+        encoder=EncoderSpec(pooling="stages", views=2, scales=(0.5, 1.0, 2.0)),
+        patch=PatchSpec(mpp=0.7),
+        shared=SharedSpaceConfig(context_scales=(1, 2)),
+        retrieval=RetrievalConfig(k=400, temperature=0.4),
+    ),
 }
 
 

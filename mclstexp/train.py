@@ -21,8 +21,8 @@ from mclstexp.errors import InputError
 from mclstexp.model.checkpoint import ModelFiles
 from mclstexp.model.context import positions_um
 from mclstexp.model.contrastive import ContrastiveNetwork
-from mclstexp.model.features import FeatureCache
-from mclstexp.model.image_encoder import BATCH, ImageEncoder, Weights, resolve_device
+from mclstexp.model.features import READ, FeatureCache
+from mclstexp.model.image_encoder import ImageEncoder, Weights, resolve_device
 from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
 from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space
 from mclstexp.model.shared_space import SharedSpace
@@ -208,7 +208,7 @@ def _finetune(
             path = Path(folder) / f"{len(items)}.npy"
             patches = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
             start = 0
-            for batch in iter_patches(slide, config.patch, batch_size=BATCH):
+            for batch in iter_patches(slide, config.patch, batch_size=READ):
                 patches[start : start + len(batch)] = batch
                 start += len(batch)
             empty = np.zeros((len(slide), 0), dtype=np.float32)

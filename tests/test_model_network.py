@@ -157,7 +157,7 @@ def test_vectors_depend_on_the_slide_alone(
 ) -> None:
     encoders = model.encoders
     first = [(encoders.encode_patches(s), encoders.encode_spots(s)) for s in cohort]
-    monkeypatch.setattr(image_encoder, "BATCH", 5)
+    monkeypatch.setitem(image_encoder.BATCH, "cpu", 5)
     again = [(encoders.encode_patches(s), encoders.encode_spots(s)) for s in reversed(cohort)][::-1]
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):

@@ -16,10 +16,12 @@ from mclstexp.config import PatchSpec, to_dict
 from mclstexp.data.patches import check_inside, iter_patches
 from mclstexp.errors import InputError
 from mclstexp.files import new_file, sha256_file
-from mclstexp.model.image_encoder import BATCH, ImageEncoder
+from mclstexp.model.image_encoder import ImageEncoder
 from mclstexp.types import FloatArray, Slide
 
 Progress = Callable[[int, int], None]
+READ = 128
+"""Patches read at a time."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def slide_features(
     for s, scale in enumerate(encoder.spec.scales):
         spec = dataclasses.replace(patch, scale=patch.scale * scale)
         rows = []
-        for patches in iter_patches(slide, spec, batch_size=BATCH):
+        for patches in iter_patches(slide, spec, batch_size=READ):
             rows.append(encoder.features(patches))
             if on_progress:
                 on_progress(s * len(slide) + sum(map(len, rows)), n_scales * len(slide))

@@ -24,8 +24,9 @@ from mclstexp.types import FloatArray
 MAX_STAGES = 10
 """Stages pooled at most; of a transformer's many blocks as many are taken at equal distances."""
 
-BATCH = 32
-"""Patches a forward pass. Fixed, and the last batch padded, so that a vector never depends on its company."""
+BATCH = {"cpu": 4, "cuda": 128}
+"""Patches a forward pass, by device. Fixed, and the last batch padded, so that a vector never depends on its company.
+Four fit a CPU's cache: 1.5 times as fast as 32 (benchmarks/encoding.py)."""
 
 Weights = Path | Literal["pretrained", "random"]
 
@@ -114,11 +115,12 @@ class ImageEncoder(nn.Module):
         device = next(self.parameters()).device
         out = np.empty((len(patches), self.n_features_per_scale(patches.shape[1])), dtype=np.float32)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            for start in range(0, len(patches), BATCH):
-                batch = _padded(patches[start : start + BATCH])
+            size = BATCH.get(device.type, BATCH["cuda"])
+            for start in range(0, len(patches), size):
+                batch = _padded(patches[start : start + size], size)
                 pixels = torch.from_numpy(batch).to(device)
                 total = torch.stack([self(view).float() for view in _views(pixels, self.spec.views)]).mean(dim=0)
-                kept = min(BATCH, len(patches) - start)
+                kept = min(size, len(patches) - start)
                 out[start : start + kept] = total[:kept].cpu().numpy()
         return out
 
@@ -228,7 +230,7 @@ def _views(pixels: Tensor, n: int) -> Iterator[Tensor]:
     yield from (square + [view.transpose(1, 2) for view in square])[:n]
 
 
-def _padded(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if len(patches) == BATCH:
+def _padded(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if len(patches) == size:
         return np.ascontiguousarray(patches)
-    return np.concatenate([patches, np.zeros((BATCH - len(patches), *patches.shape[1:]), dtype=np.uint8)])
+    return np.concatenate([patches, np.zeros((size - len(patches), *patches.shape[1:]), dtype=np.uint8)])

@@ -25,7 +25,7 @@ from mclstexp.model.loss import contrastive_loss, guessing_loss
 from mclstexp.model.spot_encoder import contexts
 from mclstexp.types import FloatArray
 
-GROUP_SPOTS = 1024
+GROUP_SPOTS = 512
 """Spots whose slides are encoded together in a step; batches are drawn from within such a group."""
 
 SAVE_SECONDS = 20.0

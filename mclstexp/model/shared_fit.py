@@ -20,6 +20,10 @@ STRENGTHS = np.geomspace(0.1, 300.0, 15)
 """Ridge penalties tried, in units of the mean squared length of a spot's features."""
 
 MAX_FOLDS = 8
+
+MIN_PATIENTS = 4
+"""Patients are held out from this number on. With fewer, what is left to learn from is too unlike the whole."""
+
 MAX_CORRELATION = 0.98
 MAX_SLOPE = 1.5
 
@@ -42,6 +46,8 @@ class SlideArrays:
         ``(G,)`` which genes the slide measured.
     xy_um
         ``(n, 2)`` spot centres in um.
+    depth
+        ``(n,)`` total counts, so that shallow spots and slides weigh less; None where nothing is known of it.
     """
 
     slide_id: str
@@ -50,6 +56,7 @@ class SlideArrays:
     expression: FloatArray
     measured: NDArray[np.bool_]
     xy_um: NDArray[np.float64]
+    depth: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -58,6 +65,8 @@ class SlideArrays:
                 f"Slide {self.slide_id}: {n} feature rows, {len(self.expression)} expression rows, "
                 f"{len(self.xy_um)} positions; all must agree."
             )
+        if self.depth is not None and len(self.depth) != n:
+            raise InputError(f"Slide {self.slide_id}: {len(self.depth)} depths for {n} spots; they must agree.")
 
 
 @dataclass(frozen=True)
@@ -105,12 +114,12 @@ def fit_shared_space(
     _check(slides, layout)
     kind, fold_of = folds(slides)
     standard = _Standardiser.fit(slides, layout, config)
-    expression_mean, components = _expression_basis(slides, config)
+    weights = spot_weights(slides)
+    expression_mean, components = _expression_basis(slides, weights, config)
     basis = _feature_basis(slides, standard, config, seed)
-    sums = _accumulate(slides, standard, basis, (expression_mean, components), fold_of)
+    sums = _accumulate(slides, standard, basis, (expression_mean, components), list(zip(weights, fold_of, strict=True)))
     fitted = _ridge(sums, caution=config.caution if kind != "patient" else 1.0)
-    weights = basis @ (fitted.coefficients * fitted.slope)  # (F + context columns, c)
-    own, context = standard.unfold(weights)
+    own, context = standard.unfold(basis @ (fitted.coefficients * fitted.slope))  # from (F + context columns, c)
     correlation = np.clip(fitted.correlation, 0.0, MAX_CORRELATION)
     importance = correlation / np.sqrt(1 - correlation**2)
     amplitude = np.maximum(fitted.amplitude, 1e-9)
@@ -118,7 +127,7 @@ def fit_shared_space(
     report = {
         "folds": kind,
         "n_folds": len(sums.gram),
-        "n_spots": int(sums.n),
+        "n_spots": sum(len(slide.features) for slide in slides),
         "rank": basis.shape[1],
         "correlation": _rounded(fitted.correlation),
         "penalty": _rounded(fitted.penalty),
@@ -140,11 +149,11 @@ def fit_shared_space(
 def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int64]]]:
     """Return what is held out together, and the fold of each slide's spots.
 
-    Patients where there are two or more, else slides, else quarters of the one slide. More than ``MAX_FOLDS`` groups
+    Patients where there are ``MIN_PATIENTS``, else slides, else quarters of the one slide. More than ``MAX_FOLDS`` groups
     are put together, the large ones first, into the fold that is smallest so far.
     """
     patients = [slide.patient or slide.slide_id for slide in slides]
-    known = len({slide.patient for slide in slides if slide.patient}) > 1
+    known = len({slide.patient for slide in slides if slide.patient}) >= MIN_PATIENTS
     names, kind = (patients, "patient") if known else ([slide.slide_id for slide in slides], "slide")
     if len(set(names)) < 2:
         return "block", [_quarters(slide.xy_um) for slide in slides]
@@ -157,6 +166,25 @@ def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int6
         load[fold[name]] += sizes[name]
     spread = [np.full(len(s.features), fold[name], dtype=np.int64) for name, s in zip(names, slides, strict=True)]
     return ("patient" if kind == "patient" else "slide"), spread
+
+
+def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
+    """Return how much each spot counts in the fit, one array ``(n,)`` a slide.
+
+    The fewer counts, the noisier the expression, and the larger its steps: a log of 1 count in 50 is far above one of
+    1 in 5,000. Spots weigh ``t / (t + median)``; a slide whose median is below the others' is taken down in
+    proportion, so that a coarse patient does not bend the space for the deep ones.
+    """
+    known = [slide.depth for slide in slides if slide.depth is not None]
+    if not known:
+        return [np.ones(len(slide.features)) for slide in slides]
+    typical = max(float(np.median(np.concatenate(known))), 1.0)
+    typical_slide = max(float(np.median([np.median(depth) for depth in known])), 1.0)
+    weights = []
+    for slide in slides:
+        depth = np.full(len(slide.features), typical) if slide.depth is None else np.asarray(slide.depth, np.float64)
+        weights.append(depth / (depth + typical) * min(1.0, float(np.median(depth)) / typical_slide))
+    return weights
 
 
 def _quarters(xy_um: Matrix) -> NDArray[np.int64]:
@@ -230,7 +258,9 @@ def _scale(variance: Matrix, weights: Matrix) -> Matrix:
     return np.where(moving, np.sqrt(weights / np.where(moving, variance, 1.0)), 0.0)
 
 
-def _expression_basis(slides: Sequence[SlideArrays], config: SharedSpaceConfig) -> tuple[Matrix, Matrix]:
+def _expression_basis(
+    slides: Sequence[SlideArrays], weights: list[Matrix], config: SharedSpaceConfig
+) -> tuple[Matrix, Matrix]:
     """Mean of the slides' mean expression ``(G,)``, and loadings ``(c, G)``."""
     n_genes = slides[0].expression.shape[1]
     total, count = np.zeros(n_genes), np.zeros(n_genes)
@@ -239,8 +269,8 @@ def _expression_basis(slides: Sequence[SlideArrays], config: SharedSpaceConfig) 
         count += slide.measured
     mean = total / np.maximum(count, 1)
     scatter = np.zeros((n_genes, n_genes))
-    for slide in slides:
-        values = _centred_expression(slide, mean, config)
+    for slide, weight in zip(slides, weights, strict=True):
+        values = _centred_expression(slide, mean, config) * np.sqrt(weight)[:, None]
         scatter += values.T @ values
     _, vectors = eigh(scatter)
     loadings = vectors[:, ::-1][:, : config.components].T
@@ -279,7 +309,7 @@ class _Sums:
     gram: list[Matrix]
     cross: list[Matrix]
     square: Matrix
-    n: int
+    weight: float
 
 
 def _accumulate(
@@ -287,24 +317,25 @@ def _accumulate(
     standard: _Standardiser,
     basis: Matrix,
     expression_basis: tuple[Matrix, Matrix],
-    fold_of: list[NDArray[np.int64]],
+    weight_and_fold: list[tuple[Matrix, NDArray[np.int64]]],
 ) -> _Sums:
     mean, components = expression_basis
     rank, width = basis.shape[1], len(components)
-    n_folds = 1 + max(int(fold.max()) for fold in fold_of)
+    n_folds = 1 + max(int(fold.max()) for _, fold in weight_and_fold)
     gram = [np.zeros((rank, rank)) for _ in range(n_folds)]
     cross = [np.zeros((rank, width)) for _ in range(n_folds)]
-    square, n = np.zeros(width), 0
-    for slide, fold in zip(slides, fold_of, strict=True):
-        rotated = standard.design(slide) @ basis.astype(np.float32)
-        target = _centred_expression(slide, mean, standard.config) @ components.T
+    square, total = np.zeros(width), 0.0
+    for slide, (weight, fold) in zip(slides, weight_and_fold, strict=True):
+        root = np.sqrt(weight)[:, None]
+        rotated = (standard.design(slide) @ basis.astype(np.float32)).astype(np.float64) * root
+        target = _centred_expression(slide, mean, standard.config) @ components.T * root
         square += (target**2).sum(axis=0)
-        n += len(target)
+        total += float(weight.sum())
         for f in np.unique(fold):
-            part = rotated[fold == f].astype(np.float64)
+            part = rotated[fold == f]
             gram[f] += part.T @ part
             cross[f] += part.T @ target[fold == f]
-    return _Sums(gram, cross, square, n)
+    return _Sums(gram, cross, square, max(total, 1e-9))
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +351,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
     """Ridge regression of every component, each with the penalty that predicts it best on the folds held out."""
     gram: Matrix = np.sum(sums.gram, axis=0)
     cross: Matrix = np.sum(sums.cross, axis=0)
-    unit = float(np.trace(gram)) / sums.n
+    unit = float(np.trace(gram)) / sums.weight
     parts = list(_held_out(sums, gram, cross))
     n_components = len(sums.square)
     curve = np.stack([_validate(parts, np.full(n_components, s) * unit, sums.square)[0] for s in STRENGTHS])
@@ -329,7 +360,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
     values, vectors = eigh(gram)
     rotated = vectors.T @ cross
     coefficients = vectors @ (rotated / (np.maximum(values, 0.0)[:, None] + penalty * unit))
-    return _Fitted(coefficients, penalty, correlation, slope, amplitude / np.sqrt(sums.n))
+    return _Fitted(coefficients, penalty, correlation, slope, amplitude / np.sqrt(sums.weight))
 
 
 def _held_out(sums: _Sums, gram: Matrix, cross: Matrix) -> Iterator[tuple[Matrix, Matrix, Matrix, Matrix]]:

@@ -186,7 +186,12 @@ def _fit_shared(
         expression, measured = expression_for(slide.spots, panel, config.normalisation)
         features = _features(slide, backbone, config, options)
         place = positions_um(slide)
-        arrays.append(SlideArrays(slide.slide_id, slide.patient, features, expression, measured, place))
+        depth = (
+            np.asarray(slide.spots.counts.sum(axis=1), dtype=np.float64).ravel()
+            if slide.spots.counts is not None
+            else None
+        )
+        arrays.append(SlideArrays(slide.slide_id, slide.patient, features, expression, measured, place, depth))
     space = fit_shared_space(arrays, layout, config.shared, seed=config.seed)
     found = ", ".join(f"{r:.2f}" for r in space.report["correlation"])
     held_out = {"patient": "patients", "slide": "slides", "block": "quarters of the slide"}[space.report["folds"]]

@@ -10,6 +10,7 @@ import pytest
 
 from mclstexp.types import Slide
 
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data, or a skip that says so."""

@@ -197,7 +197,7 @@ def test_another_format_version_is_refused(model: TrainedModel, tmp_path: Path) 
     save_model(tmp_path / "model", model.files)
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(FormatError, match="99.*reads 1"):
+    with pytest.raises(FormatError, match=r"99.*reads 1"):
         load_model(tmp_path / "model")
 
 

@@ -29,6 +29,7 @@ GROUP_SPOTS = 512
 """Spots whose slides are encoded together in a step; batches are drawn from within such a group."""
 
 SAVE_SECONDS = 20.0
+VALIDATE_EVERY = 10
 GUESSING_MARGIN = 0.02
 
 
@@ -140,7 +141,8 @@ class NetworkTrainer:
                 losses.append(loss.item())
                 guesses.append(guessing_loss(len(batch)))
         report = (float(np.mean(losses)), float(np.mean(guesses)))
-        return EpochReport(epoch + 1, *report, self._validate(), time.monotonic() - started)
+        due = (epoch + 1) % VALIDATE_EVERY == 0 or epoch + 1 == self.config.epochs
+        return EpochReport(epoch + 1, *report, self._validate() if due else None, time.monotonic() - started)
 
     def _groups(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Yield ``(m, 2)`` arrays of (slide, spot), whole attention contexts up to about `GROUP_SPOTS`."""

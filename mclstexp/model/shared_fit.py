@@ -149,8 +149,8 @@ def fit_shared_space(
 def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int64]]]:
     """Return what is held out together, and the fold of each slide's spots.
 
-    Patients where there are ``MIN_PATIENTS``, else slides, else quarters of the one slide. More than ``MAX_FOLDS`` groups
-    are put together, the large ones first, into the fold that is smallest so far.
+    Patients where there are ``MIN_PATIENTS``, else slides, else quarters of the one slide. More than ``MAX_FOLDS``
+    groups are put together, the large ones first, into the fold that is smallest so far.
     """
     patients = [slide.patient or slide.slide_id for slide in slides]
     known = len({slide.patient for slide in slides if slide.patient}) >= MIN_PATIENTS
@@ -299,7 +299,8 @@ def _feature_basis(
     rank = min(config.max_rank, len(gram))
     values, vectors = eigh(gram, subset_by_index=(len(gram) - rank, len(gram) - 1))
     kept = values > 1e-5 * values[-1]
-    return (landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)).astype(np.float64)
+    directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+    return np.asarray(directions, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

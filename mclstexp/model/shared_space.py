@@ -126,7 +126,7 @@ class SharedSpace:
         """
         scaled = components.astype(np.float64) * self.gain
         lifted = np.concatenate([scaled, np.full((len(scaled), 1), self.config.radius)], axis=1)
-        return (lifted / np.linalg.norm(lifted, axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(lifted / np.linalg.norm(lifted, axis=1, keepdims=True), dtype=np.float32)
 
     def expression_per_coordinate(self) -> FloatArray:
         """Return ``(c, G)``: how expression changes along each coordinate of `coordinates`."""

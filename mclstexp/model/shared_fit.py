@@ -106,7 +106,7 @@ def fit_shared_space(
     Raises
     ------
     InputError
-        With fewer than 8 spots in all.
+        With fewer than 8 spots in all, or features that are the same everywhere.
     MismatchError
         When the feature length is not the layout's, or differs among slides.
     """
@@ -298,6 +298,10 @@ def _feature_basis(
     gram = (landmarks @ landmarks.T).astype(np.float64)
     rank = min(config.max_rank, len(gram))
     values, vectors = eigh(gram, subset_by_index=(len(gram) - rank, len(gram) - 1))
+    if not values[-1] > 0:
+        raise InputError(
+            "Every spot has the same image features: the patches are blank, or the coordinates off the tissue."
+        )
     kept = values > 1e-5 * values[-1]
     directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
     return np.asarray(directions, dtype=np.float64)

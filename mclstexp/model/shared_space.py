@@ -149,9 +149,8 @@ class SharedSpace:
         """
         missing = [name for name in ARRAYS if f"shared.{name}" not in arrays]
         if missing or "shared" not in facts:
-            raise FormatError(
-                f"The model lacks {missing[0] if missing else 'the facts of'} its shared space; train it anew."
-            )
+            lacking = f"shared.{missing[0]}" if missing else "the settings"
+            raise FormatError(f"The model lacks {lacking} of its shared space; train it anew.")
         values = {name: np.asarray(arrays[f"shared.{name}"], dtype=np.float32) for name in ARRAYS}
         config = from_dict(SharedSpaceConfig, facts["shared"]["config"])
         return cls(config=config, report=facts["shared"]["report"], **values)

@@ -96,7 +96,7 @@ def loop(values, positions, weights):
     return np.array(means), np.array(spreads)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n=st.integers(1, 40),
     k=st.integers(1, 12),

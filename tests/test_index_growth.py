@@ -107,4 +107,4 @@ class Growth(RuleBasedStateMachine):
 
 
 TestGrowth = Growth.TestCase
-TestGrowth.settings = settings(max_examples=8, stateful_step_count=8, deadline=None)
+TestGrowth.settings = settings(max_examples=6, stateful_step_count=8, deadline=None)

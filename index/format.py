@@ -362,7 +362,12 @@ def read_manifest(path: Path, root: Path) -> Manifest:
         )
     for version in range(found, FORMAT_VERSION):
         values = MIGRATIONS[version](values)
-    return Manifest.from_json(values)
+    try:
+        return Manifest.from_json(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"Reference {root}: {path.relative_to(root)} lacks or garbles a field ({error}); run mst verify --repair."
+        ) from error
 
 
 def history_path(root: Path, version: int) -> Path:

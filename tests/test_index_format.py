@@ -88,6 +88,13 @@ def test_other_formats_are_refused(store):
         ReferenceStore.open(store.root)
 
 
+@pytest.mark.parametrize("field", list(Manifest.__dataclass_fields__))
+def test_a_manifest_that_lacks_a_field_is_refused(store, field):
+    rewrite(store, lambda values: {name: value for name, value in values.items() if name != field})
+    with pytest.raises(FormatError, match="lacks or garbles a field"):
+        ReferenceStore.open(store.root)
+
+
 def test_migrations_run_one_after_the_other(store, monkeypatch):
     """A reference as an older program might have left it: without tags, its command under another name."""
 

@@ -108,7 +108,7 @@ def _copy(
     if problem:
         return None, f"The copy of the expression could not be written, so counts were read from the table: {problem}"
     columns = None if genes == panel else np.array([panel.position[symbol] for symbol in genes.symbols])
-    return (store.expression_cache().values(), columns), ""
+    return (store.expression_cache.values(), columns), ""
 
 
 def _blocks(

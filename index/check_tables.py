@@ -172,7 +172,7 @@ def _check_keys(
 
 def check_cache(store: ReferenceStore, report: Report, *, on_progress: Progress | None = None) -> None:
     """Derive the copy of the expression again, slide by slide, and compare; other files of the cache belong to none."""
-    cache = store.expression_cache()
+    cache = store.expression_cache
     name = cache.folder.relative_to(store.root).as_posix()
     for file, problem in cache.problems():
         report.add("unfinished" if file == VALUES else "cache", f"{name}/{file}", problem)

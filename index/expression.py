@@ -97,6 +97,7 @@ class ExpressionCache:
         self.genes = genes
         self.rule = rule
         self.row_bytes = 2 * len(genes)
+        self._mapped: HalfArray | None = None
 
     def filled(self) -> dict[str, dict[str, Any]]:
         """Slides in the file, by their first row id; none where the record is missing, damaged or of something else."""
@@ -174,7 +175,10 @@ class ExpressionCache:
         """Map the file as ``(n_row_ids, n_genes)`` float16 (copy on write: the file never changes through it)."""
         path = self.folder / VALUES
         rows = path.stat().st_size // self.row_bytes
-        return np.memmap(path, dtype="<f2", mode="c", shape=(rows, len(self.genes)))
+        # Mapping again would fault every page in again; the file only ever grows, or is made anew by a repair.
+        if self._mapped is None or len(self._mapped) != rows:
+            self._mapped = np.memmap(path, dtype="<f2", mode="c", shape=(rows, len(self.genes)))
+        return self._mapped
 
     def row_bytes_of(self, row_start: int, n_rows: int) -> bytes:
         """Return rows as they are in the file."""

@@ -219,13 +219,14 @@ class Snapshot:
         """The normalisation that the reference's model was trained with."""
         return from_dict(Normalisation, dict(self.identity.settings.get("normalisation", {})))
 
+    @cached_property
     def expression_cache(self) -> ExpressionCache:
-        """Return the copy of the panel's expression; it may lack slides until `fill_cache`."""
+        """The copy of the panel's expression; it may lack slides until `fill_cache`."""
         return ExpressionCache(self.root, self.manifest.reference_id, self.identity.panel, self.normalisation)
 
     def fill_cache(self, *, on_progress: Progress | None = None) -> str:
         """Complete the copy of the panel's expression; returns why it could not be written, or ""."""
-        cache = self.expression_cache()
+        cache = self.expression_cache
 
         def read(entry: SlideEntry) -> ExpressionRows:
             return self.expression(np.arange(*entry.rows), cache.genes, cache.rule)

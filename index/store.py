@@ -130,7 +130,9 @@ class ReferenceStore(Snapshot):
         self._refuse_pinned()
         report = add_records(self.root, records, replace=replace, message=message, command=command)
         self._reload()
-        self.fill_cache()
+        problem = self.fill_cache()
+        if problem:
+            report.notes.append(f"The copy of the expression could not be brought up to date: {problem}")
         return report
 
     def remove(

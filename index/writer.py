@@ -46,6 +46,8 @@ class AddReport:
         New slide to the slides of the reference with the same content under another name.
     version
         Version after the add.
+    notes
+        What went less well than it might, one sentence each.
     """
 
     added: list[str] = field(default_factory=list)
@@ -53,6 +55,7 @@ class AddReport:
     skipped: list[str] = field(default_factory=list)
     duplicates: dict[str, list[str]] = field(default_factory=dict)
     version: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:

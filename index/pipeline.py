@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.calibration import Calibration, smaller_percentile
 from mclstexp.config import Normalisation, RetrievalConfig, to_dict
 from mclstexp.encode import Device, EncoderPair
 from mclstexp.errors import FormatError, InputError
 from mclstexp.files import sha256_file
-from mclstexp.index.familiarity import familiarity
+from mclstexp.index.familiarity import familiarity, mean_similarity
 from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
 from mclstexp.index.retrieval import Filter, Retrieval, allowed_rows, retrieve
+from mclstexp.index.search import Neighbors
 from mclstexp.index.store import ReferenceStore
 from mclstexp.index.writer import AddReport
 from mclstexp.model.checkpoint import ModelFiles, load_model, save_model
 from mclstexp.model.features import FeatureCache
+from mclstexp.model.small_reference import NEAREST
 from mclstexp.prediction import NEIGHBOUR_SCHEMA, Prediction
 from mclstexp.types import FloatArray, GenePanel, Slide
 
 Progress = Callable[[int, int], None]
 FAMILIARITY_K = 20
 """Neighbours whose mean similarity says how familiar a patch is."""
+
+UNFAMILIAR = 5.0
+"""Median percentile of a slide's patches below which the whole slide is called unlike the reference."""
 
 THUMBNAIL_PX = 1500
 SPOT_SHARE_OF_PITCH = 0.55
@@ -197,7 +203,8 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
     slide
         Image and spot positions; counts, if any, are not looked at.
     """
-    query = encoders.encode_patches(slide, on_progress=options.on_progress)
+    features = encoders.features(slide, on_progress=options.on_progress)
+    query = encoders.space.embed_images(features, slide)
     config = options.retrieval or encoders.config.retrieval
     rule = options.normalisation or encoders.config.normalisation
     found = retrieve(
@@ -214,6 +221,10 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         "n_effective": found.n_effective,
     }
     percentile = familiarity(store, query, k=FAMILIARITY_K, allowed=allowed_rows(store, options.filter))
+    calibration = encoders.calibration
+    distance = None if calibration is None else calibration.distance(features)
+    if calibration is not None and distance is not None:
+        percentile = smaller_percentile(percentile, calibration.familiarity(distance))
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
     corrected = None
@@ -222,7 +233,54 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
         corrected = encoders.corrected(found.mean, found.genes, query, keys, found.weights)
     prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
-    return Predicted(prediction, (*_notes(slide, store, options), *found.notes))
+    notes = [*_notes(slide, store, options), *_strangeness_note(obs), *found.notes]
+    if calibration is not None and distance is not None:
+        prediction = _with_reliability(prediction, calibration, encoders.panel)
+        if rule == encoders.config.normalisation and config == encoders.config.retrieval:
+            prediction = _with_interval(prediction, calibration, encoders.panel, found, distance)
+        else:
+            notes.append("No intervals: they are calibrated for the model's own normalisation and neighbours.")
+    return Predicted(prediction, tuple(notes))
+
+
+def _strangeness_note(obs: Mapping[str, NDArray[Any]]) -> list[str]:
+    if "familiarity" not in obs or not len(obs["familiarity"]):
+        return []
+    median = float(np.median(obs["familiarity"]))
+    if median >= UNFAMILIAR:
+        return []
+    return [
+        f"Warning: the patches of this slide are unlike the reference's (median familiarity {median:.1f} of 100): "
+        "another tissue, another stain, a wrong pixel size or a blank? Do not rely on this prediction."
+    ]
+
+
+def _columns(genes: GenePanel, panel: GenePanel) -> NDArray[np.int64]:
+    """Each gene's place in the panel, -1 outside."""
+    return np.array([panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
+
+
+def _with_reliability(prediction: Prediction, calibration: Calibration, panel: GenePanel) -> Prediction:
+    columns = _columns(prediction.genes, panel)
+    reliability = np.where(columns >= 0, calibration.reliability[columns], np.float32(np.nan))
+    return replace(prediction, var={**prediction.var, "reliability": reliability})
+
+
+def _with_interval(
+    prediction: Prediction, calibration: Calibration, panel: GenePanel, found: Retrieval, distance: FloatArray
+) -> Prediction:
+    if prediction.sd is None:
+        return prediction
+    near = Neighbors(found.neighbours.row_ids[:, :NEAREST], found.neighbours.similarity[:, :NEAREST])
+    lower, upper = calibration.interval(
+        prediction.mean,
+        prediction.sd,
+        _columns(prediction.genes, panel),
+        nearness=mean_similarity(near),
+        distance=distance,
+    )
+    settings = {**prediction.settings, "interval_level": calibration.level}
+    return replace(prediction, lower=lower, upper=upper, settings=settings)
 
 
 def _notes(slide: Slide, store: ReferenceStore, options: QueryOptions) -> list[str]:

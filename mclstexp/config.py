@@ -152,7 +152,8 @@ class ModelConfig:
     ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
     a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
-    (0: the plain weighted mean).
+    (0: the plain weighted mean). ``calibrate`` cross-validates a shared space for intervals of nominal coverage
+    ``interval_level`` and for each gene's expected reliability.
     """
 
     recipe: str = "default"
@@ -166,6 +167,8 @@ class ModelConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     key_mix: float = 0.5
     correction: float = 0.5
+    calibrate: bool = True
+    interval_level: float = 0.9
     n_genes: int = 1000
     seed: int = 0
 

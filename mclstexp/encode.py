@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from mclstexp.calibration import Calibration
 from mclstexp.config import ModelConfig
 from mclstexp.data.genes import expression_for
 from mclstexp.errors import MismatchError
@@ -17,6 +18,7 @@ from mclstexp.model.checkpoint import ModelFiles, load_model
 from mclstexp.model.features import FeatureCache, slide_features
 from mclstexp.model.image_encoder import ImageEncoder, resolve_device
 from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query
+from mclstexp.model.small_reference import fused_keys
 from mclstexp.model.spaces import Space, space_from_state
 from mclstexp.types import FloatArray, GenePanel, Slide
 
@@ -62,9 +64,11 @@ class EncoderPair:
         backbone: ImageEncoder,
         space: Space,
         *,
+        calibration: Calibration | None = None,
         cache: FeatureCache | None = None,
     ) -> None:
         self.config, self.panel, self.backbone, self.space = config, panel, backbone, space
+        self.calibration = calibration
         self.cache = cache or FeatureCache()
 
     @classmethod
@@ -76,9 +80,10 @@ class EncoderPair:
         state = {k.removeprefix("backbone."): v for k, v in model.arrays.items() if k.startswith("backbone.")}
         backbone.backbone.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
         space = space_from_state(model.config, model.panel, model.arrays, model.facts)
+        calibration = Calibration.from_state(model.arrays, model.facts)
         target = resolve_device(device)
         backbone.to(target)
-        return cls(model.config, model.panel, backbone, space, cache=cache)
+        return cls(model.config, model.panel, backbone, space, calibration=calibration, cache=cache)
 
     @classmethod
     def load(cls, folder: Path, *, device: Device = "auto", cache: FeatureCache | None = None) -> EncoderPair:
@@ -145,12 +150,4 @@ class EncoderPair:
         if slide.image is None:
             return Keys(spot, None)
         image = self.encode_patches(slide, on_progress=on_progress)
-        mix = np.float32(self.config.key_mix)
-        return Keys(unit((1 - mix) * spot + mix * image), image)
-
-
-def unit(vectors: FloatArray) -> FloatArray:
-    """Scale rows to unit length; a row of zeros becomes the first axis, since a key needs a direction."""
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    out = np.where(norm > 0, vectors / np.where(norm > 0, norm, 1), np.eye(1, vectors.shape[1]))
-    return out.astype(np.float32)
+        return Keys(fused_keys(spot, image, self.config.key_mix), image)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mclstexp import __version__
+from mclstexp.calibration import Calibration, calibrate, reason_not_to_calibrate
 from mclstexp.config import ModelConfig
 from mclstexp.data.genes import expression_for, panel_from_names, select_panel
 from mclstexp.data.patches import iter_patches
@@ -96,15 +97,20 @@ def train(slides: Sequence[Slide], config: ModelConfig, options: TrainOptions | 
     if config.optim.finetune:
         history, network = _finetune(usable, panel, backbone, config, options)
     space: Space
+    calibration = None
     if config.space == "network":
         if network is None:
             features = [_features(slide, backbone, config, options) for slide in usable]
             history, network = _train_heads(usable, features, panel, config, options)
         space = NetworkSpace(network)
     else:
-        space = _fit_shared(usable, panel, backbone, config, options)
+        layout = FeatureLayout(backbone.block_sizes(config.patch.size_px), len(config.encoder.scales))
+        arrays = [_arrays(slide, panel, backbone, config, options) for slide in usable]
+        space = _fit_shared(arrays, layout, config, options)
+        calibration = _calibrate(arrays, layout, config, options)
         history.append({"shared_space": space.report})
-    return _finish(usable, panel, backbone, space, config, history=history, facts=facts, options=options)
+    encoders = EncoderPair(config, panel, backbone, space, calibration=calibration, cache=options.cache)
+    return _finish(usable, encoders, history=history, facts=facts)
 
 
 def training_panel(slides: Sequence[Slide], config: ModelConfig, options: TrainOptions) -> GenePanel:
@@ -176,27 +182,40 @@ def _train_heads(
     return _run(NetworkTrainer(network, None, items, config.optim, seed=config.seed, **_device(options)), options)
 
 
+def _arrays(
+    slide: Slide, panel: GenePanel, backbone: ImageEncoder, config: ModelConfig, options: TrainOptions
+) -> SlideArrays:
+    expression, measured = expression_for(slide.spots, panel, config.normalisation)
+    features = _features(slide, backbone, config, options)
+    counts = slide.spots.counts
+    depth = None if counts is None else np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return SlideArrays(slide.slide_id, slide.patient, features, expression, measured, positions_um(slide), depth)
+
+
 def _fit_shared(
-    slides: Sequence[Slide], panel: GenePanel, backbone: ImageEncoder, config: ModelConfig, options: TrainOptions
+    arrays: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig, options: TrainOptions
 ) -> SharedSpace:
     """Fit the shared space, and say what the image can tell of expression."""
-    layout = FeatureLayout(backbone.block_sizes(config.patch.size_px), len(config.encoder.scales))
-    arrays = []
-    for slide in slides:
-        expression, measured = expression_for(slide.spots, panel, config.normalisation)
-        features = _features(slide, backbone, config, options)
-        place = positions_um(slide)
-        depth = (
-            np.asarray(slide.spots.counts.sum(axis=1), dtype=np.float64).ravel()
-            if slide.spots.counts is not None
-            else None
-        )
-        arrays.append(SlideArrays(slide.slide_id, slide.patient, features, expression, measured, place, depth))
     space = fit_shared_space(arrays, layout, config.shared, seed=config.seed)
     found = ", ".join(f"{r:.2f}" for r in space.report["correlation"])
     held_out = {"patient": "patients", "slide": "slides", "block": "quarters of the slide"}[space.report["folds"]]
     options.on_note(f"correlation of each expression component with its image on held-out {held_out}: {found}")
     return space
+
+
+def _calibrate(
+    arrays: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig, options: TrainOptions
+) -> Calibration | None:
+    """Learn how sure predictions are, or say why that is not known."""
+    if not config.calibrate:
+        return None
+    reason = reason_not_to_calibrate(arrays, config)
+    if reason:
+        options.on_note(f"Predictions will have no intervals and no expected reliability: {reason}.")
+        return None
+    calibration = calibrate(arrays, layout, config)
+    options.on_note(calibration.summary())
+    return calibration
 
 
 def _finetune(
@@ -238,22 +257,16 @@ def _run(trainer: NetworkTrainer, options: TrainOptions) -> tuple[list[dict[str,
 
 
 def _finish(
-    slides: Sequence[Slide],
-    panel: GenePanel,
-    backbone: ImageEncoder,
-    space: Space,
-    config: ModelConfig,
-    *,
-    history: list[dict[str, Any]],
-    facts: dict[str, Any],
-    options: TrainOptions,
+    slides: Sequence[Slide], encoders: EncoderPair, *, history: list[dict[str, Any]], facts: dict[str, Any]
 ) -> TrainedModel:
-    arrays, space_facts = space.state()
-    arrays |= {f"backbone.{name}": t.cpu().numpy() for name, t in backbone.backbone.state_dict().items()}
+    config, panel = encoders.config, encoders.panel
+    arrays, space_facts = encoders.space.state()
     facts = facts | space_facts | {"slides": [_identity(slide) for slide in slides]}
-    files = ModelFiles(config, panel, arrays, facts, history, model_card(slides, panel, config))
-    encoders = EncoderPair(config, panel, backbone, space, cache=options.cache)
-    return TrainedModel(files, encoders)
+    if encoders.calibration is not None:
+        more, calibration_facts = encoders.calibration.state()
+        arrays, facts = arrays | more, facts | calibration_facts
+    arrays |= {f"backbone.{name}": t.cpu().numpy() for name, t in encoders.backbone.backbone.state_dict().items()}
+    return TrainedModel(ModelFiles(config, panel, arrays, facts, history, model_card(slides, panel, config)), encoders)
 
 
 def _identity(slide: Slide) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def demo(
         say("simulating four patients, two slides each, and a slide of a fifth patient to predict")
         cohort = write_cohort(work / "cohort", seed=seed, on_progress=progress("simulating"))
         slides = read_slides(cohort.refs)
-        config = options.model_config("default", encoder=ENCODER, seed=seed)
+        config = options.model_config("default", encoder=ENCODER, seed=seed, settings=["encoder.views=1"])
         say(f"training on {len(slides)} slides, {sum(map(len, slides))} spots (encoder {ENCODER}, random weights)")
         run = TrainOptions(weights="random", cache=FeatureCache(work / "cache"), on_note=say)
         model = train(slides, config, run)

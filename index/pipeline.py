@@ -227,11 +227,13 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         percentile = smaller_percentile(percentile, calibration.familiarity(distance))
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
-    corrected = None
+    corrected = None if found.shift is None else np.maximum(found.mean + found.shift, 0)
     if rule == encoders.config.normalisation:
         keys = store.index(options.device).keys(found.neighbours.row_ids)
         keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
-        corrected = encoders.corrected(found.mean, found.genes, query, keys, found.weights)
+        base = found.mean if corrected is None else corrected
+        moved = encoders.corrected(base, found.genes, query, keys, found.weights)
+        corrected = corrected if moved is None else moved
     prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
     notes = [*_notes(slide, store, options), *_strangeness_note(obs), *found.notes]
     if calibration is not None and distance is not None:
@@ -317,7 +319,7 @@ def _assemble(
         "normalisation": to_dict(found.normalisation),
         "panel_genes": list(encoders.panel.symbols),
         "retrieval": to_dict(options.retrieval or encoders.config.retrieval),
-        "correction": encoders.config.correction if corrected is not None else 0.0,
+        "correction": encoders.config.correction if found.normalisation == encoders.config.normalisation else 0.0,
         "patch": to_dict(encoders.config.patch),
         "encoder": to_dict(encoders.config.encoder),
         "filter": to_dict(options.filter) if options.filter else {},

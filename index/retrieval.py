@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,9 @@ from mclstexp.index.averaging import AverageOptions, average
 from mclstexp.index.search import Device, Neighbors, SpotIndex
 from mclstexp.index.store import ReferenceStore
 from mclstexp.types import FloatArray, GenePanel
+
+LEVEL_SPOTS = 256
+"""Spots that a slide's mean expression is taken from."""
 
 Progress = Callable[[int, int], None]
 
@@ -50,6 +53,9 @@ class Retrieval:
         ``(n, len(genes))`` float32 expected expression and spread of the neighbours; NaN where too few measured it.
     missing
         Gene to why it is missing somewhere.
+    shift
+        ``(n, len(genes))`` float32 to add to ``mean`` so that all queries meet slides of the same level
+        (`slide_shift`), or None where this was not asked for.
     n_effective
         ``(n,)`` float32 effective number of neighbours.
     provenance
@@ -64,6 +70,7 @@ class Retrieval:
     mean: FloatArray
     sd: FloatArray | None
     missing: dict[str, str]
+    shift: FloatArray | None
     n_effective: FloatArray
     provenance: pa.Table
     normalisation: Normalisation
@@ -165,7 +172,10 @@ def retrieve(
     index = store.index(device)
     found = index.search(query, config.k, allowed=allowed_rows(store, filter))
     weights = weights_of(index, query, found, config)
+    if config.depth_weighted:
+        weights = weigh_by_depth(store, found.row_ids, weights)
     result = average(store, found.row_ids, weights, panel, options, on_progress=on_progress)
+    shift = slide_shift(store, found.row_ids, weights, panel, options) if config.slide_levelled else None
     notes = [result.note] if result.note else []
     short = int((found.row_ids[:, -1] < 0).sum())
     if short:
@@ -177,6 +187,7 @@ def retrieve(
         mean=result.mean,
         sd=result.sd,
         missing=result.missing,
+        shift=shift,
         n_effective=effective_neighbours(weights),
         provenance=provenance(store, found, weights),
         normalisation=options.rule,
@@ -197,6 +208,46 @@ def weights_of(index: SpotIndex, query: FloatArray, found: Neighbors, config: Re
             found.similarity[part], config, row_ids=found.row_ids[part], query=query[part], keys=keys
         )
     return weights
+
+
+def weigh_by_depth(store: ReferenceStore, row_ids: NDArray[np.int64], weights: FloatArray) -> FloatArray:
+    """Return weights ``(n, k)`` times t / (t + median t), t the neighbour's total counts; rows sum to one again."""
+    unique, inverse = np.unique(row_ids[row_ids >= 0], return_inverse=True)
+    total = np.asarray(store.spots(unique, ["total_counts"])["total_counts"], dtype=np.float64)
+    depth = np.zeros(row_ids.shape)
+    depth[row_ids >= 0] = total[inverse]
+    weighed = weights * depth / (depth + max(store.median_depth, 1.0))
+    sums = weighed.sum(axis=1, keepdims=True)
+    return np.where(sums > 0, weighed / np.where(sums > 0, sums, 1.0), weights).astype(np.float32)
+
+
+def slide_shift(
+    store: ReferenceStore,
+    row_ids: NDArray[np.int64],
+    weights: FloatArray,
+    genes: GenePanel,
+    options: AverageOptions,
+) -> FloatArray:
+    """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show in its expression.
+
+    Slides differ as a whole, by depth and by patient: a query whose neighbours happen to lie on deep slides would seem
+    to express more of everything. The mean level of each query's slides (from at most `LEVEL_SPOTS` spots a slide,
+    evenly spread) is replaced by its mean over all queries.
+    """
+    numbers = np.where(row_ids >= 0, store.slide_numbers(row_ids), -1)
+    slides = np.unique(numbers[numbers >= 0])
+    share = np.stack([np.where(numbers == slide, weights, 0).sum(axis=1) for slide in slides], axis=1)  # (n, slides)
+    sample = np.full((len(slides), LEVEL_SPOTS), -1, dtype=np.int64)
+    for i, slide in enumerate(slides.tolist()):
+        start, stop = store.entries[slide].rows
+        rows = np.unique(np.linspace(start, stop - 1, min(LEVEL_SPOTS, stop - start)).round().astype(np.int64))
+        sample[i, : len(rows)] = rows
+    equal = (sample >= 0) / (sample >= 0).sum(axis=1, keepdims=True)
+    level = average(store, sample, equal.astype(np.float32), genes, replace(options, sd=False)).mean
+    known = np.isfinite(level)
+    held = share @ known
+    mean_level = (share @ np.where(known, level, 0)) / np.where(held > 0, held, 1)  # (n, n_genes)
+    return np.asarray(mean_level.mean(axis=0) - mean_level, dtype=np.float32)
 
 
 def provenance(store: ReferenceStore, found: Neighbors, weights: FloatArray) -> pa.Table:

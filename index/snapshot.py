@@ -241,6 +241,13 @@ class Snapshot:
         """Row ids of the spots that meet an SQL condition on the spot columns."""
         return self._spots.where(condition)
 
+    @cached_property
+    def median_depth(self) -> float:
+        """Median of the spots' total counts."""
+        table = self._spots.read(lambda ds: ds.to_table(columns=["total_counts"]))
+        depth = np.asarray(table["total_counts"], dtype=np.float64)
+        return float(np.median(depth)) if len(depth) else 0.0
+
     # --- search
 
     def index(self, device: Device = "auto") -> SpotIndex:

@@ -54,6 +54,10 @@ class RetrievalConfig:
     ``weights="softmax"``: softmax of similarity / temperature. ``"inverse_square"``: 1 / d^2 (the paper), d the L1
     or L2 distance between embeddings. A gene is missing at a spot where the neighbours that measured it hold less
     than ``min_measured`` of the weight.
+
+    ``depth_weighted``: a neighbour's weight is multiplied by t / (t + median t of the reference), t its total counts,
+    so that shallow spots say less. ``slide_levelled``: what differs between the neighbours' slides as a whole (depth,
+    patient) does not enter the contrast between the query's spots.
     """
 
     k: int = 200
@@ -61,6 +65,8 @@ class RetrievalConfig:
     temperature: float = 0.1
     distance: Literal["l1", "l2"] = "l2"
     min_measured: float = 0.25
+    depth_weighted: bool = False
+    slide_levelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class SharedSpaceConfig:
     components: int = 6
     context_um: float = 200.0
     context_scales: tuple[int, ...] | None = None
-    caution: float = 3.0
+    caution: float = 2.0
     radius: float = 2.0
     shrink_spots: float = 10.0
     max_landmarks: int = 4096
@@ -199,7 +205,7 @@ RECIPES: dict[str, ModelConfig] = {
         encoder=EncoderSpec(pooling="stages", views=2, scales=(0.5, 1.0, 2.0)),
         patch=PatchSpec(mpp=0.7),
         shared=SharedSpaceConfig(context_scales=(1, 2)),
-        retrieval=RetrievalConfig(k=400, temperature=0.4),
+        retrieval=RetrievalConfig(k=400, temperature=0.4, depth_weighted=True, slide_levelled=True),
     ),
 }
 

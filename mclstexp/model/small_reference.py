@@ -43,12 +43,25 @@ def fused_keys(spot: FloatArray, image: FloatArray, mix: float) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Retrieved:
-    """Neighbours' weighted mean and sd ``(n, G)``, their mean place ``(n, c)``, and the queries' nearness ``(n,)``."""
+    """What queries found.
+
+    Attributes
+    ----------
+    mean, sd
+        ``(n, G)`` weighted mean and spread of the neighbours.
+    centre
+        ``(n, c)`` their mean place.
+    nearness
+        ``(n,)`` mean similarity of the nearest.
+    level
+        ``(n, G)`` mean level of the slides that they lie on.
+    """
 
     mean: FloatArray
     sd: FloatArray
     centre: FloatArray
     nearness: FloatArray
+    level: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +74,8 @@ class SmallReference:
         ``(N, d)`` unit keys, ``(N, G)`` expression (0 where not measured), ``(N,)`` which slide.
     measured
         ``(S, G)`` the genes that each slide measured.
+    depth
+        ``(N,)`` total counts; ones where they are not known.
     radius
         Of the space.
     """
@@ -69,12 +84,13 @@ class SmallReference:
     expression: FloatArray
     owner: NDArray[np.int64]
     measured: NDArray[np.bool_]
+    depth: NDArray[np.float64]
     radius: float
 
     @classmethod
     def of(cls, slides: Sequence[SlideArrays], space: SharedSpace, key_mix: float) -> SmallReference:
         """Encode slides; of large ones an even sample of spots is kept."""
-        keys, expression, owner = [], [], []
+        keys, expression, owner, depth = [], [], [], []
         quota = max(1, MAX_KEYS // len(slides))
         for i, slide in enumerate(slides):
             rows = evenly(len(slide.features), quota)
@@ -82,15 +98,26 @@ class SmallReference:
             keys.append(fused_keys(spot, embed_patches(space, slide), key_mix)[rows])
             expression.append(np.where(slide.measured, slide.expression[rows], np.float32(0)))
             owner.append(np.full(len(rows), i, dtype=np.int64))
+            depth.append(np.ones(len(rows)) if slide.depth is None else slide.depth[rows])
         measured = np.stack([slide.measured for slide in slides])
+        totals = np.concatenate(depth)
         return cls(
-            np.concatenate(keys), np.concatenate(expression), np.concatenate(owner), measured, space.config.radius
+            np.concatenate(keys),
+            np.concatenate(expression),
+            np.concatenate(owner),
+            measured,
+            totals,
+            space.config.radius,
         )
 
     def retrieve(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
         """Average the ``k`` nearest spots of each query ``(n, d)``, weighted by softmax of similarity."""
         parts = [self._block(query[start : start + BLOCK], config) for start in range(0, len(query), BLOCK)]
-        return Retrieved(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Retrieved)))
+        joined = [np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Retrieved)]
+        found = Retrieved(*joined)
+        if not config.slide_levelled:
+            return found
+        return dataclasses.replace(found, mean=found.mean + found.level.mean(axis=0) - found.level)
 
     def _block(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
         similarity = query @ self.keys.T
@@ -98,10 +125,17 @@ class SmallReference:
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         values = np.take_along_axis(similarity, nearest, axis=1)
         weights = softmax_weights(values, config.temperature)
+        if config.depth_weighted:
+            weights = weights * (self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)))[nearest]
+            weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
         shape = (len(query), len(self.keys))
         table = sparse.csr_matrix((weights.ravel(), nearest.ravel(), np.arange(len(query) + 1) * k), shape=shape)
         one_of = sparse.csr_matrix((np.ones(len(self.owner), np.float32), (np.arange(len(self.owner)), self.owner)))
-        share = (table @ one_of).toarray() @ self.measured[: one_of.shape[1]].astype(np.float32)
+        of_slide = (table @ one_of).toarray()
+        known = self.measured[: one_of.shape[1]].astype(np.float32)
+        share = of_slide @ known
+        size = np.maximum(np.asarray(one_of.sum(axis=0)).ravel(), 1)
+        slide_mean = (one_of.T @ self.expression) / size[:, None]
         enough = (share > 0) & (share >= config.min_measured)
         divisor = np.where(enough, share, 1.0)
         mean = np.where(enough, (table @ self.expression) / divisor, np.float32(np.nan))
@@ -111,6 +145,7 @@ class SmallReference:
             sd=np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32),
             centre=np.asarray(table @ coordinates(self.keys, self.radius)),
             nearness=mean_nearest(-np.sort(-values, axis=1)),
+            level=((of_slide @ (slide_mean * known)) / np.where(share > 0, share, 1.0)).astype(np.float32),
         )
 
 

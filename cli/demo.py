@@ -19,6 +19,7 @@ ENCODER = "test_resnet"
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path("mst-demo"),
+    patients: Annotated[int, typer.Option("--patients", min=2, help="Reference patients, two slides each.")] = 4,
     seed: options.Seed = 0,
     force: options.Force = False,
 ) -> None:
@@ -41,8 +42,8 @@ def demo(
         note(f"[{time.monotonic() - started:5.1f} s] {text}")
 
     with new_folder(output, force=force) as work:
-        say("simulating four patients, two slides each, and a slide of a fifth patient to predict")
-        cohort = write_cohort(work / "cohort", seed=seed, on_progress=progress("simulating"))
+        say(f"simulating {patients} patients, two slides each, and a slide of another patient to predict")
+        cohort = write_cohort(work / "cohort", n_patients=patients, seed=seed, on_progress=progress("simulating"))
         slides = read_slides(cohort.refs)
         config = options.model_config("default", encoder=ENCODER, seed=seed, settings=["encoder.views=1"])
         say(f"training on {len(slides)} slides, {sum(map(len, slides))} spots (encoder {ENCODER}, random weights)")

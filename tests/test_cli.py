@@ -262,7 +262,7 @@ def test_the_demo_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise AssertionError("the demo opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo")])
+    result = CliRunner().invoke(app, ["demo", "--patients", "2", "-o", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.exception
     assert (tmp_path / "demo" / "ERBB2.png").is_file()
     assert "all genes" in result.stdout

@@ -126,8 +126,8 @@ class SmallReference:
         values = np.take_along_axis(similarity, nearest, axis=1)
         weights = softmax_weights(values, config.temperature)
         if config.depth_weighted:
-            weights = weights * (self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)))[nearest]
-            weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+            weighed = weights * (self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)))[nearest]
+            weights = (weighed / weighed.sum(axis=1, keepdims=True)).astype(np.float32)
         shape = (len(query), len(self.keys))
         table = sparse.csr_matrix((weights.ravel(), nearest.ravel(), np.arange(len(query) + 1) * k), shape=shape)
         one_of = sparse.csr_matrix((np.ones(len(self.owner), np.float32), (np.arange(len(self.owner)), self.owner)))

@@ -69,6 +69,8 @@ def add(
     report = add_slides(reference, found, encoders, replace=replace, command=command_line(), on_slide=_encoding)
     for name, same in report.duplicates.items():
         note(f"Warning: slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
+    for text in report.notes:
+        note(text)
     if as_json:
         emit_json(vars(report))
         return

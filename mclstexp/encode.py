@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,14 +24,6 @@ from mclstexp.types import FloatArray, GenePanel, Slide
 
 Progress = Callable[[int, int], None]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-class HasFeatures(Protocol):
-    """Anything that gives a slide's image features."""
-
-    def features(self, slide: Slide) -> FloatArray:
-        """Return ``(n, F)`` float32."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

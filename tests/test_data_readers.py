@@ -167,8 +167,49 @@ def test_her2st_labels_join_by_array_coordinates(tmp_path):
     (slide,) = read_slides(tmp_path)
     labels = dict(zip(slide.spots.spot_ids.tolist(), slide.spots.labels.tolist(), strict=True))
     assert labels["1x1"] == "invasive cancer"
-    assert labels["2x2"] == "undetermined"
-    assert sum(map(bool, labels.values())) == 2
+    assert labels["2x2"] == ""  # undetermined is no label
+    assert sum(map(bool, labels.values())) == 1
+    assert slide.extra["labels"] == "the pathologist's (ST-pat)"
+    assert any("the pathologist's (ST-pat)" in note for note in slide.notes)
+
+
+def save_clusters(root, name, rows, *, packed=True):
+    """Columns as published; the pixels are of another frame and must not matter."""
+    folder = root / "ST-cluster" / "lbl"
+    folder.mkdir(parents=True, exist_ok=True)
+    header = "\tpatient_id\tids\tlabel\tx\ty\tpixel_x\tpixel_y\twarped_x\twarped_y"
+    lines = [f"9x9\t{name[0]}\t{name}\t{label}\t{x}\t{y}\t9\t9\t9\t9" for x, y, label in rows]
+    data = "\n".join([header, *lines, ""]).encode()
+    path = folder / f"{name}-cluster-annotation.tsv{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    return path
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_her2st_clusters_are_the_labels_where_no_pathologist_gave_any(tmp_path, packed):
+    make_her2st(tmp_path, names=("A1", "A2", "B1"), with_image=())
+    rows = [(x, y, (x + y) % 3) for x, y in zip(COL[1:], ROW[1:], strict=True)]
+    for name in ("A1", "A2"):
+        path = save_clusters(tmp_path, name, [*rows, (77, 77, 5)], packed=packed)
+    folder = tmp_path / "ST-pat" / "lbl"
+    folder.mkdir(parents=True)
+    (folder / "A1_labeled_coordinates.tsv").write_text("x\ty\tlabel\n1\t1\timmune\n")
+    a1, a2, b1 = read_slides(tmp_path)
+    assert a2.spots.labels.tolist() == ["", *(str((x + y) % 3) for x, y in zip(COL[1:], ROW[1:], strict=True))]
+    assert path in a2.sources
+    assert any("published clusters" in note for note in a2.notes)
+    assert set(a1.spots.labels.tolist()) == {"", "immune"}
+    assert b1.spots.labels is None
+    assert "labels" not in b1.extra
+
+
+def test_her2st_cluster_file_without_its_columns_is_named(tmp_path):
+    make_her2st(tmp_path, names=("A1",))
+    folder = tmp_path / "ST-cluster" / "lbl"
+    folder.mkdir(parents=True)
+    (folder / "A1-cluster-annotation.tsv").write_text("spot\tcluster\n1x1\t3\n")
+    with pytest.raises(InputError, match=r"A1-cluster-annotation\.tsv has no column 'label'"):
+        read_slides(tmp_path)
 
 
 def test_given_pixel_size_wins_and_a_difference_is_said(tmp_path):
@@ -625,7 +666,12 @@ def test_real_slides():
     assert (len(b4), len(c6), len(a1)) == (283, 178, 346)
     assert c6.mpp == pytest.approx(0.688, abs=0.003)
     assert a1.mpp == pytest.approx(0.917, abs=0.004)
-    assert (a1.image, a1.spots.labels[0] != "") == (None, True)
+    assert a1.image is None
+    # sections with a pathologist's labels, and with clusters: spots labelled of all
+    assert (int((a1.spots.labels != "").sum()), int((c6.spots.labels != "").sum())) == (341, 176)
+    assert set(b4.spots.labels.tolist()) == {"", "0", "1", "2", "3", "4", "5"}
+    assert "invasive cancer" in a1.spots.labels.tolist()
+    assert ("ST-pat" in a1.extra["labels"], "ST-cluster" in c6.extra["labels"]) == (True, True)
     (v1,) = read_slides(SHARED / "space_ranger_v1")
     assert (len(v1), len(v1.spots.genes)) == (100, 100)
     (v3,) = read_slides(SHARED / "space_ranger_v3")

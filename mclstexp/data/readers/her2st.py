@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from mclstexp.errors import InputError
 from mclstexp.types import Slide
 
 LAYOUT = "her2st"
+UNDETERMINED = "undetermined"
+"""What the pathologist wrote where no label applied; the field's comparisons leave such spots out (Hist2ST)."""
 
 
 def matches(folder: Path) -> bool:
@@ -40,9 +43,8 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         raise InputError(f"Slide {name} has no coordinates: {spots_path} does not exist.")
     patient = re.match(r"[A-Za-z]*", name)
     image_path = find_image(folder / "ST-imgs" / (patient[0] if patient else "") / name)
-    labels_path = folder / "ST-pat" / "lbl" / f"{name}_labeled_coordinates.tsv"
-    has_labels = labels_path.is_file()
-    sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels_path] if has_labels else []))
+    labels = _labels(folder, name)
+    sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels.path] if labels else []))
     draft = Draft(
         slide_id=name,
         layout=LAYOUT,
@@ -51,18 +53,43 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         image=open_image(image_path) if image_path else None,
         patient=patient[0] if patient else "",
         cohort="her2st",
-        labels=_labels(labels_path) if has_labels else None,
+        labels=labels.by_spot if labels else None,
         sources=sources,
-        notes=() if image_path else ("no image: counts only.",),
+        notes=(*([] if image_path else ["no image: counts only."]), *([labels.note] if labels else [])),
+        extra={"labels": labels.source} if labels else {},
     )
     return build_slide(draft, mpp=mpp)
 
 
-def _labels(path: Path) -> dict[str, str]:
-    # By array coordinates: the pixels of this file are of another frame on some sections.
+@dataclass(frozen=True)
+class _Labels:
+    """Labels by spot id, the file, whose they are, and what to say of them."""
+
+    by_spot: dict[str, str]
+    path: Path
+    source: str
+    note: str
+
+
+def _labels(folder: Path, name: str) -> _Labels | None:
+    """Return the pathologist's labels where there are any, else the published clusters."""
+    pathologist = folder / "ST-pat" / "lbl" / f"{name}_labeled_coordinates.tsv"
+    if pathologist.is_file():
+        known = {spot: text for spot, text in _read_labels(pathologist).items() if text != UNDETERMINED}
+        note = f"labels are the pathologist's (ST-pat); {UNDETERMINED!r} counts as no label."
+        return _Labels(known, pathologist, "the pathologist's (ST-pat)", note)
+    clusters = next(iter(sorted((folder / "ST-cluster" / "lbl").glob(f"{name}-cluster-annotation.tsv*"))), None)
+    if clusters is None:
+        return None
+    note = "labels are the published clusters of its expression (ST-cluster): no pathologist labelled it."
+    return _Labels(_read_labels(clusters), clusters, "published clusters of the measured expression (ST-cluster)", note)
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    # By array coordinates: the pixels of these files are of another frame on some sections.
     frame = read_table(path)
     missing = {"x", "y", "label"} - set(frame.columns)
     if missing:
         raise InputError(f"{path.name} has no column {sorted(missing)[0]!r}.")
-    grid = zip(numbers(frame, "x", path), numbers(frame, "y", path), frame["label"], strict=True)
+    grid = zip(numbers(frame, "x", path), numbers(frame, "y", path), frame["label"].str.strip(), strict=True)
     return {f"{round(x)}x{round(y)}": str(label) for x, y, label in grid if math.isfinite(x) and math.isfinite(y)}

@@ -32,7 +32,7 @@ from mclstexp.evaluate_scores import (
     score_slide,
     summarise,
 )
-from mclstexp.metrics import PooledCorrelation, domain_agreement
+from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
 from mclstexp.types import FloatArray, GenePanel, Slide
 
 __all__ = [
@@ -63,6 +63,16 @@ class GeneMap:
 
 
 @dataclass(frozen=True, eq=False)
+class DomainMap:
+    """A held-out slide's labels ("": none), and by method its clusters ``(n,)`` (-1 where there is no label)."""
+
+    slide_id: str
+    xy_px: NDArray[np.float64]
+    labels: NDArray[np.str_]
+    clusters: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
 class EvaluationResult:
     """Scores a slide, summaries a method, and what has to be known to read them.
 
@@ -72,6 +82,8 @@ class EvaluationResult:
         A dict a fold: name, train, train_without_image, test, n_genes and panel (digest).
     domains_of_truth
         ARI and NMI of clusters of the *measured* expression, by slide: what a perfect prediction would reach.
+    label_sources
+        Whose labels those are, by slide.
     """
 
     protocol: EvaluationProtocol
@@ -82,7 +94,9 @@ class EvaluationResult:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     domains_of_truth: dict[str, tuple[float, float]]
+    label_sources: dict[str, str]
     maps: tuple[GeneMap, ...]
+    domain_maps: tuple[DomainMap, ...]
     versions: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -96,10 +110,13 @@ class EvaluationResult:
             "folds": list(self.folds),
             "overall": [asdict(summary) for summary in self.summaries],
             "slides": [
-                {key: value for key, value in vars(score).items() if key not in ("symbols", "gene_pcc")}
+                {key: value for key, value in vars(score).items() if key not in ("symbols", "gene_pcc", "clusters")}
                 for score in self.scores
             ],
-            "domains_of_truth": {k: {"ari": v[0], "nmi": v[1]} for k, v in self.domains_of_truth.items()},
+            "domains_of_truth": {
+                slide_id: {"ari": ari, "nmi": nmi, "labels": self.label_sources[slide_id]}
+                for slide_id, (ari, nmi) in self.domains_of_truth.items()
+            },
         }
 
     def table(self) -> tuple[list[str], list[list[object]]]:
@@ -136,8 +153,20 @@ class EvaluationResult:
             f"genes: {' or '.join(map(str, sizes))}, {source}",
             f"scale: log(1 + counts / total over {total} x {scale.target_sum:g}), {scale.log} logarithm",
             f"seeds: {', '.join(map(str, protocol.seeds))}",
+            *self._describe_labels(),
             "versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         ]
+
+    def _describe_labels(self) -> list[str]:
+        lines = []
+        for source in dict.fromkeys(self.label_sources.values()):
+            slides = [slide_id for slide_id, text in self.label_sources.items() if text == source]
+            ari, nmi = np.mean([self.domains_of_truth[slide_id] for slide_id in slides], axis=0)
+            lines.append(
+                f"labels of {', '.join(slides)} (ARI, NMI): {source}; clusters of the measured expression reach "
+                f"{ari:.4f}, {nmi:.4f}"
+            )
+        return lines
 
     def _shown(self) -> list[str]:
         """Measures that have a value for any method, without those that only repeat another."""
@@ -191,7 +220,9 @@ def run_evaluation(
         notes=tuple(dict.fromkeys(found.notes)),
         warnings=tuple(warnings),
         domains_of_truth=found.domains,
+        label_sources=found.label_sources,
         maps=tuple(found.maps.values()),
+        domain_maps=tuple(found.domain_maps.values()),
         versions=versions(),
     )
 
@@ -216,6 +247,8 @@ class _Findings:
     pooled: dict[tuple[str, int | None], PooledCorrelation] = field(default_factory=dict)
     maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
     domains: dict[str, tuple[float, float]] = field(default_factory=dict)
+    label_sources: dict[str, str] = field(default_factory=dict)
+    domain_maps: dict[str, DomainMap] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, fold: Fold) -> GenePanel:
@@ -254,21 +287,34 @@ class _Findings:
             pool.add(panel.symbols, truth.expression, prediction.mean)
             if seed in (None, self.protocol.seeds[0]):
                 self._map(truth, prediction.mean, method.name)
+                clusters, drawn = self.scores[-1].clusters, self.domain_maps.get(slide.slide_id)
+                if clusters is not None and drawn is not None:
+                    drawn.clusters.setdefault(method.name, clusters)
 
     def _describe(self, truth: SlideTruth) -> None:
         slide = truth.slide
         unmeasured = int(np.isnan(truth.expression).any(axis=0).sum())
         if unmeasured:
             self.notes.append(f"Slide {slide.slide_id} did not measure {unmeasured} of {len(truth.panel)} genes.")
-        if slide.spots.labels is not None:
-            agreement = domain_agreement(truth.expression, slide.spots.labels, seed=self.protocol.seeds[0])
-            if agreement is not None:
-                self.domains[slide.slide_id] = agreement
+        self._describe_domains(truth)
         if len({slide_id for slide_id, _ in self.maps}) < MAPPED_SLIDES:
             for column in truth.hvg[:MAPPED_GENES].tolist():
                 gene = truth.panel.symbols[column]
                 measured = truth.expression[:, column]
                 self.maps[slide.slide_id, gene] = GeneMap(slide.slide_id, gene, slide.spots.xy_px, measured, {})
+
+    def _describe_domains(self, truth: SlideTruth) -> None:
+        spots, slide_id = truth.slide.spots, truth.slide.slide_id
+        measured = truth.expression[:, ~np.isnan(truth.expression).any(axis=0)]
+        clusters = None
+        if spots.labels is not None:
+            clusters = domain_clusters(measured, spots.labels, seed=self.protocol.seeds[0])
+        if spots.labels is None or clusters is None:
+            return
+        self.domains[slide_id] = cluster_agreement(clusters, spots.labels)
+        self.label_sources[slide_id] = truth.slide.extra.get("labels", "the slide's own")
+        if len(self.domain_maps) < MAPPED_SLIDES:
+            self.domain_maps[slide_id] = DomainMap(slide_id, spots.xy_px, spots.labels, {"measured": clusters})
 
     def _map(self, truth: SlideTruth, predicted: FloatArray, method: str) -> None:
         for (slide_id, gene), picture in self.maps.items():

@@ -9,15 +9,20 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
-from mclstexp.evaluate import EvaluationResult, GeneMap
+from mclstexp.evaluate import DomainMap, EvaluationResult, GeneMap
 from mclstexp.evaluate_scores import METRICS, MethodSummary
 from mclstexp.files import new_folder
-from mclstexp.metrics import pearson_by_gene
+from mclstexp.metrics import cluster_agreement, pearson_by_gene
 from mclstexp.types import FloatArray
 
 DPI = 110
@@ -94,7 +99,20 @@ def page(result: EvaluationResult) -> str:
     maps = maps_figure(result.maps)
     if maps is not None:
         figures.append(
-            ("The most variable genes of held-out slides: measured, and as each method predicts them.", maps)
+            (
+                "The most variable genes of held-out slides: measured, and as each method predicts them. Each panel "
+                "has its own colour range, from its lowest value (dark) to its highest.",
+                maps,
+            )
+        )
+    domains = domains_figure(result.domain_maps)
+    if domains is not None:
+        figures.append(
+            (
+                "Labels, and clusters of the expression in the colour of the label that they overlap most (grey: no "
+                "label, not clustered). ARI is against the labels.",
+                domains,
+            )
         )
     warnings = "".join(f'<p class="warning">{html.escape(text)}</p>' for text in result.warnings)
     notes = "".join(f"<li>{html.escape(text)}</li>" for text in result.notes)
@@ -154,6 +172,13 @@ def slide_figure(result: EvaluationResult) -> Figure:
         _dots(axis, result, key)
         axis.set_title(title)
         axis.axvline(0, color="0.6", lw=0.8)
+    slides = list(dict.fromkeys(score.slide_id for score in result.scores))
+    if len(slides) <= len(_MARKERS):
+        handles = [
+            Line2D([], [], marker=marker, color="C0", alpha=0.6, ls="", mew=0, label=slide)
+            for slide, marker in zip(slides, _MARKERS, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(slides), frameon=False)
     return figure
 
 
@@ -209,31 +234,84 @@ def maps_figure(maps: Sequence[GeneMap]) -> Figure | None:
     if not maps:
         return None
     methods = list(dict.fromkeys(method for picture in maps for method in picture.predicted))
-    # A fixed layout: the constrained one takes seconds for this many panels.
-    figure = Figure(figsize=(2.1 * (1 + len(methods)) + 0.3, 2.3 * len(maps)))
-    spacing = {
-        "left": 0.04,
-        "right": 0.995,
-        "top": 1 - 0.1 / len(maps),
-        "bottom": 0.005,
-        "wspace": 0.05,
-        "hspace": 0.15,
-    }
-    axes = figure.subplots(len(maps), 1 + len(methods), squeeze=False, gridspec_kw=spacing)
+    figure, axes = _map_grid([picture.xy_px for picture in maps], 1 + len(methods))
     for row, picture in zip(axes, maps, strict=True):
         columns = {"measured": picture.measured, **{m: picture.predicted[m] for m in methods if m in picture.predicted}}
         for axis, (title, values) in zip(row, columns.items(), strict=False):
-            x, y = picture.xy_px.T
-            axis.scatter(x, y, c=values, s=max(1.0, min(14.0, 2500 / max(len(x), 1))), cmap="viridis", linewidths=0)
-            axis.set_title(
-                title if title == "measured" else f"{title}  {_correlation(picture.measured, values)}", fontsize=8
-            )
-            axis.set_aspect("equal")
-            axis.invert_yaxis()
-            axis.set_xticks([])
-            axis.set_yticks([])
+            text = title if title == "measured" else f"{title}  {_correlation(picture.measured, values)}"
+            _draw_spots(axis, picture.xy_px, text, c=values, cmap="viridis")
         row[0].set_ylabel(f"{picture.slide_id}  {picture.gene}", fontsize=8)
     return figure
+
+
+def domains_figure(maps: Sequence[DomainMap]) -> Figure | None:
+    """Draw labels and clusters of a few labelled slides, a row a slide; nothing where no slide has labels."""
+    if not maps:
+        return None
+    methods = list(dict.fromkeys(method for picture in maps for method in picture.clusters))
+    figure, axes = _map_grid([picture.xy_px for picture in maps], 1 + len(methods))
+    for row, picture in zip(axes, maps, strict=True):
+        names = sorted(set(picture.labels.tolist()) - {""})
+        codes = np.array([names.index(label) if label else -1 for label in picture.labels.tolist()], dtype=np.int64)
+        _draw_spots(row[0], picture.xy_px, f"{len(names)} labels", c=_colours(codes))
+        for axis, method in zip(row[1:], methods, strict=True):
+            if method in picture.clusters:
+                clusters = picture.clusters[method]
+                ari, _ = cluster_agreement(clusters, picture.labels)
+                matched = _match(clusters, codes, len(names))
+                _draw_spots(axis, picture.xy_px, f"{method}  ARI {ari:.2f}", c=_colours(matched))
+            else:
+                axis.set_axis_off()
+        row[0].set_ylabel(picture.slide_id, fontsize=8)
+    return figure
+
+
+def _match(clusters: NDArray[np.int64], codes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Give each cluster the number of the label that it overlaps most, one cluster a label."""
+    known = clusters >= 0
+    overlap = np.zeros((n, n), dtype=np.int64)
+    np.add.at(overlap, (clusters[known], codes[known]), 1)
+    _, label_of = linear_sum_assignment(overlap, maximize=True)
+    return np.where(known, label_of[clusters], -1)
+
+
+def _colours(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    palette = np.array(colormaps["tab20" if codes.max() >= 10 else "tab10"].colors)  # type: ignore[attr-defined]
+    return np.where(codes[:, None] < 0, 0.85, palette[codes % len(palette)])
+
+
+def _map_grid(places: Sequence[NDArray[np.float64]], n_columns: int) -> tuple[Figure, NDArray[np.object_]]:
+    """Return panels as high as the slides are, a row a slide, room for a title above each."""
+    width, title = 2.0, 0.25
+    heights = []
+    for xy in places:
+        span = np.ptp(xy, axis=0)
+        heights.append(width * float(np.clip(span[1] / span[0] if span[0] > 0 else 1.0, 0.4, 1.6)))
+    # A fixed layout: the constrained one takes seconds for this many panels.
+    mean = sum(heights) / len(heights)
+    size = (n_columns * width * 1.05 + 0.35, sum(heights) + title * len(heights) + 0.05)
+    figure = Figure(figsize=size)
+    spacing = {
+        "left": 0.3 / size[0],
+        "right": 1 - 0.05 / size[0],
+        "top": 1 - title / size[1],
+        "bottom": 0.05 / size[1],
+        "wspace": 0.05,
+        "hspace": title / mean,
+        "height_ratios": heights,
+    }
+    axes: NDArray[np.object_] = figure.subplots(len(places), n_columns, squeeze=False, gridspec_kw=spacing)
+    return figure, axes
+
+
+def _draw_spots(axis: Axes, xy: NDArray[np.float64], title: str, **colour: Any) -> None:
+    x, y = xy.T
+    axis.scatter(x, y, s=max(1.0, min(14.0, 2500 / max(len(x), 1))), linewidths=0, **colour)
+    axis.set_title(title, fontsize=8, pad=3)
+    axis.set_aspect("equal")
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 
 def _correlation(measured: FloatArray, predicted: FloatArray) -> str:

@@ -17,7 +17,8 @@ from mclstexp.metrics import (
     Floats,
     PooledCorrelation,
     absolute_error,
-    domain_agreement,
+    cluster_agreement,
+    domain_clusters,
     highest,
     interval_coverage,
     mean_or_none,
@@ -119,7 +120,8 @@ class SlideTruth:
 class SlideScore:
     """One method's scores on one held-out slide with one seed (None: the method has no chance in it).
 
-    ``values`` holds the measures of `METRICS` and of the marker sets; ``gene_pcc`` is ``(G,)``, ordered as ``symbols``.
+    ``values`` holds the measures of `METRICS` and of the marker sets; ``gene_pcc`` is ``(G,)``, ordered as ``symbols``;
+    ``clusters`` is ``(n,)``, those of the prediction that ARI and NMI compare with the labels (-1: no label), or None.
     """
 
     fold: str
@@ -134,6 +136,7 @@ class SlideScore:
     values: dict[str, float | None]
     symbols: tuple[str, ...]
     gene_pcc: Floats
+    clusters: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, marke
     genes = score_genes(x, y)
     spots = truth.slide.spots
     ssim = ssim_by_gene(x, y, spots.array_row, spots.array_col)
-    domains = None if spots.labels is None else domain_agreement(_known(y), spots.labels, seed=run.seed or 0)
+    clusters = None if spots.labels is None else domain_clusters(_known(y), spots.labels, seed=run.seed or 0)
+    domains = None if spots.labels is None or clusters is None else cluster_agreement(clusters, spots.labels)
     values: dict[str, float | None] = {
         "pcc": mean_or_none(genes.pcc),
         "pcc_nan_dropped": genes.pcc_nan_dropped,
@@ -182,6 +186,7 @@ def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, marke
         values=values,
         symbols=truth.panel.symbols,
         gene_pcc=genes.pcc,
+        clusters=clusters,
     )
 
 

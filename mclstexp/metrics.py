@@ -218,16 +218,33 @@ def domain_agreement(expression: ArrayLike, labels: ArrayLike, *, seed: int = 0)
     Adjusted Rand index (Hubert and Arabie 1985) and normalised mutual information (arithmetic mean), as the mclSTExp
     paper reports for annotated sections. Spots without a label take no part. None with fewer than two labels.
     """
+    clusters = domain_clusters(expression, labels, seed=seed)
+    return None if clusters is None else cluster_agreement(clusters, labels)
+
+
+def cluster_agreement(clusters: NDArray[np.int64], labels: ArrayLike) -> tuple[float, float]:
+    """ARI and NMI of clusters (-1: not clustered, left out) with labels."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+    known = clusters >= 0
+    truth = np.asarray(labels, dtype=np.str_)[known]
+    rand, information = (f(truth, clusters[known]) for f in (adjusted_rand_score, normalized_mutual_info_score))
+    return float(rand), float(information)
+
+
+def domain_clusters(expression: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> NDArray[np.int64] | None:
+    """Cluster the labelled spots into as many clusters as there are labels; -1 for a spot without a label.
+
+    None with fewer than two labels.
+    """
     names = np.asarray(labels, dtype=np.str_)
     known = names != ""
     n_labels = len(np.unique(names[known]))
     if n_labels < 2:
         return None
-    clusters = cluster_spots(np.asarray(expression)[known], n_labels, seed=seed)
-    truth = names[known]
-    return float(adjusted_rand_score(truth, clusters)), float(normalized_mutual_info_score(truth, clusters))
+    clusters = np.full(len(names), -1, dtype=np.int64)
+    clusters[known] = cluster_spots(np.asarray(expression)[known], n_labels, seed=seed)
+    return clusters
 
 
 def interval_coverage(truth: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> tuple[float, float] | None:

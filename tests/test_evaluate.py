@@ -140,6 +140,43 @@ def test_a_perfect_method_is_perfect(result):
     assert values["ari"].mean == pytest.approx(ari)
 
 
+def test_domains_are_compared_with_the_labels_and_drawn(world, result):
+    from mclstexp.evaluate_report import domains_figure
+    from mclstexp.metrics import domain_agreement
+
+    scores = {(s.method, s.slide_id): s for s in result.scores if s.seed in (None, 0)}
+    for slide in world.slides:
+        mine = scores["perfect", slide.slide_id]
+        panel = GenePanel(mine.symbols)
+        truth, _ = expression_for(slide.spots, panel, SCALE)
+        assert (mine.values["ari"], mine.values["nmi"]) == domain_agreement(truth, slide.spots.labels)
+        assert scores["training mean", slide.slide_id].values["ari"] == 0
+    assert [m.slide_id for m in result.domain_maps] == ["A1", "A2", "B1", "B2"]
+    np.testing.assert_array_equal(result.domain_maps[0].clusters["perfect"], result.domain_maps[0].clusters["measured"])
+    assert any(
+        line.startswith("labels of A1, A2, B1, B2, C1 (ARI, NMI): the slide's own") for line in result.describe()
+    )
+    figure = domains_figure(result.domain_maps)
+    assert len(figure.axes) == 4 * (2 + len(result.methods))
+    assert domains_figure([]) is None
+
+
+def test_unlabelled_spots_and_slides_take_no_part_in_domains(world):
+    labels = world.slides[0].spots.labels.copy()
+    labels[::3] = ""
+    slides = [
+        replace(s, spots=replace(s.spots, labels=labels if s.slide_id == "A1" else None), extra={"labels": "made up"})
+        for s in world.slides[:3]
+    ]
+    result = run_evaluation(slides, [Told(oracle(world))], EvaluationProtocol(n_genes=60))
+    values = {s.slide_id: s.values for s in result.scores}
+    assert values["A1"]["ari"] is not None
+    assert (values["A2"]["ari"], values["B1"]["nmi"]) == (None, None)
+    (drawn,) = result.domain_maps
+    assert (drawn.clusters["told"] == -1).tolist() == (labels == "").tolist()
+    assert result.to_json()["domains_of_truth"]["A1"]["labels"] == "made up"
+
+
 def test_noise_and_silence_are_worth_nothing(result):
     values = overall(result)
     assert abs(values["noise"]["pcc"].mean) < 0.03
@@ -440,7 +477,7 @@ def test_the_report_is_whole_and_refuses_to_overwrite(result, tmp_path):
         "slides.csv",
     ]
     text = page.read_text()
-    assert len(re.findall("data:image/png;base64,", text)) == 4
+    assert len(re.findall("data:image/png;base64,", text)) == 5
     assert "http" not in text.replace("http-equiv", "")
     assert len((page.parent / "genes.csv").read_text().splitlines()) == 1 + len(result.summaries[0].gene_pcc)
     with pytest.raises(ExistsAlreadyError, match="--force"):

@@ -53,6 +53,14 @@ def evaluate(
         Path | None, typer.Option("--markers", help="Marker sets to score: JSON {set: [genes]} or GMT.")
     ] = None,
     settings: options.Set = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            help="Also run each recipe (paper and paper-code apart) with the setting of dotted.key=v1,v2,... that does "
+            "best on the training side alone, chosen anew for every fold; may be repeated (at most 32 combinations).",
+        ),
+    ] = None,
     device: options.Device = "auto",
     cache: options.Cache = None,
     output: Annotated[
@@ -73,11 +81,13 @@ def evaluate(
     from mclstexp.data.readers import read_slides
     from mclstexp.data.splits import SplitSpec, check_leakage, make_folds, read_folds
     from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
+    from mclstexp.evaluate_tuning import parse_grid
     from mclstexp.files import check_output
     from mclstexp.gene_sets import read_gene_sets
 
     if output is not None:
         check_output(output, force=force)
+    grid = parse_grid(tune or [])
     plan = _protocol(protocol, genes, n_genes)
     split = SplitSpec(
         by=by or plan.split.by,  # type: ignore[arg-type]
@@ -98,7 +108,8 @@ def evaluate(
         found, notes = paper_slides(found)
     # Refuse a split that cannot be made, or leaks, before any method is built.
     parts, _ = make_folds(found, split)
-    for text in check_leakage(parts, split):
+    warned = check_leakage(parts, split)
+    for text in warned:
         note(f"WARNING: {text}")
     from mclstexp.index.evaluation import evaluation_methods
 
@@ -109,21 +120,25 @@ def evaluate(
             encoder_weights=encoder_weights,
             settings=tuple(settings or ()),
             normalisation=plan.normalisation,
+            grid=grid,
+            split=split,
             device=device,
             cache=cache,
         )
     )
     result = run_evaluation(found, methods, plan, on_progress=progress("folds x methods"))
-    _show(replace(result, notes=(*notes, *result.notes)), output, force=force, as_json=as_json)
+    result = replace(result, notes=(*notes, *result.notes))
+    _show(result, output, force=force, as_json=as_json, warned=warned)
 
 
-def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_json: bool) -> None:
+def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_json: bool, warned: list[str]) -> None:
     if output is not None:
         from mclstexp.evaluate_report import write_report
 
         note(f"report: {write_report(result, output, force=force)}")
     for text in result.warnings:
-        note(f"WARNING: {text}")
+        if text not in warned:
+            note(f"WARNING: {text}")
     for text in result.notes:
         note(text)
     if as_json:

@@ -15,8 +15,9 @@ from mclstexp.baselines import baseline_methods
 from mclstexp.config import ModelConfig, Normalisation, recipe, with_settings
 from mclstexp.errors import InputError
 from mclstexp.evaluate import Method
-from mclstexp.evaluate_protocol import MethodOptions
+from mclstexp.evaluate_protocol import PUBLISHED, MethodOptions
 from mclstexp.evaluate_scores import MethodPrediction
+from mclstexp.evaluate_tuning import TunedMethod
 from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
 from mclstexp.index.store import ReferenceStore
 from mclstexp.model.features import FeatureCache, slide_features
@@ -75,13 +76,32 @@ class RetrievalMethod:
 
 
 def evaluation_methods(options: MethodOptions) -> list[Method]:
-    """Return the baselines and one retrieval method a recipe, all on the same encoder and scale."""
+    """Return the baselines and one retrieval method a recipe (and one tuned, given a grid), on one encoder and scale.
+
+    Raises
+    ------
+    InputError
+        When a recipe or setting is unknown, or there is a grid and no recipe to tune.
+    """
     folder = options.cache or Path(platformdirs.user_cache_dir("mclstexp"))
     cache = FeatureCache(folder)
     run = TrainOptions(weights=_weights(options), device=options.device, cache=cache)  # type: ignore[arg-type]
     configs = [_config(name, options) for name in options.recipes]
     methods: list[Method] = list(baseline_methods(last_layer_features(configs[0], run), options.normalisation))
-    return methods + [RetrievalMethod(config, run, options.normalisation) for config in configs]
+
+    def make(config: ModelConfig) -> RetrievalMethod:
+        return RetrievalMethod(config, run, options.normalisation)
+
+    tuned = [config for config in configs if options.grid and config.recipe not in PUBLISHED]
+    if options.grid and not tuned:
+        raise InputError(
+            f"--tune leaves the published recipes as they are ({', '.join(PUBLISHED)}): add --recipe default."
+        )
+    for config in configs:
+        methods.append(make(config))
+        if config in tuned:
+            methods.append(TunedMethod(config, options.grid, make, options.split))
+    return methods
 
 
 def last_layer_features(config: ModelConfig, options: TrainOptions) -> Any:

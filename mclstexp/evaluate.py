@@ -5,22 +5,28 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.config import ModelConfig, to_dict
 from mclstexp.data.genes import panel_from_names, select_panel
 from mclstexp.data.splits import Fold, check_leakage, make_folds
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate_protocol import (
+    PUBLISHED,
+    Choosing,
+    Configured,
     EvaluationProtocol,
     Method,
     MethodOptions,
+    changes_of,
     describe_split,
     paper_protocol,
     paper_slides,
+    without_counts,
 )
 from mclstexp.evaluate_scores import (
     METRICS,
@@ -45,6 +51,7 @@ __all__ = [
     "paper_protocol",
     "paper_slides",
     "run_evaluation",
+    "without_counts",
 ]
 
 MAPPED_SLIDES = 4
@@ -79,7 +86,10 @@ class EvaluationResult:
     Attributes
     ----------
     folds
-        A dict a fold: name, train, train_without_image, test, n_genes and panel (digest).
+        A dict a fold: name, train, train_counts_only, test, n_genes, panel (digest) and choices (settings that a
+        method chose on the training side, and the inner scores).
+    configs
+        The settings of every method that is a recipe.
     domains_of_truth
         ARI and NMI of clusters of the *measured* expression, by slide: what a perfect prediction would reach.
     label_sources
@@ -88,6 +98,7 @@ class EvaluationResult:
 
     protocol: EvaluationProtocol
     methods: tuple[str, ...]
+    configs: dict[str, ModelConfig]
     folds: tuple[dict[str, Any], ...]
     scores: tuple[SlideScore, ...]
     summaries: tuple[MethodSummary, ...]
@@ -107,6 +118,7 @@ class EvaluationResult:
             "warnings": list(self.warnings),
             "notes": list(self.notes),
             "metrics": METRICS,
+            "recipes": {name: to_dict(config) for name, config in self.configs.items()},
             "folds": list(self.folds),
             "overall": [asdict(summary) for summary in self.summaries],
             "slides": [
@@ -153,8 +165,31 @@ class EvaluationResult:
             f"genes: {' or '.join(map(str, sizes))}, {source}",
             f"scale: log(1 + counts / total over {total} x {scale.target_sum:g}), {scale.log} logarithm",
             f"seeds: {', '.join(map(str, protocol.seeds))}",
+            *self._describe_recipes(),
+            *self._describe_choices(),
             *self._describe_labels(),
             "versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+        ]
+
+    def _describe_recipes(self) -> list[str]:
+        lines = []
+        for name, config in self.configs.items():
+            changes = changes_of(config)
+            said = ("not as published: " if config.recipe in PUBLISHED else "with ") + ", ".join(changes)
+            lines.append(f"recipe of {name}: {config.recipe}, {said if changes else 'as it is'}")
+        return lines
+
+    def _describe_choices(self) -> list[str]:
+        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for fold in self.folds:
+            for choice in fold["choices"]:
+                text = ", ".join(choice["chosen"]) or "the recipe's own"
+                where = f"{fold['name']} seed {choice['seed']}" if len(self.protocol.seeds) > 1 else fold["name"]
+                found.setdefault((choice["method"], choice["rule"]), {}).setdefault(text, []).append(where)
+        return [
+            f"settings of {method}, chosen by mean PCC on each training side ({rule}): "
+            + "; ".join(f"{text} in {', '.join(folds)}" for text, folds in chosen.items())
+            for (method, rule), chosen in found.items()
         ]
 
     def _describe_labels(self) -> list[str]:
@@ -214,6 +249,7 @@ def run_evaluation(
     return EvaluationResult(
         protocol=protocol,
         methods=tuple(method.name for method in methods),
+        configs={method.name: method.config for method in methods if isinstance(method, Configured)},
         folds=tuple(found.folds),
         scores=tuple(found.scores),
         summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
@@ -269,6 +305,7 @@ class _Findings:
                 "test": [slide.slide_id for slide in fold.test],
                 "n_genes": len(panel),
                 "panel": panel.digest,
+                "choices": [],
             }
         )
         return panel
@@ -277,6 +314,11 @@ class _Findings:
         """Fit a method on the fold and score it on every held-out slide."""
         train = fold.train if method.uses_counts_only else fold.train_with_image
         method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
+        if isinstance(method, Choosing) and method.choice is not None:
+            choice = method.choice
+            tried = [{"settings": list(settings), "pcc": pcc} for settings, pcc in choice.scores]
+            record = {"method": method.name, "seed": seed, "rule": choice.rule, "chosen": list(choice.settings)}
+            self.folds[-1]["choices"].append({**record, "inner_pcc": tried})
         for truth in self.truths:
             slide = truth.slide
             prediction = method.predict(without_counts(slide))
@@ -320,11 +362,6 @@ class _Findings:
         for (slide_id, gene), picture in self.maps.items():
             if slide_id == truth.slide.slide_id and gene in truth.panel.position:
                 picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
-
-
-def without_counts(slide: Slide) -> Slide:
-    """Return the slide as a method meets it: spots and image, no counts, genes or labels."""
-    return replace(slide, spots=replace(slide.spots, counts=None, genes=None, labels=None))
 
 
 def versions() -> dict[str, str]:

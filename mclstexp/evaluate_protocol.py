@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from mclstexp.config import Normalisation
+from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict
 from mclstexp.data.splits import SplitSpec
 from mclstexp.errors import InputError
 from mclstexp.evaluate_scores import MethodPrediction
@@ -16,6 +17,10 @@ from mclstexp.types import GenePanel, Slide
 
 PAPER_LEFT_OUT = ("A1", "H1", "H2", "H3")
 """Sections of HER2+ that the paper (after HisToGene's code) leaves out: 32 of 36 remain, A2 to G3."""
+
+
+PUBLISHED = ("paper", "paper-code")
+"""Recipes that stand for someone else's work; they are never tuned."""
 
 
 class Method(Protocol):
@@ -51,6 +56,57 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Settings that a method chose on a training side, and the evidence.
+
+    Attributes
+    ----------
+    settings
+        The chosen ``dotted.key=value`` assignments; empty where there was nothing to choose on.
+    rule
+        How the training side was divided, in words.
+    scores
+        Each combination that was tried, with its mean PCC on the inner folds.
+    """
+
+    settings: tuple[str, ...]
+    rule: str
+    scores: tuple[tuple[tuple[str, ...], float | None], ...]
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A method that chooses settings when it is fitted."""
+
+    choice: Choice | None
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A method that is a recipe with settings."""
+
+    config: ModelConfig
+
+
+def changes_of(config: ModelConfig) -> list[str]:
+    """List the settings in which a config differs from its recipe, as ``dotted.key=value``."""
+    own, published = _flat(to_dict(config)), _flat(to_dict(recipe(config.recipe)))
+    return [f"{key}={json.dumps(value)}" for key, value in own.items() if value != published[key]]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def without_counts(slide: Slide) -> Slide:
+    """Return the slide as a method meets it: spots and image, no counts, genes or labels."""
+    return replace(slide, spots=replace(slide.spots, counts=None, genes=None, labels=None))
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """What a command line says about the methods to compare; `mclstexp.index.pipeline` builds them.
 
@@ -64,6 +120,9 @@ class MethodOptions:
         ``dotted.key=value`` changes to every recipe.
     normalisation
         The protocol's: every method must predict on this scale.
+    grid, split
+        Combinations of settings (`mclstexp.evaluate_tuning.parse_grid`) that each recipe but the published ones also
+        chooses among on every training side, divided as the outer split is.
     cache
         Folder for image features, or None for the user's.
     """
@@ -73,6 +132,8 @@ class MethodOptions:
     encoder_weights: str | None = None
     settings: tuple[str, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
+    grid: tuple[tuple[str, ...], ...] = ()
+    split: SplitSpec = field(default_factory=SplitSpec)
     device: str = "auto"
     cache: Path | None = None
 

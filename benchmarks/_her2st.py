@@ -1,0 +1,193 @@
+"""What the accuracy benchmarks share: finding the real data, reading it, settings from the command line, output.
+
+The scripts read ../shared from the project's root, or the folder of $MST_SHARED; without it they say so and end well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mclstexp.cli._output import note, table
+from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict, with_settings
+
+if TYPE_CHECKING:
+    from mclstexp.evaluate import EvaluationProtocol
+    from mclstexp.evaluate_protocol import MethodOptions
+    from mclstexp.train import TrainedModel, TrainOptions
+    from mclstexp.types import Slide
+
+C = ("C2", "C3", "C5", "C6")
+"""Sections of patient C that have an image."""
+
+B = ("B4",)
+"""The section of patient B that has one; a third of the counts a spot."""
+
+SCALE = Normalisation(target_sum=1e4, total="panel", log="natural")
+"""The project's scale: log(1 + counts / panel total x 10,000)."""
+
+ENCODER = "tf_efficientnet_lite0"
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(doc: str, name: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every accuracy benchmark has."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    default = os.environ.get("MST_SHARED", Path(__file__).parents[2] / "shared")
+    cache = os.environ.get("MST_CACHE")
+    made.add_argument("--shared", type=Path, default=Path(default), help="Folder of real data [default: ../shared].")
+    made.add_argument("--cache", type=Path, default=Path(cache) if cache else None, help="Folder of image features.")
+    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file to write.")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Setting; may be repeated.")
+    made.add_argument("--encoder", default=ENCODER)
+    made.add_argument("--weights", help="A .safetensors file or 'random' [default: those of the shared folder].")
+    made.add_argument("--epochs", type=int, help="Epochs of the networks, for trial runs: not the recipe's figures.")
+    made.add_argument("--device", default="auto")
+    return made
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; where the real data is not here, say so and end the program with success."""
+    options = made.parse_args()
+    if not (options.shared / "her2st").is_dir():
+        print(f"skipped: the real data is not here ({options.shared}); set MST_SHARED or give --shared")
+        raise SystemExit(0)
+    if options.weights is None:
+        options.weights = str(options.shared / "weights" / f"{ENCODER}.safetensors")
+    if options.epochs is not None:
+        options.set = [*options.set, f"optim.epochs={options.epochs}"]
+    return options
+
+
+def read(options: argparse.Namespace, names: Sequence[str]) -> list[Slide]:
+    """Read sections, in the order of their names."""
+    from mclstexp.data.readers import read_slides
+
+    return read_slides(options.shared / "her2st", only=names)
+
+
+def genes(options: argparse.Namespace) -> list[str]:
+    """Return the paper's panel of 785 genes."""
+    from mclstexp.data.genes import read_gene_list
+
+    return read_gene_list(options.shared / "genes" / "her2st_785.txt")
+
+
+def model_config(options: argparse.Namespace, *changes: str, name: str = "default") -> ModelConfig:
+    """Return a recipe's settings with the command line's, then with the given changes."""
+    config = with_settings(recipe(name), [f"encoder.name={options.encoder}", *options.set])
+    return with_settings(config, list(changes))
+
+
+def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> MethodOptions:
+    """Return how `evaluation_methods` builds the methods of a table."""
+    from mclstexp.evaluate_protocol import MethodOptions
+
+    return MethodOptions(
+        recipes=tuple(recipes),
+        encoder=options.encoder,
+        encoder_weights=options.weights,
+        settings=tuple(options.set),
+        normalisation=SCALE,
+        device=options.device,
+        cache=cache_folder(options),
+    )
+
+
+def train_options(options: argparse.Namespace, *, with_genes: bool = True) -> TrainOptions:
+    """Return how a model is trained."""
+    from mclstexp.model.features import FeatureCache
+    from mclstexp.train import TrainOptions
+
+    weights: Any = "random" if options.weights == "random" else Path(options.weights)
+    cache = FeatureCache(cache_folder(options))
+    return TrainOptions(
+        weights=weights, device=options.device, cache=cache, genes=genes(options) if with_genes else None
+    )
+
+
+def fitted(options: argparse.Namespace, slides: Sequence[Slide], config: ModelConfig) -> TrainedModel:
+    """Train a model on slides."""
+    from mclstexp.train import train
+
+    return train(slides, config, train_options(options))
+
+
+def cache_folder(options: argparse.Namespace) -> Path:
+    """Return where image features are kept: as the commands do."""
+    import platformdirs
+
+    return options.cache or Path(platformdirs.user_cache_dir("mclstexp"))
+
+
+def plan(
+    options: argparse.Namespace, *, train: Sequence[str] = (), test: Sequence[str] = (), seeds: Sequence[int] = (0,)
+) -> EvaluationProtocol:
+    """Return the protocol of an evaluation: leave one slide out, or the given sections."""
+    from mclstexp.data.splits import SplitSpec
+    from mclstexp.evaluate import EvaluationProtocol
+
+    split = SplitSpec(by="slide", train=tuple(train), test=tuple(test))
+    return EvaluationProtocol("her2st", split, tuple(seeds), tuple(genes(options)), normalisation=SCALE)
+
+
+def facts(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides the figures and the times: command, settings, versions, machine."""
+    import torch
+
+    from mclstexp.evaluate import versions
+
+    return {
+        "command": " ".join(sys.argv),
+        "encoder": options.encoder,
+        "settings": list(options.set),
+        "trial": options.epochs is not None,
+        "default_recipe": to_dict(model_config(options)),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Return the facts in lines of text."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines = [f"encoder: {found['encoder']}; settings: {' '.join(found['settings']) or 'as the recipes say'}", versions]
+    if found["trial"]:
+        lines.insert(0, "TRIAL RUN: the networks were trained for fewer epochs than their recipes say")
+    return "\n".join(lines)
+
+
+def show(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table under a title."""
+    print(f"\n{title}\n{table(header, rows)}", flush=True)
+
+
+def save(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Write the results, replacing earlier ones at once."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    work = options.out.with_name(f"{options.out.name}.partial")
+    work.write_text(json.dumps(results, indent=1) + "\n")
+    work.replace(options.out)
+
+
+def pace(label: str) -> Callable[[int, int], None]:
+    """Return a callback that says how far a long run is, on stderr."""
+    started = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        note(f"{label}: {done} of {total}, {time.monotonic() - started:.0f} s")
+
+    return say
+
+
+def split_list(text: str) -> list[str]:
+    """Split a comma-separated option."""
+    return [part.strip() for part in text.split(",") if part.strip()]

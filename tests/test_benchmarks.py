@@ -1,0 +1,189 @@
+"""The accuracy benchmarks: they import, end well without the real data, and measure what they say."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mclstexp.config import ModelConfig, RetrievalConfig, recipe, with_settings
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_imports(script, name):
+    assert callable(script(name).main)
+
+
+def test_without_the_real_data_each_says_so_and_ends_well(tmp_path):
+    environment = {**os.environ, "MST_SHARED": str(tmp_path / "nothing")}
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, str(FOLDER / f"{name}.py"), "--out", str(tmp_path / f"{name}.json")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in SCRIPTS
+    }
+    for name, process in running.items():
+        said, complaint = process.communicate(timeout=120)
+        assert process.returncode == 0, (name, complaint)
+        assert said.startswith("skipped: the real data is not here"), (name, said)
+        assert str(tmp_path / "nothing") in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_ablation_is_a_valid_setting(script):
+    ablation = script("ablation")
+    config = recipe("default")
+    names = [name for name, _ in ablation.parts(config)]
+    assert len(set(names)) == len(names)
+    assert set(ablation.PARTS) <= set(ablation.parts(config))
+    for _, assignments in ablation.parts(config):
+        assert isinstance(with_settings(config, list(assignments)), ModelConfig)
+
+
+def test_context_follows_the_scales_that_an_ablation_leaves(script):
+    ablation = script("ablation")
+    settings = ["encoder.scales=[0.5,1.0,2.0]", "shared.context_scales=[1,2]"]
+    config = with_settings(ModelConfig(), settings)
+    found = {}
+    for name, assignments in ablation.scale_parts(config):
+        changed = with_settings(config, list(assignments))
+        found[name] = (changed.encoder.scales, changed.shared.context_scales)
+    assert found == {
+        "no field of view x 0.5": ((1.0, 2.0), (0, 1)),
+        "no field of view x 1": ((0.5, 2.0), (1,)),
+        "no field of view x 2": ((0.5, 1.0), (1,)),
+        "one field of view": ((1.0,), (0,)),
+    }
+    assert ablation.scale_parts(ModelConfig()) == []
+
+
+def test_temperatures_are_relative_to_the_recipe(script):
+    config = ModelConfig(retrieval=RetrievalConfig(temperature=0.3))
+    values = [
+        with_settings(config, list(assignments)).retrieval.temperature
+        for _, assignments in script("ablation").temperature_parts(config)
+    ]
+    assert values == pytest.approx([0.15, 0.6])
+
+
+def test_a_table_line_averages_slides_and_seeds(script):
+    accuracy = script("accuracy")
+    keys = ("pcc_hvg", "mse", "mae", "bias", "coverage")
+    rows = [
+        {"slide": slide, "method": method, "seed": seed, "pcc": pcc, "pcc_heg": 2 * pcc, **dict.fromkeys(keys)}
+        for method, slide, seed, pcc in [
+            ("linear probe", "s", None, 0.1),
+            ("linear probe", "t", None, 0.3),
+            ("paper", "s", 0, 0.1),
+            ("paper", "t", 0, 0.1),
+            ("default", "s", 0, 0.2),
+            ("default", "t", 0, 0.4),
+            ("default", "s", 1, 0.3),
+            ("default", "t", 1, 0.5),
+        ]
+    ]
+    probe, paper, default = accuracy.summary(rows)
+    assert (default["slides"], default["seeds"], probe["seeds"]) == (2, 2, 1)
+    assert default["pcc"] == pytest.approx(0.35)
+    assert default["sd_seeds"] == pytest.approx(np.std([0.3, 0.4], ddof=1))
+    assert probe["sd_seeds"] is None
+    assert default["all / paper"] == pytest.approx(3.5)
+    assert default["HEG / linear probe"] == pytest.approx(1.75)
+    assert paper["all / paper"] == 1
+    assert default["mse"] is None
+
+
+def test_a_levelled_method_notes_its_mean_and_changes_nothing(script, cohort):
+    from mclstexp.baselines import TrainingMean
+
+    accuracy = script("accuracy")
+    normalisation = ModelConfig().normalisation
+    plain, levelled = TrainingMean(normalisation), accuracy.Levelled(TrainingMean(normalisation), "mean")
+    panel = cohort[0].spots.genes
+    for method in (plain, levelled):
+        method.fit(cohort[:2], panel, seed=3)
+    expected = plain.predict(cohort[2]).mean
+    np.testing.assert_array_equal(levelled.predict(cohort[2]).mean, expected)
+    assert levelled.level == {f"{cohort[2].slide_id} 3": pytest.approx(expected.mean())}
+
+
+def test_quarters_are_even_and_spread_over_the_slide(script):
+    x, y = np.meshgrid(np.arange(12.0), np.arange(12.0))
+    xy = np.random.default_rng(0).permutation(np.stack([x.ravel(), y.ravel()], axis=1))
+    quarter = script("cohort").quarters(xy)
+    assert np.bincount(quarter).tolist() == [36, 36, 36, 36]
+    for number in range(4):
+        np.testing.assert_allclose(xy[quarter == number].mean(axis=0), [5.5, 5.5], atol=0.5)
+        blocks = {(int(a) // 3, int(b) // 3) for a, b in xy[quarter == number]}
+        assert len(blocks) == 4
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.8, 1.2), (20.0, 1.9, 2.1)])
+def test_purity_tells_a_shift_between_slides_from_none(script, shift, low, high):
+    cohort = script("cohort")
+    rng = np.random.default_rng(0)
+    kind = np.repeat([0, 1], 100)
+    vectors = rng.normal(size=(200, 5))
+    vectors[:, 0] += shift * np.where(kind, 1, -1)
+    same = kind[:, None] == kind
+    everyone = np.ones(200, dtype=bool)
+    found, blind = cohort.purity(cohort.Space("any", vectors, vectors), same, ~np.eye(200, dtype=bool), everyone)
+    assert blind == pytest.approx(99 / 199)
+    assert low < found / blind < high
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.3, 0.7), (5.0, 0.85, 1.0)])
+def test_readers_find_a_class_only_where_there_is_one(script, shift, low, high):
+    cohort = script("cohort")
+    rng = np.random.default_rng(1)
+    label = np.tile([0, 1], 60)
+    vectors = rng.normal(size=(120, 70)) + shift * label[:, None]
+    for reader in cohort.readers().values():
+        assert low <= cohort.readable(vectors, label, np.arange(120) // 30, reader) <= high
+
+
+def test_the_margin_is_glass(script, tmp_path):
+    familiarity = script("familiarity")
+    pixels = np.full((1200, 1600, 3), 245, dtype=np.uint8)
+    pixels[300:900, 400:1000] = (170, 60, 140)
+    made = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[700.0, 600.0]]), 1.0)
+    xy = familiarity.margin(made, 100.0).spots.xy_px
+    assert len(xy) > 10
+    inside = ((xy > (350, 250)) & (xy < (1050, 950))).all(axis=1)
+    assert not inside.any()
+    assert ((xy >= 50) & (xy <= (1550, 1150))).all()
+
+
+def test_shuffling_keeps_the_colours_of_a_block(script, tmp_path):
+    familiarity = script("familiarity")
+    size = familiarity.BLOCK_PX
+    pixels = np.random.default_rng(0).integers(0, 255, (size, 2 * size, 3), dtype=np.uint8)
+    made = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[30.0, 30.0]]), 1.0)
+    mixed = familiarity.shuffled(made, tmp_path).image.read_region(0, 0, 2 * size, size)
+    assert not np.array_equal(mixed, pixels)
+    for part in (slice(0, size), slice(size, 2 * size)):
+        old, new = (np.unique(one[:, part].reshape(-1, 3), axis=0, return_counts=True) for one in (pixels, mixed))
+        np.testing.assert_array_equal(new[0], old[0])
+        np.testing.assert_array_equal(new[1], old[1])
+
+
+def test_shares_of_training_add_up(script):
+    found = {name: {"seconds": seconds} for name, seconds in (("whole", 100.0), ("cached", 30.0), ("fit", 10.0))}
+    shares = script("training").shares(found)
+    assert shares == {"features_s": 70.0, "calibration_s": 20.0, "fit_s": 10.0, "whole_s": 100.0}

@@ -27,6 +27,12 @@ def query(
         str | None, typer.Option("--weights", help="softmax or inverse_square [default: the model's].")
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the softmax weights.")] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            "--patient", help="The slide's patient, if known: warns when the reference or model holds others."
+        ),
+    ] = None,
     exclude_patient: options.ExcludePatient = None,
     exclude_slide: options.ExcludeSlide = None,
     only_cohort: options.OnlyCohort = None,
@@ -58,6 +64,8 @@ def query(
 ) -> None:
     """Predict a slide's expression from its nearest reference spots, and write it with its neighbours."""
     options.check_device(device)
+    from dataclasses import replace
+
     from mclstexp.data.coords import read_query
     from mclstexp.files import check_output
     from mclstexp.index.pipeline import QueryOptions, predict_slide, reference_model
@@ -66,6 +74,7 @@ def query(
     check_output(output, force=force)
     columns = _columns(x_column, y_column, id_column, origin, tile_px, units, pitch_um)
     slide = read_query(image, coords, mpp=mpp, columns=columns, check_tissue=tissue_check)
+    slide = replace(slide, patient=patient or slide.patient)
     for text in slide.notes:
         note(text)
     store = ReferenceStore.open(reference, version=options.version_or_tag(version))

@@ -19,6 +19,7 @@ from mclstexp.index.familiarity import familiarity, mean_similarity
 from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
 from mclstexp.index.retrieval import Filter, Retrieval, allowed_rows, retrieve
 from mclstexp.index.search import Neighbors
+from mclstexp.index.seen import seen_before
 from mclstexp.index.store import ReferenceStore
 from mclstexp.index.writer import AddReport
 from mclstexp.model.checkpoint import ModelFiles, load_model, save_model
@@ -220,7 +221,9 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         "similarity": found.neighbours.similarity[:, 0],
         "n_effective": found.n_effective,
     }
-    percentile = familiarity(store, query, k=FAMILIARITY_K, allowed=allowed_rows(store, options.filter))
+    allowed = allowed_rows(store, options.filter)
+    seen = seen_before(slide, store, trained_on=encoders.trained_on, allowed=allowed)
+    percentile = familiarity(store, query, k=FAMILIARITY_K, allowed=allowed)
     calibration = encoders.calibration
     distance = None if calibration is None else calibration.distance(features)
     if calibration is not None and distance is not None:
@@ -235,7 +238,8 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         moved = encoders.corrected(base, found.genes, query, keys, found.weights)
         corrected = corrected if moved is None else moved
     prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
-    notes = [*_notes(slide, store, options), *_strangeness_note(obs), *found.notes]
+    prediction = replace(prediction, settings={**prediction.settings, "leakage": "\n".join(seen)})
+    notes = [*seen, *_strangeness_note(obs), *found.notes]
     if calibration is not None and distance is not None:
         prediction = _with_reliability(prediction, calibration, encoders.panel)
         if rule == encoders.config.normalisation and config == encoders.config.retrieval:
@@ -283,19 +287,6 @@ def _with_interval(
     )
     settings = {**prediction.settings, "interval_level": calibration.level}
     return replace(prediction, lower=lower, upper=upper, settings=settings)
-
-
-def _notes(slide: Slide, store: ReferenceStore, options: QueryOptions) -> list[str]:
-    if slide.image is None:
-        return []
-    same = [entry.slide_id for entry in store.find_slide(sha256_file(slide.image.path))]
-    excluded = options.filter.exclude_slides if options.filter else ()
-    return [
-        f"Warning: this image is slide {name!r} of the reference: the prediction finds the measured spots themselves; "
-        f"leave it out with --exclude-slide {name}, or its patient with --exclude-patient."
-        for name in same
-        if name not in excluded
-    ]
 
 
 def _assemble(

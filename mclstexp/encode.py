@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,9 +58,10 @@ class EncoderPair:
         *,
         calibration: Calibration | None = None,
         cache: FeatureCache | None = None,
+        trained_on: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config, self.panel, self.backbone, self.space = config, panel, backbone, space
-        self.calibration = calibration
+        self.calibration, self.trained_on = calibration, tuple(trained_on)
         self.cache = cache or FeatureCache()
 
     @classmethod
@@ -75,7 +76,8 @@ class EncoderPair:
         calibration = Calibration.from_state(model.arrays, model.facts)
         target = resolve_device(device)
         backbone.to(target)
-        return cls(model.config, model.panel, backbone, space, calibration=calibration, cache=cache)
+        seen = model.facts.get("slides", ())
+        return cls(model.config, model.panel, backbone, space, calibration=calibration, cache=cache, trained_on=seen)
 
     @classmethod
     def load(cls, folder: Path, *, device: Device = "auto", cache: FeatureCache | None = None) -> EncoderPair:

@@ -146,6 +146,35 @@ def test_a_slide_of_the_reference_is_noticed(made: Path, world: CohortPaths, mst
     done = mst("query", world.refs / f"{slide}.tif", tmp_path / "coords.csv", "-r", made / "reference",
                "-o", tmp_path / "p.h5ad")  # fmt: skip
     assert f"--exclude-slide {slide}" in done.stderr
+    assert f"the model was trained on slide {slide}:" in done.stderr
+    warnings = leakage(tmp_path / "p.h5ad")
+    assert len(warnings) == 2
+    assert all(text in done.stderr for text in warnings)
+    left_out = mst("query", world.refs / f"{slide}.tif", tmp_path / "coords.csv", "-r", made / "reference",
+                   "-o", tmp_path / "q.h5ad", "--exclude-slide", slide)  # fmt: skip
+    assert "of the reference: the prediction finds" not in left_out.stderr
+    assert leakage(tmp_path / "q.h5ad") == warnings[1:]  # the model has still seen it
+    assert slide not in set(pq.read_table(tmp_path / "q.neighbours.parquet").to_pandas().slide)
+
+
+def test_another_slide_of_a_known_patient_is_noticed_when_the_patient_is_said(
+    made: Path, world: CohortPaths, mst: Run, tmp_path: Path
+) -> None:
+    query = ["query", world.query_image, world.query_coords, "-r", made / "reference"]
+    assert leakage(made / "p.h5ad") == []
+    done = mst(*query, "-o", tmp_path / "p.h5ad", "--patient", "P1")
+    one, two = leakage(tmp_path / "p.h5ad")
+    assert "1 other slides of patient 'P1' (P1_A)" in one
+    assert "--exclude-patient P1" in one
+    assert "trained on slides of the same patient (P1_A)" in two
+    assert one in done.stderr
+    mst(*query, "-o", tmp_path / "q.h5ad", "--patient", "P1", "--exclude-patient", "P1")
+    assert leakage(tmp_path / "q.h5ad") == [two]
+
+
+def leakage(prediction: Path) -> list[str]:
+    """What the prediction's own file says of it."""
+    return str(ad.read_h5ad(prediction).uns["mclstexp"]["leakage"]).splitlines()
 
 
 def test_neighbours_and_plot(made: Path, mst: Run, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Whether a reference, or its model, has seen the slide that is queried: then the prediction is no test of either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.data.splits import shorten
+from mclstexp.files import sha256_file
+from mclstexp.index.store import ReferenceStore
+from mclstexp.index.tables import SlideEntry
+from mclstexp.types import Slide
+
+
+def seen_before(
+    slide: Slide,
+    store: ReferenceStore,
+    *,
+    trained_on: Sequence[Mapping[str, Any]],
+    allowed: NDArray[np.bool_] | None,
+) -> list[str]:
+    """Return a warning for each way in which the answer may have been known.
+
+    Parameters
+    ----------
+    slide
+        The query. Its patient is used where it is known.
+    trained_on
+        What the model records of its training slides: ``slide`` and ``patient`` of each.
+    allowed
+        Truth by row id of the spots that may be neighbours; None for all.
+    """
+    digest = sha256_file(slide.image.path) if slide.image is not None else None
+    same = [] if digest is None else store.find_slide(digest)
+    patients = {slide.patient, *(entry.patient for entry in same)} - {""}
+    usable = [entry for entry in store.entries if allowed is None or allowed[slice(*entry.rows)].any()]
+    return [
+        *_same_slide(same, usable),
+        *_same_patient(patients, same, usable),
+        *_trained_on(slide, same, patients, trained_on),
+    ]
+
+
+def _same_slide(same: Sequence[SlideEntry], usable: Sequence[SlideEntry]) -> list[str]:
+    names = {entry.slide_id for entry in usable}
+    return [
+        f"Warning: this image is slide {entry.slide_id!r} of the reference: the prediction finds the measured spots "
+        f"themselves; leave it out with --exclude-slide {entry.slide_id}, or its patient with --exclude-patient."
+        for entry in same
+        if entry.slide_id in names
+    ]
+
+
+def _same_patient(patients: set[str], same: Sequence[SlideEntry], usable: Sequence[SlideEntry]) -> list[str]:
+    own = {entry.slide_id for entry in same}
+    found = []
+    for patient in sorted(patients):
+        others = [entry.slide_id for entry in usable if entry.patient == patient and entry.slide_id not in own]
+        if others:
+            found.append(
+                f"Warning: the reference holds {len(others)} other slides of patient {patient!r} ({shorten(others)}), "
+                f"perhaps cuts next to this one; leave them out with --exclude-patient {patient}."
+            )
+    return found
+
+
+def _trained_on(
+    slide: Slide, same: Sequence[SlideEntry], patients: set[str], trained_on: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    own = {slide.slide_id, *(entry.slide_id for entry in same)}
+    slides = [str(entry["slide"]) for entry in trained_on if entry["slide"] in own]
+    others = [str(entry["slide"]) for entry in trained_on if entry["patient"] in patients and entry["slide"] not in own]
+    what = []
+    if slides:
+        what.append(f"slide {shorten(slides)}{'' if same else ' (of this name)'}")
+    if others:
+        what.append(f"slides of the same patient ({shorten(others)})")
+    if not what:
+        return []
+    return [
+        f"Warning: the model was trained on {' and '.join(what)}: it has seen the answer, whatever is left out of the "
+        "neighbours; measure accuracy with mst evaluate, which trains anew."
+    ]

@@ -7,7 +7,8 @@ Models are trained on all five sections (four of patient C, one of B). Two measu
 - Readers: a linear (multinomial logistic) and a curved one (support vectors, Gaussian kernel) learn slide or patient
   from the vectors of three quarters of every section and are asked about the last; a quarter is made of blocks of
   tissue, so that only spots along a border have neighbours that were learnt. Mean of the recall of each class: 0.2 is
-  guessing for five slides, 0.5 for two patients. Vectors longer than 64 are reduced to 64 directions.
+  guessing for five slides, 0.5 for two patients. Less than guessing means that a slide's mean is gone: what was learnt
+  of three quarters is then wrong for the last. Vectors longer than 64 are reduced to 64 directions.
 - Neighbours: of the 50 keys nearest to a spot's query, the share from its own slide (keys within 1 mm of the spot left
   out, since the same tissue is rightly alike), and, for spots of C with all keys of their own slide left out, the share
   from the same patient. Each is divided by the share of such keys among all that were searched: 1 is what a draw
@@ -76,7 +77,7 @@ def quarters(xy: NDArray[np.float64]) -> Labels:
     """Return which quarter ``(n,)``, 0 to 3, a slide's spots belong to, from centres ``(n, 2)``.
 
     The spots are cut into 4 x 4 blocks of equal size, and a quarter takes one block of every row and column. Were it
-    one corner of the tissue, the rest of a centred slide would lie opposite, and readers would answer worse than by
+    one corner of the tissue, the rest of a centred slide would lie opposite, and readers would answer far worse than by
     guessing.
     """
     n, order = len(xy), np.arange(len(xy))

@@ -81,6 +81,7 @@ def evaluate(
     from mclstexp.data.readers import read_slides
     from mclstexp.data.splits import SplitSpec, check_leakage, make_folds, read_folds
     from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
+    from mclstexp.evaluate_protocol import panel_warnings
     from mclstexp.evaluate_tuning import parse_grid
     from mclstexp.files import check_output
     from mclstexp.gene_sets import read_gene_sets
@@ -104,11 +105,11 @@ def evaluate(
     )
     found = read_slides(refs, mpp=mpp, only=options.names(slides))
     notes: list[str] = []
-    if protocol in _PAPER and slides is None:
-        found, notes = paper_slides(found)
+    if protocol in _PAPER:
+        found, notes = paper_slides(found, named=slides is not None)
     # Refuse a split that cannot be made, or leaks, before any method is built.
     parts, _ = make_folds(found, split)
-    warned = check_leakage(parts, split)
+    warned = [*check_leakage(parts, split), *panel_warnings(plan, parts)]
     for text in warned:
         note(f"WARNING: {text}")
     from mclstexp.index.evaluation import evaluation_methods
@@ -154,9 +155,13 @@ def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "Evaluation
 
     from mclstexp.data.genes import read_gene_list
     from mclstexp.evaluate import EvaluationProtocol, paper_protocol
+    from mclstexp.evaluate_protocol import panel_slides
 
+    if genes is not None and n_genes is not None:
+        raise typer.BadParameter("the panel is the list of --genes; leave one of the two out.", param_hint="--n-genes")
     named = tuple(read_gene_list(genes)) if genes else ()
     plan = EvaluationProtocol(genes=named) if name == "default" else paper_protocol(name, genes=named)  # type: ignore[arg-type]
+    plan = replace(plan, genes_seen=panel_slides(genes) if genes else ())
     return plan if n_genes is None else replace(plan, n_genes=n_genes)
 
 

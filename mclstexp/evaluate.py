@@ -23,7 +23,9 @@ from mclstexp.evaluate_protocol import (
     Method,
     MethodOptions,
     changes_of,
+    describe_protocol,
     describe_split,
+    panel_warnings,
     paper_protocol,
     paper_slides,
     without_counts,
@@ -160,7 +162,7 @@ class EvaluationResult:
         source = "given" if protocol.genes else "highly variable, chosen on each training side"
         folds = [f"{f['name']} (train {len(f['train'])}, test {len(f['test'])})" for f in self.folds]
         return [
-            f"protocol: {protocol.name}",
+            f"protocol: {describe_protocol(protocol)}",
             f"split: {describe_split(protocol.split)}; {len(folds)} folds: {'; '.join(folds)}",
             f"genes: {' or '.join(map(str, sizes))}, {source}",
             f"scale: log(1 + counts / total over {total} x {scale.target_sum:g}), {scale.log} logarithm",
@@ -234,11 +236,7 @@ def run_evaluation(
     """
     runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
     folds, notes = make_folds(slides, protocol.split)
-    warnings = check_leakage(folds, protocol.split)
-    if protocol.genes:
-        warnings.append(
-            f"The panel of {len(protocol.genes)} genes was given: whoever chose it may have seen the test slides."
-        )
+    warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
     found = _Findings(protocol, notes=notes)
     for i, fold in enumerate(folds):
         panel = found.begin(fold)

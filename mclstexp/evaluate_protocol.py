@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict
-from mclstexp.data.splits import SplitSpec
+from mclstexp.data.splits import Fold, SplitSpec, shorten
 from mclstexp.errors import InputError
 from mclstexp.evaluate_scores import MethodPrediction
 from mclstexp.gene_sets import KNOWN_GENES, GeneSets
@@ -17,6 +17,16 @@ from mclstexp.types import GenePanel, Slide
 
 PAPER_LEFT_OUT = ("A1", "H1", "H2", "H3")
 """Sections of HER2+ that the paper (after HisToGene's code) leaves out: 32 of 36 remain, A2 to G3."""
+
+_SECTIONS = {"A": 6, "B": 6, "C": 6, "D": 6, "E": 3, "F": 3, "G": 3, "H": 3}
+
+PAPER_SECTIONS = tuple(
+    name
+    for patient, n in _SECTIONS.items()
+    for name in (f"{patient}{i + 1}" for i in range(n))
+    if name not in PAPER_LEFT_OUT
+)
+"""The 32 sections of HER2+ that the paper reports on."""
 
 
 PUBLISHED = ("paper", "paper-code")
@@ -146,6 +156,8 @@ class EvaluationProtocol:
     ----------
     genes
         A fixed panel by name, or empty: ``n_genes`` highly variable genes chosen anew on each training side.
+    genes_seen
+        (slide, patient) of the slides that the fixed panel was chosen on, where that is recorded.
     normalisation
         Of the truth, and so of every prediction.
     markers, known
@@ -156,6 +168,7 @@ class EvaluationProtocol:
     split: SplitSpec = field(default_factory=SplitSpec)
     seeds: tuple[int, ...] = (0,)
     genes: tuple[str, ...] = ()
+    genes_seen: tuple[tuple[str, str], ...] = ()
     n_genes: int = 1000
     normalisation: Normalisation = field(default_factory=Normalisation)
     markers: GeneSets = field(default_factory=dict)
@@ -192,11 +205,83 @@ def paper_protocol(which: Literal["paper", "paper-code"], *, genes: Sequence[str
     )
 
 
-def paper_slides(slides: Sequence[Slide]) -> tuple[list[Slide], list[str]]:
-    """Return the sections that the paper used of HER2+ (all slides of another data set), and a note."""
-    out = [slide.slide_id for slide in slides if slide.layout == "her2st" and slide.slide_id in PAPER_LEFT_OUT]
+def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[Slide], list[str]]:
+    """Return the sections that the paper used of HER2+ (all slides of another data set), and notes on what differs.
+
+    Parameters
+    ----------
+    slides
+        What was found.
+    named
+        Whether somebody named these very slides: then all are kept.
+    """
+    if not any(slide.layout == "her2st" for slide in slides):
+        return list(slides), ["These slides are not the paper's HER2+ cohort: its protocol on other data."]
+    out = [slide.slide_id for slide in slides if slide.slide_id in PAPER_LEFT_OUT and not named]
+    kept = [slide for slide in slides if slide.slide_id not in out]
     notes = [f"Left out as in the paper: {', '.join(out)}."] if out else []
-    return [slide for slide in slides if slide.slide_id not in out], notes
+    usable = [slide.slide_id for slide in kept if slide.image is not None and slide.slide_id in PAPER_SECTIONS]
+    if len(usable) < len(PAPER_SECTIONS):
+        absent = [name for name in PAPER_SECTIONS if name not in usable]
+        notes.append(
+            f"A reduced run: {len(usable)} of the paper's {len(PAPER_SECTIONS)} sections take part with an image, "
+            f"{shorten(absent)} do not; the paper's figures are of all of them."
+        )
+    return kept, notes
+
+
+def describe_protocol(protocol: EvaluationProtocol) -> str:
+    """Say what a protocol is, and in what it was changed."""
+    if protocol.name == "default":
+        return "default"
+    if protocol.name == "paper":
+        text = (
+            "as the mclSTExp paper says: one section out with other cuts of its patient in training, counts per million"
+        )
+        published = paper_protocol("paper", genes=protocol.genes)
+    else:
+        text = "as mclSTExp's published code does: one section out with other cuts of its patient in training, one list"
+        published = paper_protocol("paper-code", genes=protocol.genes)
+    same = {
+        "split": published.split == protocol.split,
+        "scale": published.normalisation == protocol.normalisation,
+        "number of genes": published.n_genes == protocol.n_genes or bool(protocol.genes),
+    }
+    changed = [what for what, as_published in same.items() if not as_published]
+    return f"{protocol.name}, {text}" + (f"; CHANGED: {', '.join(changed)}" if changed else "")
+
+
+def panel_slides(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return (slide, patient) of the slides that a model was trained on whose ``genes.tsv`` this is; else nothing."""
+    head = path.with_name("config.json")
+    if path.name != "genes.tsv" or not head.is_file():
+        return ()
+    try:
+        slides = json.loads(head.read_text(encoding="utf-8"))["facts"]["slides"]
+        return tuple((str(slide["slide"]), str(slide["patient"])) for slide in slides)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} lies beside a {head.name} that is no model's ({error}); copy the list elsewhere."
+        ) from error
+
+
+def panel_warnings(protocol: EvaluationProtocol, folds: Sequence[Fold]) -> list[str]:
+    """Return what is to be said of a panel that was given: whether its choice saw a held-out slide or patient."""
+    if not protocol.genes:
+        return []
+    held_out = {slide.slide_id: slide.patient for fold in folds for slide in fold.test}
+    slides = [slide_id for slide_id, _ in protocol.genes_seen if slide_id in held_out]
+    patients = {patient for _, patient in protocol.genes_seen} & set(held_out.values()) - {""}
+    if slides:
+        seen = f"held-out slides {shorten(slides)}"
+    elif patients:
+        seen = f"slides of held-out patients {shorten(sorted(patients))}"
+    else:
+        return [f"The panel of {len(protocol.genes)} genes was given: whoever chose it may have seen the test slides."]
+    return [
+        f"LEAKAGE: the panel of {len(protocol.genes)} genes is that of a model trained on {seen}; leave --genes out to "
+        "have it chosen on each training side."
+    ]
 
 
 def describe_split(split: SplitSpec) -> str:

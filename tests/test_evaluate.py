@@ -34,6 +34,7 @@ from mclstexp.evaluate import (
     paper_slides,
     run_evaluation,
 )
+from mclstexp.evaluate_protocol import PAPER_SECTIONS, describe_protocol, panel_slides
 from mclstexp.types import GenePanel, Slide, SpotTable
 
 SCALE = Normalisation()
@@ -285,6 +286,32 @@ def test_a_given_panel_is_reported_as_perhaps_chosen_on_the_test_slides(world):
     assert any("G99" in text for text in result.notes)
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "says"),
+    [
+        ([("A1", "A"), ("Z1", "Z")], "LEAKAGE: the panel of 2 genes is that of a model trained on held-out slides A1;"),
+        (
+            [("A9", "A"), ("Z1", "")],
+            "LEAKAGE: the panel of 2 genes is that of a model trained on slides of held-out pat",
+        ),
+        ([("Z1", "Z"), ("Z2", "")], "may have seen the test slides"),
+    ],
+)
+def test_a_models_panel_says_which_slides_chose_it(world, tmp_path, trained_on, says):
+    facts = {"slides": [{"slide": slide, "patient": patient} for slide, patient in trained_on]}
+    (tmp_path / "config.json").write_text(json.dumps({"format": "mclstexp-model", "facts": facts}))
+    (tmp_path / "genes.tsv").write_text("symbol\tensembl\nG3\t\nG1\t\n")
+    seen = panel_slides(tmp_path / "genes.tsv")
+    assert seen == tuple(trained_on)
+    assert panel_slides(tmp_path / "other.tsv") == ()
+    protocol = EvaluationProtocol(genes=("G3", "G1"), genes_seen=seen)
+    (warning,) = run_evaluation(world.slides, [TrainingMean(SCALE)], protocol).warnings
+    assert warning.startswith(says) or says in warning
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json"):
+        panel_slides(tmp_path / "genes.tsv")
+
+
 def test_another_scale_is_refused(world):
     told = Told(noise, normalisation=Normalisation(log="log10"))
     with pytest.raises(MismatchError, match=r"told.*log10.*natural"):
@@ -495,12 +522,32 @@ def test_the_papers_protocols():
         paper_protocol("paper-code")
 
 
+def test_a_protocol_says_what_it_is_and_in_what_it_was_changed():
+    text = describe_protocol(paper_protocol("paper"))
+    assert "counts per million" in text
+    assert "CHANGED" not in text
+    changed = replace(paper_protocol("paper"), split=SplitSpec(by="patient"), n_genes=50)
+    assert describe_protocol(changed).endswith("CHANGED: split, number of genes")
+    code = replace(paper_protocol("paper-code", genes=["A"]), normalisation=SCALE)
+    assert describe_protocol(code).endswith("CHANGED: scale")
+
+
 def test_the_paper_leaves_four_sections_of_her2st_out(world):
     slides = [replace(world.slides[0], slide_id=name, layout="her2st") for name in ("A1", "A2", "H1", "G3")]
     kept, notes = paper_slides(slides)
     assert [s.slide_id for s in kept] == ["A2", "G3"]
-    assert notes == ["Left out as in the paper: A1, H1."]
-    assert paper_slides(world.slides) == (world.slides, [])
+    assert notes[0] == "Left out as in the paper: A1, H1."
+    assert "2 of the paper's 32 sections" in notes[1]
+    assert "A3, A4" in notes[1]
+    kept, notes = paper_slides(slides, named=True)
+    assert kept == slides
+    assert "2 of the paper's 32" in notes[0]
+    everything = [replace(world.slides[0], slide_id=name, layout="her2st") for name in (*PAPER_SECTIONS, "H3")]
+    kept, notes = paper_slides(everything)
+    assert (len(kept), notes) == (32, ["Left out as in the paper: H3."])
+    kept, notes = paper_slides(world.slides)
+    assert kept == world.slides
+    assert "not the paper's HER2+ cohort" in notes[0]
 
 
 @pytest.mark.parametrize(("seeds", "n_genes"), [((), 10), ((1, 1), 10), ((-1,), 10), ((0,), 0)])

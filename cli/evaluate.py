@@ -32,7 +32,8 @@ def evaluate(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            "--recipe", help="Recipe to compare; may be repeated. 'paper' is always there. [default: default]"
+            "--recipe",
+            help="Recipe to compare; may be repeated. 'paper' (or the protocol's) is always there. [default: default]",
         ),
     ] = None,
     encoder: options.Encoder = None,
@@ -75,6 +76,8 @@ def evaluate(
     _one_of("--protocol", protocol, ("default", *_PAPER))
     _one_of("--total", total, ("panel", "all"))
     _one_of("--log", log, ("natural", "log10"))
+    if target_sum is not None and not 0 < target_sum < float("inf"):
+        raise typer.BadParameter(f"{target_sum:g} is not a positive number.", param_hint="--target-sum")
     numbers = _seeds(seeds)
     from dataclasses import replace
 
@@ -116,7 +119,7 @@ def evaluate(
 
     methods = evaluation_methods(
         MethodOptions(
-            recipes=_recipes(recipe),
+            recipes=_recipes(recipe, protocol),
             encoder=encoder,
             encoder_weights=encoder_weights,
             settings=tuple(settings or ()),
@@ -174,10 +177,11 @@ def _normalisation(
     return replace(scale, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _recipes(given: list[str] | None) -> tuple[str, ...]:
+def _recipes(given: list[str] | None, protocol: str) -> tuple[str, ...]:
     """Return the recipes to compare; upstream's belongs in every table."""
     recipes = tuple(dict.fromkeys(given or ["default"]))
-    return recipes if any(name in _PAPER for name in recipes) else (*recipes, "paper")
+    published = protocol if protocol in _PAPER else "paper"
+    return recipes if any(name in _PAPER for name in recipes) else (*recipes, published)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

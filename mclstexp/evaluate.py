@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mclstexp.config import ModelConfig, to_dict
 from mclstexp.data.genes import panel_from_names, select_panel
-from mclstexp.data.splits import Fold, check_leakage, make_folds
+from mclstexp.data.splits import Fold, check_leakage, make_folds, shorten
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate_protocol import (
     PUBLISHED,
@@ -40,6 +40,7 @@ from mclstexp.evaluate_scores import (
     score_slide,
     summarise,
 )
+from mclstexp.gene_sets import GeneSets
 from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
 from mclstexp.types import FloatArray, GenePanel, Slide
 
@@ -177,8 +178,11 @@ class EvaluationResult:
         lines = []
         for name, config in self.configs.items():
             changes = changes_of(config)
-            said = ("not as published: " if config.recipe in PUBLISHED else "with ") + ", ".join(changes)
-            lines.append(f"recipe of {name}: {config.recipe}, {said if changes else 'as it is'}")
+            published = config.recipe in PUBLISHED
+            said = ("not as published: " if published else "with ") + ", ".join(changes) if changes else "as it is"
+            if published and not config.optim.finetune:
+                said += "; its image encoder is frozen, theirs was trained (--set optim.finetune=true)"
+            lines.append(f"recipe of {name}: {config.recipe}, {said}")
         return lines
 
     def _describe_choices(self) -> list[str]:
@@ -251,7 +255,7 @@ def run_evaluation(
         folds=tuple(found.folds),
         scores=tuple(found.scores),
         summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
-        notes=tuple(dict.fromkeys(found.notes)),
+        notes=(*dict.fromkeys(found.notes), *_absent_markers(protocol.markers, found.panel_genes)),
         warnings=tuple(warnings),
         domains_of_truth=found.domains,
         label_sources=found.label_sources,
@@ -282,6 +286,7 @@ class _Findings:
     maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
     domains: dict[str, tuple[float, float]] = field(default_factory=dict)
     label_sources: dict[str, str] = field(default_factory=dict)
+    panel_genes: set[str] = field(default_factory=set)
     domain_maps: dict[str, DomainMap] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list)
 
@@ -292,6 +297,7 @@ class _Findings:
             self.notes += notes
         else:
             panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
+        self.panel_genes |= set(panel.symbols)
         self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
         for truth in self.truths:
             self._describe(truth)
@@ -360,6 +366,16 @@ class _Findings:
         for (slide_id, gene), picture in self.maps.items():
             if slide_id == truth.slide.slide_id and gene in truth.panel.position:
                 picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
+
+
+def _absent_markers(markers: GeneSets, known: set[str]) -> list[str]:
+    absent = {name: [gene for gene in genes if gene not in known] for name, genes in markers.items()}
+    return [
+        f"Marker set {name}: {len(genes)} of {len(markers[name])} genes are in no fold's panel and not scored: "
+        f"{shorten(genes)}."
+        for name, genes in absent.items()
+        if genes
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -73,7 +73,10 @@ def _from_gmt(text: str, path: Path) -> GeneSets:
             continue
         fields = line.rstrip().split("\t")
         if len(fields) < 3:
-            raise InputError(f"{path}, line {number}: a GMT line is name, description and genes, separated by tabs.")
+            raise InputError(
+                f"{path}, line {number}: a GMT line is name, description and genes, separated by tabs; or give JSON "
+                "{set: [genes]}."
+            )
         if fields[0] in sets:
             raise InputError(f"{path}, line {number}: the set {fields[0]!r} is there twice.")
         sets[fields[0]] = tuple(dict.fromkeys(gene for gene in fields[2:] if gene))

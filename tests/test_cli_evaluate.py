@@ -28,6 +28,9 @@ def command():
         (["--total", "spot"], "--total"),
         (["--log", "log2"], "--log"),
         (["--seeds", "0,x"], "--seeds"),
+        (["--target-sum", "-5"], "--target-sum"),
+        (["--target-sum", "nan"], "--target-sum"),
+        (["--genes", __file__, "--n-genes", "5"], "--n-genes"),
         (["--device", "tpu"], "--device"),
     ],
 )
@@ -43,6 +46,7 @@ def test_the_command_refuses_early_what_cannot_work(command, tmp_path):
         ([str(tmp_path / "refs"), "-o", str(tmp_path / "refs")], "exists already"),
         ([str(tmp_path / "refs"), "--folds", str(tmp_path / "none.csv")], "Cannot read folds"),
         ([str(tmp_path / "refs"), "--protocol", "paper-code"], "--genes"),
+        ([str(tmp_path / "refs"), "--tune", "retrieval.k=5"], "leaves nothing to choose"),
         ([str(tmp_path / "absent")], "absent"),
     ]:
         result = command(*arguments)
@@ -55,3 +59,12 @@ def test_the_command_loads_nothing_heavy_until_it_runs():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in ("numpy", "torch", "timm", "faiss", "lancedb", "anndata", "scanpy", "matplotlib", "sklearn"):
         assert f"'{name}'" not in loaded
+
+
+def test_the_published_recipe_is_always_there_and_follows_the_protocol():
+    from mclstexp.cli.evaluate import _recipes
+
+    assert _recipes(None, "default") == ("default", "paper")
+    assert _recipes(None, "paper-code") == ("default", "paper-code")
+    assert _recipes(["paper", "default", "paper"], "default") == ("paper", "default")
+    assert _recipes(["paper"], "paper-code") == ("paper",)

@@ -141,6 +141,11 @@ def test_a_perfect_method_is_perfect(result):
     assert values["ari"].mean == pytest.approx(ari)
 
 
+def test_genes_of_a_marker_set_that_the_panel_lacks_are_named(result):
+    (note,) = [text for text in result.notes if text.startswith("Marker set few")]
+    assert note.endswith("of 3 genes are in no fold's panel and not scored: absent.")
+
+
 def test_domains_are_compared_with_the_labels_and_drawn(world, result):
     from mclstexp.evaluate_report import domains_figure
     from mclstexp.metrics import domain_agreement

@@ -235,3 +235,16 @@ def test_published_recipes_are_not_tuned_and_the_others_stand_beside_themselves(
     options = MethodOptions(recipes=("default", "paper"), grid=GRID, encoder_weights="random", cache=tmp_path)
     names = [method.name for method in evaluation_methods(options)]
     assert names[-3:] == ["default", "default, tuned", "paper"]
+
+
+def test_the_published_recipe_says_in_what_it_is_not_as_published(slides, options):
+    config = dataclasses.replace(
+        recipe("paper"), encoder=CONFIG.encoder, patch=CONFIG.patch, optim=dataclasses.replace(CONFIG.optim, epochs=1)
+    )
+    split = SplitSpec(by="slide", test=("P2_B",))
+    method = RetrievalMethod(config, options, SCALE)
+    result = run_evaluation(slides, [method], EvaluationProtocol(split=split, n_genes=20))
+    (line,) = [text for text in result.describe() if text.startswith("recipe of paper")]
+    for part in ("not as published: ", 'encoder.name="test_resnet"', "optim.epochs=1", "its image encoder is frozen"):
+        assert part in line
+    assert result.to_json()["recipes"]["paper"]["optim"]["epochs"] == 1

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.tables import delimiter_of
 from mclstexp.errors import InputError
 from mclstexp.files import sha256_file
 from mclstexp.types import Slide, SpotTable, duplicates
@@ -129,7 +130,7 @@ def _given_folds(slides: list[Slide], spec: SplitSpec, notes: list[str]) -> list
     if repeated:
         raise InputError(f"The folds name slide {repeated[0]!r} more than once.")
     fold_of = dict(spec.folds)
-    _require_known(fold_of, slides, "The folds")
+    _require_known(fold_of, slides, "The file of folds")
     outside = [slide.slide_id for slide in slides if slide.slide_id not in fold_of]
     if outside:
         notes.append(f"{len(outside)} slides are in no given fold and take no part: {shorten(outside)}.")
@@ -213,8 +214,7 @@ def read_folds(path: Path) -> tuple[tuple[str, str], ...]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is not JSON: {error}.") from error
     else:
-        delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text.partition("\n")[0])))
         pairs = [(row.get("slide"), row.get("fold")) for row in rows]
     if not pairs or not all(slide and fold for slide, fold in pairs):
         raise InputError(f"{path} holds no folds: columns slide,fold are needed, or JSON such as {{slide: fold}}.")

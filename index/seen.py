@@ -80,7 +80,8 @@ def _trained_on(
         what.append(f"slides of the same patient ({shorten(others)})")
     if not what:
         return []
+    knows = "it has seen the answer" if slides else "it knows this tumour"
     return [
-        f"Warning: the model was trained on {' and '.join(what)}: it has seen the answer, whatever is left out of the "
-        "neighbours; measure accuracy with mst evaluate, which trains anew."
+        f"Warning: the model was trained on {' and '.join(what)}: {knows}, whatever is left out of the neighbours; "
+        "measure accuracy with mst evaluate, which trains anew."
     ]

@@ -18,7 +18,7 @@ from mclstexp.files import sha256_file
 from mclstexp.index.familiarity import familiarity, mean_similarity
 from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
 from mclstexp.index.retrieval import Filter, Retrieval, allowed_rows, retrieve
-from mclstexp.index.search import Neighbors
+from mclstexp.index.search import Neighbors, SpotIndex
 from mclstexp.index.seen import seen_before
 from mclstexp.index.store import ReferenceStore
 from mclstexp.index.writer import AddReport
@@ -230,13 +230,7 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         percentile = smaller_percentile(percentile, calibration.familiarity(distance))
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
-    corrected = None if found.shift is None else np.maximum(found.mean + found.shift, 0)
-    if rule == encoders.config.normalisation:
-        keys = store.index(options.device).keys(found.neighbours.row_ids)
-        keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
-        base = found.mean if corrected is None else corrected
-        moved = encoders.corrected(base, found.genes, query, keys, found.weights)
-        corrected = corrected if moved is None else moved
+    corrected = _corrected(found, encoders, store.index(options.device), query, features)
     prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
     prediction = replace(prediction, settings={**prediction.settings, "leakage": "\n".join(seen)})
     notes = [*seen, *_strangeness_note(obs), *found.notes]
@@ -247,6 +241,25 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         else:
             notes.append("No intervals: they are calibrated for the model's own normalisation and neighbours.")
     return Predicted(prediction, tuple(notes))
+
+
+def _corrected(
+    found: Retrieval, encoders: EncoderPair, index: SpotIndex, query: FloatArray, features: FloatArray
+) -> FloatArray | None:
+    """Return the weighted mean after all corrections that the model asks for, or None when it asks for none."""
+    own_scale = found.normalisation == encoders.config.normalisation
+    corrected = None if found.shift is None else found.mean + found.shift
+    if own_scale:
+        keys = index.keys(found.neighbours.row_ids)
+        keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
+        base = found.mean if corrected is None else corrected
+        moved = encoders.corrected(base, found.genes, query, keys, found.weights)
+        corrected = corrected if moved is None else moved
+    if corrected is None:
+        return None
+    if found.level is not None:
+        corrected = encoders.relevelled(corrected, found.genes, found.level, features, own_scale=own_scale)
+    return np.maximum(corrected, np.float32(0))
 
 
 def _strangeness_note(obs: Mapping[str, NDArray[Any]]) -> list[str]:

@@ -56,6 +56,8 @@ class Retrieval:
     shift
         ``(n, len(genes))`` float32 to add to ``mean`` so that all queries meet slides of the same level
         (`slide_shift`), or None where this was not asked for.
+    level
+        ``(len(genes),)`` float32 that level; NaN where no slide measured the gene. None as ``shift``.
     n_effective
         ``(n,)`` float32 effective number of neighbours.
     provenance
@@ -71,6 +73,7 @@ class Retrieval:
     sd: FloatArray | None
     missing: dict[str, str]
     shift: FloatArray | None
+    level: FloatArray | None
     n_effective: FloatArray
     provenance: pa.Table
     normalisation: Normalisation
@@ -175,7 +178,9 @@ def retrieve(
     if config.depth_weighted:
         weights = weigh_by_depth(store, found.row_ids, weights)
     result = average(store, found.row_ids, weights, panel, options, on_progress=on_progress)
-    shift = slide_shift(store, found.row_ids, weights, panel, options) if config.slide_levelled else None
+    shift, level = None, None
+    if config.slide_levelled:
+        shift, level = slide_shift(store, found.row_ids, weights, panel, options)
     notes = [result.note] if result.note else []
     short = int((found.row_ids[:, -1] < 0).sum())
     if short:
@@ -188,6 +193,7 @@ def retrieve(
         sd=result.sd,
         missing=result.missing,
         shift=shift,
+        level=level,
         n_effective=effective_neighbours(weights),
         provenance=provenance(store, found, weights),
         normalisation=options.rule,
@@ -227,8 +233,8 @@ def slide_shift(
     weights: FloatArray,
     genes: GenePanel,
     options: AverageOptions,
-) -> FloatArray:
-    """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show in its expression.
+) -> tuple[FloatArray, FloatArray]:
+    """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show, and the level ``(n_genes,)``.
 
     Slides differ as a whole, by depth and by patient: a query whose neighbours happen to lie on deep slides would seem
     to express more of everything. The mean level of each query's slides (from at most `LEVEL_SPOTS` spots a slide,
@@ -247,7 +253,8 @@ def slide_shift(
     known = np.isfinite(level)
     held = share @ known
     mean_level = (share @ np.where(known, level, 0)) / np.where(held > 0, held, 1)  # (n, n_genes)
-    return np.asarray(mean_level.mean(axis=0) - mean_level, dtype=np.float32)
+    common = np.where((held > 0).any(axis=0), mean_level.mean(axis=0), np.nan)
+    return (common - mean_level).astype(np.float32), common.astype(np.float32)
 
 
 def provenance(store: ReferenceStore, found: Neighbors, weights: FloatArray) -> pa.Table:

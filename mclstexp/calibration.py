@@ -23,8 +23,9 @@ from mclstexp.errors import FormatError, InputError
 from mclstexp.metrics import score_genes
 from mclstexp.model.feature_distance import ARRAYS as DISTANCE_ARRAYS
 from mclstexp.model.feature_distance import FeatureDistance, evenly
-from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space, folds
-from mclstexp.model.shared_space import coordinates, correct_toward_query
+from mclstexp.model.shared_fit import fit_shared_space
+from mclstexp.model.shared_space import coordinates, correct_toward_query, relevel
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds
 from mclstexp.model.small_reference import SmallReference, embed_patches
 from mclstexp.types import FloatArray
 
@@ -204,16 +205,27 @@ def calibrate(slides: Sequence[SlideArrays], layout: FeatureLayout, config: Mode
     held = [one for fold in chosen for one in _hold_out(slides, fold_of, fold, layout, config)]
     quota = max(50, MAX_QUERIES // len(held))
     held = [one.take(evenly(len(one.truth), quota)) for one in held]
+    n_slides = 1 if kind == "block" else len(held)
     pcc = np.stack([score_genes(one.truth, one.mean).pcc for one in held])
     return Calibration(
         level=config.interval_level,
         folds=kind,
         n_folds=len(chosen),
-        n_slides=1 if kind == "block" else len(held),
+        n_slides=n_slides,
         reliability=_mean_of_known(pcc),
         distance=FeatureDistance.fit(slides, layout),
-        **_conform(held, config.interval_level),
+        **_conform(held, cautious(config.interval_level, n_slides)),
     )
+
+
+def cautious(level: float, n_slides: int) -> float:
+    """Return the coverage to aim at on the training side so that a new slide sees about ``level``.
+
+    Slides are the unit that is exchangeable, and they are few: with ``n`` of them the share left outside is taken down
+    by ``n / (n + 1)``, as conformal prediction does for ``n`` values (where it can; for fewer than nine slides its own
+    bound would be infinite).
+    """
+    return 1.0 - (1.0 - level) * n_slides / (n_slides + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,10 +266,14 @@ def _hold_out(
     for slide in (_take(slide, of == fold) for slide, of in pairs if (of == fold).any()):
         query = embed_patches(space, slide)
         got = reference.retrieve(query, config.retrieval)
-        mean = got.mean
+        mean: FloatArray = got.mean
         if config.correction:
             at = coordinates(query, space.config.radius)
             mean = correct_toward_query(mean, at, got.centre, slope, strength=config.correction)
+        if config.retrieval.slide_levelled:
+            shift = space.level_shift(slide.features)
+            mean = relevel(mean, got.level.mean(axis=0), shift, trust=space.config.shrink_spots)
+        mean = np.maximum(mean, np.float32(0))
         truth = np.where(slide.measured, slide.expression, np.float32(np.nan))
         found.append(HeldOut(truth, mean, got.sd, got.nearness, distance(slide.features)))
     return found

@@ -57,7 +57,8 @@ class RetrievalConfig:
 
     ``depth_weighted``: a neighbour's weight is multiplied by t / (t + median t of the reference), t its total counts,
     so that shallow spots say less. ``slide_levelled``: what differs between the neighbours' slides as a whole (depth,
-    patient) does not enter the contrast between the query's spots.
+    patient) does not enter the contrast between the query's spots; and where embeddings are relative to their slide
+    (the shared space), the query's mean is the level of the neighbours' slides.
     """
 
     k: int = 200
@@ -79,7 +80,8 @@ class EncoderSpec:
         Any timm model, or ``hf-hub:...``.
     pooling
         ``last``: the encoder's own pooled output. ``stages``: mean and standard deviation of every stage's feature
-        map as well, since texture lives in the early stages.
+        map, since texture lives in the early stages. ``covariance``: how a stage's channels vary together over the
+        patch, of every stage; a shift of the stain leaves it alone.
     views
         Number of flips and rotations whose features are averaged: 1, 2, 4 or 8.
     scales
@@ -87,7 +89,7 @@ class EncoderSpec:
     """
 
     name: str = "densenet121"
-    pooling: Literal["last", "stages"] = "last"
+    pooling: Literal["last", "stages", "covariance"] = "last"
     views: int = 1
     scales: tuple[float, ...] = (1.0,)
 
@@ -137,6 +139,8 @@ class SharedSpaceConfig:
         Weight of the constant that keeps lengths visible on the unit sphere: large is nearly Euclidean.
     shrink_spots
         A slide's own mean counts against so many spots of the training mean: a query of one patch still has a centre.
+    image_level
+        Whether the slide's mean features say how far its mean expression lies from the training slides'.
     max_landmarks, max_rank
         Bounds of the solver: spots that span the image features, and directions kept of them.
     """
@@ -147,6 +151,7 @@ class SharedSpaceConfig:
     caution: float = 2.0
     radius: float = 2.0
     shrink_spots: float = 10.0
+    image_level: bool = True
     max_landmarks: int = 4096
     max_rank: int = 1536
 
@@ -172,7 +177,7 @@ class ModelConfig:
     optim: OptimConfig = OptimConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     key_mix: float = 0.5
-    correction: float = 0.5
+    correction: float = 1.0
     calibrate: bool = True
     interval_level: float = 0.9
     n_genes: int = 1000
@@ -202,10 +207,10 @@ RECIPES: dict[str, ModelConfig] = {
     ),
     # Fields of view of 78, 157 and 314 um; the two wider ones also averaged over neighbouring spots.
     "default": ModelConfig(
-        encoder=EncoderSpec(pooling="stages", views=2, scales=(0.5, 1.0, 2.0)),
+        encoder=EncoderSpec(pooling="covariance", views=2, scales=(0.5, 1.0, 2.0)),
         patch=PatchSpec(mpp=0.7),
         shared=SharedSpaceConfig(context_scales=(1, 2)),
-        retrieval=RetrievalConfig(k=400, temperature=0.4, depth_weighted=True, slide_levelled=True),
+        retrieval=RetrievalConfig(k=400, temperature=0.2, depth_weighted=True, slide_levelled=True),
     ),
 }
 

@@ -17,7 +17,7 @@ from mclstexp.errors import MismatchError
 from mclstexp.model.checkpoint import ModelFiles, load_model
 from mclstexp.model.features import FeatureCache, slide_features
 from mclstexp.model.image_encoder import ImageEncoder, resolve_device
-from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query
+from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query, relevel
 from mclstexp.model.small_reference import fused_keys
 from mclstexp.model.spaces import Space, space_from_state
 from mclstexp.types import FloatArray, GenePanel, Slide
@@ -137,6 +137,28 @@ class EncoderPair:
         centre = np.einsum("nk,nkc->nc", weights, coordinates(present, radius))
         at = coordinates(query, radius)
         return correct_toward_query(expression, at, centre, slope, strength=self.config.correction)
+
+    def relevelled(
+        self, expression: FloatArray, genes: GenePanel, level: FloatArray, features: FloatArray, *, own_scale: bool
+    ) -> FloatArray:
+        """Return the slide's prediction with its mean brought to ``level``, and moved by what its features tell.
+
+        Parameters
+        ----------
+        expression, level
+            ``(n, len(genes))`` prediction, and ``(len(genes),)`` mean expression of the reference's slides.
+        features
+            ``(n, F)`` image features of the slide's patches.
+        own_scale
+            Whether expression is on the model's own scale; the features tell nothing on another.
+        """
+        if not isinstance(self.space, SharedSpace):
+            return expression
+        shift = None
+        if own_scale:
+            columns = np.array([self.panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
+            shift = np.where(columns >= 0, self.space.level_shift(features)[columns], np.float32(0))
+        return relevel(expression, level, shift, trust=self.space.config.shrink_spots)
 
     def encode_keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
         """Return the slide's keys: spot embeddings, mixed with its patches' where it has an image."""

@@ -25,8 +25,9 @@ from mclstexp.model.contrastive import ContrastiveNetwork
 from mclstexp.model.features import READ, FeatureCache
 from mclstexp.model.image_encoder import ImageEncoder, Weights, resolve_device
 from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
-from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space
+from mclstexp.model.shared_fit import fit_shared_space
 from mclstexp.model.shared_space import SharedSpace
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays
 from mclstexp.model.spaces import NetworkSpace, Space
 from mclstexp.types import FloatArray, GenePanel, Slide
 

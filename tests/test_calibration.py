@@ -16,7 +16,8 @@ from mclstexp.errors import FormatError, InputError
 from mclstexp.index.aggregate import neighbour_weights
 from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
 from mclstexp.index.store import ReferenceStore
-from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space
+from mclstexp.model.shared_fit import fit_shared_space
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays
 from mclstexp.model.small_reference import SmallReference, embed_patches, softmax_weights
 from mclstexp.train import TrainedModel, TrainOptions, train
 from mclstexp.types import Slide

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.context import CUTOFF, SpatialMean
-from mclstexp.model.shared_fit import FeatureLayout, SlideArrays, fit_shared_space, folds, spot_weights
+from mclstexp.model.shared_fit import fit_shared_space
 from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, spot_weights
 
 N_GENES = 30
 LAYOUT = FeatureLayout(blocks=(6, 10), n_scales=2)

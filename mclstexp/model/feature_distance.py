@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from mclstexp.model.shared_fit import FeatureLayout, SlideArrays
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays
 from mclstexp.types import FloatArray
 
 MAX_SPOTS = 1024

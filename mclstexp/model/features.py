@@ -24,6 +24,10 @@ READ = 128
 """Patches read at a time."""
 
 
+FEATURES = 2
+"""To be raised whenever a change of code changes features, so that no cached ones of before are taken."""
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """A folder of feature arrays, named by everything that decides their values.
@@ -105,6 +109,7 @@ def slide_features(
 
 def _key(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> str:
     parts = {
+        "version": FEATURES,
         "encoder": encoder.digest(),
         "spec": to_dict(encoder.spec),
         "patch": to_dict(patch),

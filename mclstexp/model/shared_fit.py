@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,85 +14,20 @@ from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import InputError, MismatchError
 from mclstexp.model.context import SpatialMean
 from mclstexp.model.shared_space import SharedSpace, centre
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
+from mclstexp.model.slide_level import FittedLevel, LevelSpots, fit_level
 from mclstexp.types import FloatArray
 
 STRENGTHS = np.geomspace(0.1, 300.0, 15)
 """Ridge penalties tried, in units of the mean squared length of a spot's features."""
 
-MAX_FOLDS = 8
-
-MIN_PATIENTS = 4
-"""Patients are held out from this number on. With fewer, what is left to learn from is too unlike the whole."""
+LEVEL_SPOTS = 1024
+"""Spots that slides' levels are learnt from."""
 
 MAX_CORRELATION = 0.98
 MAX_SLOPE = 1.5
 
 Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class SlideArrays:
-    """What the fit needs of one slide.
-
-    Attributes
-    ----------
-    slide_id, patient
-        Identity; ``patient`` may be "".
-    features
-        ``(n, F)`` float32 image features, scales side by side; a memory map will do.
-    expression
-        ``(n, G)`` float32 over the gene panel; genes that the slide did not measure are zero.
-    measured
-        ``(G,)`` which genes the slide measured.
-    xy_um
-        ``(n, 2)`` spot centres in um.
-    depth
-        ``(n,)`` total counts, so that shallow spots and slides weigh less; None where nothing is known of it.
-    """
-
-    slide_id: str
-    patient: str
-    features: FloatArray
-    expression: FloatArray
-    measured: NDArray[np.bool_]
-    xy_um: NDArray[np.float64]
-    depth: NDArray[np.float64] | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.features)
-        if len(self.expression) != n or self.xy_um.shape != (n, 2):
-            raise InputError(
-                f"Slide {self.slide_id}: {n} feature rows, {len(self.expression)} expression rows, "
-                f"{len(self.xy_um)} positions; all must agree."
-            )
-        if self.depth is not None and len(self.depth) != n:
-            raise InputError(f"Slide {self.slide_id}: {len(self.depth)} depths for {n} spots; they must agree.")
-
-
-@dataclass(frozen=True)
-class FeatureLayout:
-    """Which columns of the features belong together: ``blocks`` widths (one a stage), repeated for every scale."""
-
-    blocks: tuple[int, ...]
-    n_scales: int = 1
-
-    @property
-    def width(self) -> int:
-        """Length of a feature vector."""
-        return sum(self.blocks) * self.n_scales
-
-    def column_weights(self) -> Matrix:
-        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280."""
-        one = np.concatenate([np.full(width, 1.0 / width) for width in self.blocks])
-        return np.tile(one, self.n_scales)
-
-    def columns_of_scales(self, scales: tuple[int, ...] | None) -> NDArray[np.bool_]:
-        """Mask ``(F,)`` of the columns of the given scales (None: all)."""
-        chosen = [scales is None or s in scales for s in range(self.n_scales)]
-        return np.repeat(np.asarray(chosen), sum(self.blocks))
-
-
-FoldKind = Literal["patient", "slide", "block"]
 
 
 def fit_shared_space(
@@ -123,6 +58,7 @@ def fit_shared_space(
     correlation = np.clip(fitted.correlation, 0.0, MAX_CORRELATION)
     importance = correlation / np.sqrt(1 - correlation**2)
     amplitude = np.maximum(fitted.amplitude, 1e-9)
+    level = _level(slides, standard, (expression_mean, components), list(zip(weights, fold_of, strict=True)), seed)
     gain = importance / amplitude / max(float(np.linalg.norm(importance)), 1e-9)
     report = {
         "folds": kind,
@@ -132,64 +68,21 @@ def fit_shared_space(
         "correlation": _rounded(fitted.correlation),
         "penalty": _rounded(fitted.penalty),
         "slope": _rounded(fitted.slope),
+        "level_penalty": level.strength,
     }
     return SharedSpace(
         config=config,
         feature_mean=standard.mean.astype(np.float32),
         image_own=own.astype(np.float32),
         image_context=context.astype(np.float32),
+        image_level=(level.coefficients * standard.scale[:, None]).astype(np.float32),
+        level_limit=level.spread.astype(np.float32),
         amplitude=amplitude.astype(np.float32),
         expression_mean=expression_mean.astype(np.float32),
         components=components.astype(np.float32),
         gain=gain.astype(np.float32),
         report=report,
     )
-
-
-def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int64]]]:
-    """Return what is held out together, and the fold of each slide's spots.
-
-    Patients where there are ``MIN_PATIENTS``, else slides, else quarters of the one slide. More than ``MAX_FOLDS``
-    groups are put together, the large ones first, into the fold that is smallest so far.
-    """
-    patients = [slide.patient or slide.slide_id for slide in slides]
-    known = len({slide.patient for slide in slides if slide.patient}) >= MIN_PATIENTS
-    names, kind = (patients, "patient") if known else ([slide.slide_id for slide in slides], "slide")
-    if len(set(names)) < 2:
-        return "block", [_quarters(slide.xy_um) for slide in slides]
-    sizes = dict.fromkeys(names, 0)
-    for name, slide in zip(names, slides, strict=True):
-        sizes[name] += len(slide.features)
-    load, fold = [0] * min(MAX_FOLDS, len(sizes)), {}
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        fold[name] = int(np.argmin(load))
-        load[fold[name]] += sizes[name]
-    spread = [np.full(len(s.features), fold[name], dtype=np.int64) for name, s in zip(names, slides, strict=True)]
-    return ("patient" if kind == "patient" else "slide"), spread
-
-
-def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
-    """Return how much each spot counts in the fit, one array ``(n,)`` a slide.
-
-    The fewer counts, the noisier the expression, and the larger its steps: a log of 1 count in 50 is far above one of
-    1 in 5,000. Spots weigh ``t / (t + median)``; a slide whose median is below the others' is taken down in
-    proportion, so that a coarse patient does not bend the space for the deep ones.
-    """
-    known = [slide.depth for slide in slides if slide.depth is not None]
-    if not known:
-        return [np.ones(len(slide.features)) for slide in slides]
-    typical = max(float(np.median(np.concatenate(known))), 1.0)
-    typical_slide = max(float(np.median([np.median(depth) for depth in known])), 1.0)
-    weights = []
-    for slide in slides:
-        depth = np.full(len(slide.features), typical) if slide.depth is None else np.asarray(slide.depth, np.float64)
-        weights.append(depth / (depth + typical) * min(1.0, float(np.median(depth)) / typical_slide))
-    return weights
-
-
-def _quarters(xy_um: Matrix) -> NDArray[np.int64]:
-    right, low = (xy_um > np.median(xy_um, axis=0)).T
-    return np.asarray(2 * right + low, dtype=np.int64)
 
 
 def _check(slides: Sequence[SlideArrays], layout: FeatureLayout) -> None:
@@ -287,14 +180,8 @@ def _feature_basis(
     slides: Sequence[SlideArrays], standard: _Standardiser, config: SharedSpaceConfig, seed: int
 ) -> Matrix:
     """Orthonormal directions ``(F + context columns, p)`` that span the features of the landmark spots."""
-    sizes = np.asarray([len(slide.features) for slide in slides])
-    quota = np.ceil(sizes * min(1.0, config.max_landmarks / sizes.sum())).astype(int)
-    rng = np.random.default_rng(seed)
-    rows = []
-    for slide, wanted in zip(slides, quota, strict=True):
-        chosen = np.sort(rng.permutation(len(slide.features))[:wanted])
-        rows.append(standard.design(slide)[chosen])
-    landmarks = np.concatenate(rows)
+    chosen = sampled_rows(slides, config.max_landmarks, seed)
+    landmarks = np.concatenate([standard.design(slide)[rows] for slide, rows in zip(slides, chosen, strict=True)])
     gram = (landmarks @ landmarks.T).astype(np.float64)
     rank = min(config.max_rank, len(gram))
     values, vectors = eigh(gram, subset_by_index=(len(gram) - rank, len(gram) - 1))
@@ -305,6 +192,28 @@ def _feature_basis(
     kept = values > 1e-5 * values[-1]
     directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
     return np.asarray(directions, dtype=np.float64)
+
+
+def _level(
+    slides: Sequence[SlideArrays],
+    standard: _Standardiser,
+    expression_basis: tuple[Matrix, Matrix],
+    weight_and_fold: list[tuple[Matrix, NDArray[np.int64]]],
+    seed: int,
+) -> FittedLevel:
+    """Fit the slides' levels to a sample of their spots."""
+    mean, loadings = expression_basis
+    parts: list[tuple[NDArray[Any], ...]] = []
+    n_groups, fold_of_group = 0, []
+    for slide, (weight, of), rows in zip(slides, weight_and_fold, sampled_rows(slides, LEVEL_SPOTS, seed), strict=True):
+        features = (slide.features[rows] - standard.mean.astype(np.float32)) * standard.scale.astype(np.float32)
+        components = np.where(slide.measured, slide.expression[rows] - mean, 0.0) @ loadings.T
+        folds_here, part = np.unique(of[rows], return_inverse=True)
+        parts.append((features, components, weight[rows], part + n_groups))
+        n_groups += len(folds_here)
+        fold_of_group.append(folds_here)
+    x, z, counted, owner = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return fit_level(LevelSpots(x, z, counted, owner, np.concatenate(fold_of_group)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,8 @@ ARRAYS = (
     "feature_mean",
     "image_own",
     "image_context",
+    "image_level",
+    "level_limit",
     "amplitude",
     "expression_mean",
     "components",
@@ -45,6 +47,8 @@ class SharedSpace:
         ``(F,)`` mean of the training slides' feature means.
     image_own, image_context
         ``(F, c)`` from a patch's features, and from their mean over the neighbours, to components.
+    image_level, level_limit
+        ``(F, c)`` from the mean features of a slide to its level, and ``(c,)`` how far a level may go.
     amplitude
         ``(c,)`` spread of each predicted component on held-out slides.
     expression_mean
@@ -61,6 +65,8 @@ class SharedSpace:
     feature_mean: FloatArray
     image_own: FloatArray
     image_context: FloatArray
+    image_level: FloatArray
+    level_limit: FloatArray
     amplitude: FloatArray
     expression_mean: FloatArray
     components: FloatArray
@@ -108,6 +114,17 @@ class SharedSpace:
         spread = np.sqrt(((predicted**2).sum(axis=0) + trust * self.amplitude**2) / (n + trust))
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)
+
+    def level_shift(self, features: FloatArray) -> FloatArray:
+        """Return ``(G,)`` how far a slide's mean expression should lie from the training slides', by its features.
+
+        Embeddings are relative to their slide and cannot say that. Bounded: a strange slide is no evidence.
+        """
+        if not self.config.image_level:
+            return np.zeros(self.components.shape[1], dtype=np.float32)
+        apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
+        components = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
+        return np.asarray(components @ self.components, dtype=np.float32)
 
     def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
         """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
@@ -169,6 +186,32 @@ def coordinates(embedding: FloatArray, radius: float) -> FloatArray:
     return np.asarray(embedding[..., :-1] / last * np.float32(radius), dtype=np.float32)
 
 
+def relevel(expression: FloatArray, level: FloatArray, shift: FloatArray | None, *, trust: float) -> FloatArray:
+    """Bring the mean over a slide's spots to a level; only the contrast between the spots is the neighbours'.
+
+    Embeddings are relative to their slide, so what its spots' neighbours express on average says nothing of it.
+
+    Parameters
+    ----------
+    expression
+        ``(n, G)`` of the spots of one slide; NaN where unknown.
+    level
+        ``(G,)`` mean expression of the reference's slides; NaN where unknown.
+    shift
+        ``(G,)`` of `SharedSpace.level_shift`, or None.
+    trust
+        So many spots of doubt: the mean of a few spots is not yet that of a slide.
+    """
+    known = np.isfinite(expression)
+    n = known.sum(axis=0)
+    mean = np.where(known, expression, 0).sum(axis=0, dtype=np.float64) / np.maximum(n, 1)
+    move = np.where(np.isfinite(level), level - mean, 0.0)
+    if shift is not None:
+        move = move + shift
+    moved = expression + (move * n / (n + trust)).astype(np.float32)
+    return np.asarray(np.maximum(moved, np.float32(0)), dtype=np.float32)
+
+
 def correct_toward_query(
     expression: FloatArray,
     query: FloatArray,
@@ -180,7 +223,7 @@ def correct_toward_query(
     """Make up for neighbours that lie on average on one side of the query.
 
     A weighted mean of neighbours is the expression at *their* mean place. This adds ``strength`` of what the linear
-    model expects between there and the query's place (local linear regression), never below zero.
+    model expects between there and the query's place (local linear regression).
 
     Parameters
     ----------
@@ -193,4 +236,4 @@ def correct_toward_query(
     strength
         From 0 (no correction) to 1.
     """
-    return np.maximum(expression + np.float32(strength) * ((query - neighbours) @ slope), 0.0).astype(np.float32)
+    return (expression + np.float32(strength) * ((query - neighbours) @ slope)).astype(np.float32)

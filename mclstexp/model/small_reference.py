@@ -12,8 +12,8 @@ from scipy import sparse
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.model.feature_distance import evenly
-from mclstexp.model.shared_fit import SlideArrays
 from mclstexp.model.shared_space import SharedSpace, coordinates
+from mclstexp.model.slide_arrays import SlideArrays
 from mclstexp.types import FloatArray
 
 NEAREST = 20

@@ -1,0 +1,139 @@
+"""What fitting needs of slides: arrays, which columns belong together, what is held out, and what counts how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.errors import InputError
+from mclstexp.types import FloatArray
+
+MAX_FOLDS = 8
+
+MIN_PATIENTS = 4
+"""Patients are held out from this number on. With fewer, what is left to learn from is too unlike the whole."""
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SlideArrays:
+    """What the fit needs of one slide.
+
+    Attributes
+    ----------
+    slide_id, patient
+        Identity; ``patient`` may be "".
+    features
+        ``(n, F)`` float32 image features, scales side by side; a memory map will do.
+    expression
+        ``(n, G)`` float32 over the gene panel; genes that the slide did not measure are zero.
+    measured
+        ``(G,)`` which genes the slide measured.
+    xy_um
+        ``(n, 2)`` spot centres in um.
+    depth
+        ``(n,)`` total counts, so that shallow spots and slides weigh less; None where nothing is known of it.
+    """
+
+    slide_id: str
+    patient: str
+    features: FloatArray
+    expression: FloatArray
+    measured: NDArray[np.bool_]
+    xy_um: NDArray[np.float64]
+    depth: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.features)
+        if len(self.expression) != n or self.xy_um.shape != (n, 2):
+            raise InputError(
+                f"Slide {self.slide_id}: {n} feature rows, {len(self.expression)} expression rows, "
+                f"{len(self.xy_um)} positions; all must agree."
+            )
+        if self.depth is not None and len(self.depth) != n:
+            raise InputError(f"Slide {self.slide_id}: {len(self.depth)} depths for {n} spots; they must agree.")
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Which columns of the features belong together: ``blocks`` widths (one a stage), repeated for every scale."""
+
+    blocks: tuple[int, ...]
+    n_scales: int = 1
+
+    @property
+    def width(self) -> int:
+        """Length of a feature vector."""
+        return sum(self.blocks) * self.n_scales
+
+    def column_weights(self) -> Matrix:
+        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280."""
+        one = np.concatenate([np.full(width, 1.0 / width) for width in self.blocks])
+        return np.tile(one, self.n_scales)
+
+    def columns_of_scales(self, scales: tuple[int, ...] | None) -> NDArray[np.bool_]:
+        """Mask ``(F,)`` of the columns of the given scales (None: all)."""
+        chosen = [scales is None or s in scales for s in range(self.n_scales)]
+        return np.repeat(np.asarray(chosen), sum(self.blocks))
+
+
+FoldKind = Literal["patient", "slide", "block"]
+
+
+def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int64]]]:
+    """Return what is held out together, and the fold of each slide's spots.
+
+    Patients where there are ``MIN_PATIENTS``, else slides, else quarters of the one slide. More than ``MAX_FOLDS``
+    groups are put together, the large ones first, into the fold that is smallest so far.
+    """
+    patients = [slide.patient or slide.slide_id for slide in slides]
+    known = len({slide.patient for slide in slides if slide.patient}) >= MIN_PATIENTS
+    names, kind = (patients, "patient") if known else ([slide.slide_id for slide in slides], "slide")
+    if len(set(names)) < 2:
+        return "block", [_quarters(slide.xy_um) for slide in slides]
+    sizes = dict.fromkeys(names, 0)
+    for name, slide in zip(names, slides, strict=True):
+        sizes[name] += len(slide.features)
+    load, fold = [0] * min(MAX_FOLDS, len(sizes)), {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        fold[name] = int(np.argmin(load))
+        load[fold[name]] += sizes[name]
+    spread = [np.full(len(s.features), fold[name], dtype=np.int64) for name, s in zip(names, slides, strict=True)]
+    return ("patient" if kind == "patient" else "slide"), spread
+
+
+def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
+    """Return how much each spot counts in the fit, one array ``(n,)`` a slide.
+
+    The fewer counts, the noisier the expression, and the larger its steps: a log of 1 count in 50 is far above one of
+    1 in 5,000. Spots weigh ``t / (t + median)``; a slide whose median is below the others' is taken down in
+    proportion, so that a coarse patient does not bend the space for the deep ones.
+    """
+    known = [slide.depth for slide in slides if slide.depth is not None]
+    if not known:
+        return [np.ones(len(slide.features)) for slide in slides]
+    typical = max(float(np.median(np.concatenate(known))), 1.0)
+    typical_slide = max(float(np.median([np.median(depth) for depth in known])), 1.0)
+    weights = []
+    for slide in slides:
+        depth = np.full(len(slide.features), typical) if slide.depth is None else np.asarray(slide.depth, np.float64)
+        weights.append(depth / (depth + typical) * min(1.0, float(np.median(depth)) / typical_slide))
+    return weights
+
+
+def _quarters(xy_um: Matrix) -> NDArray[np.int64]:
+    right, low = (xy_um > np.median(xy_um, axis=0)).T
+    return np.asarray(2 * right + low, dtype=np.int64)
+
+
+def sampled_rows(slides: Sequence[SlideArrays], wanted: int, seed: int) -> list[NDArray[np.int64]]:
+    """Return about ``wanted`` spots in all, the same share of every slide, one ascending array a slide."""
+    sizes = np.asarray([len(slide.features) for slide in slides])
+    quota = np.ceil(sizes * min(1.0, wanted / sizes.sum())).astype(int)
+    rng = np.random.default_rng(seed)
+    return [np.sort(rng.permutation(size)[:some]) for size, some in zip(sizes, quota, strict=True)]

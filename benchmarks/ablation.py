@@ -26,12 +26,15 @@ Part = tuple[str, tuple[str, ...]]
 
 PARTS: tuple[Part, ...] = (
     ("no texture of the early stages", ("encoder.pooling=last",)),
+    ("mean and spread for covariance", ("encoder.pooling=stages",)),
     ("one view", ("encoder.views=1",)),
     ("no neighbouring spots", ("shared.context_um=0",)),
     ("keys of counts alone", ("key_mix=0",)),
     ("no correction", ("correction=0",)),
+    ("half the correction", ("correction=0.5",)),
     ("depth not weighed", ("retrieval.depth_weighted=false",)),
     ("slides not levelled", ("retrieval.slide_levelled=false",)),
+    ("no level from the image", ("shared.image_level=false",)),
     ("slides not centred", ("shared.shrink_spots=1e9",)),
     ("inverse square weights", ("retrieval.weights=inverse_square",)),
     ("2 components", ("shared.components=2",)),

@@ -234,7 +234,7 @@ def slide_shift(
     genes: GenePanel,
     options: AverageOptions,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show, and the level ``(n_genes,)``.
+    """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show; the level ``(n_genes,)``.
 
     Slides differ as a whole, by depth and by patient: a query whose neighbours happen to lie on deep slides would seem
     to express more of everything. The mean level of each query's slides (from at most `LEVEL_SPOTS` spots a slide,

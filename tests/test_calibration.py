@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mclstexp.calibration import Calibration, calibrate, reason_not_to_calibrate, smaller_percentile
+from mclstexp.calibration import Calibration, calibrate, cautious, reason_not_to_calibrate, smaller_percentile
 from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec, RetrievalConfig, SharedSpaceConfig
 from mclstexp.data.image import open_image
 from mclstexp.data.synthetic import tiny_slides, write_pyramid
@@ -89,6 +89,11 @@ def test_one_slide_is_held_out_by_quarters() -> None:
     assert (made.folds, made.n_folds, made.n_slides) == ("block", 4, 1)
     assert "one slide" in made.summary()
     assert np.mean(covered(slides[:1], slides[1:])) > 0.75  # another slide is harder than another quarter
+
+
+def test_few_slides_call_for_caution() -> None:
+    assert [round(cautious(0.9, n), 3) for n in (1, 3, 9)] == [0.95, 0.925, 0.91]
+    assert cautious(0.9, 10**6) == pytest.approx(0.9)
 
 
 def test_a_level_gives_a_width() -> None:

@@ -15,7 +15,7 @@ from mclstexp.model import image_encoder
 from mclstexp.model.checkpoint import load_model, save_model
 from mclstexp.model.contrastive import ContrastiveNetwork
 from mclstexp.model.features import FeatureCache, slide_features
-from mclstexp.model.image_encoder import ImageEncoder
+from mclstexp.model.image_encoder import MAX_CHANNELS, ImageEncoder, _mixing, covariance
 from mclstexp.model.loss import contrastive_loss, guessing_loss
 from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
 from mclstexp.model.spot_encoder import contexts
@@ -24,6 +24,7 @@ from mclstexp.types import Slide
 
 CPU = torch.device("cpu")
 TINY_ENCODER = "test_resnet"
+FIRST_ROW = [0.4406, -0.8323, 0.3364]  # of the mixing of three channels: models and their references rely on it
 SMALL = NetworkConfig(embed_dim=16, heads=2, head_dim=8)
 
 
@@ -214,7 +215,7 @@ def test_features_are_cached_and_a_damaged_cache_is_made_anew(cohort: list[Slide
 
 
 @pytest.mark.parametrize("name", [TINY_ENCODER, "test_vit", "test_efficientnet"])
-@pytest.mark.parametrize("pooling", ["last", "stages"])
+@pytest.mark.parametrize("pooling", ["last", "stages", "covariance"])
 def test_any_backbone_pools_to_a_vector(name: str, pooling: str) -> None:
     spec = EncoderSpec(name, pooling=pooling, views=2)  # type: ignore[arg-type]
     patches = np.random.default_rng(0).integers(0, 255, (3, 160, 160, 3), dtype=np.uint8)
@@ -224,8 +225,26 @@ def test_any_backbone_pools_to_a_vector(name: str, pooling: str) -> None:
     assert features.std(axis=0).max() > 0
 
 
-def test_views_make_features_blind_to_turning() -> None:
-    encoder = ImageEncoder.create(EncoderSpec(TINY_ENCODER, views=8), "random")
+def test_covariance_is_numpy_s_of_the_mixed_channels() -> None:
+    maps = torch.randn(2, 50, 6, 5, generator=torch.Generator().manual_seed(0))
+    mixing = _mixing(50).numpy()
+    np.testing.assert_allclose(mixing.T @ mixing, np.eye(MAX_CHANNELS), atol=1e-6)
+    pooled = covariance(maps).numpy()
+    for got, one in zip(pooled, maps.numpy(), strict=True):
+        joint = np.cov(mixing.T @ one.reshape(50, -1), bias=True)[np.triu_indices(MAX_CHANNELS)]
+        np.testing.assert_allclose(got, np.sign(joint) * np.sqrt(np.abs(joint)), atol=1e-3)
+    shifted = covariance(maps + torch.randn(1, 50, 1, 1))
+    np.testing.assert_allclose(shifted.numpy(), pooled, atol=5e-3)
+    assert covariance(maps[:, :3]).shape == (2, 6)
+
+
+def test_mixing_is_the_same_on_any_machine() -> None:
+    np.testing.assert_allclose(_mixing(3).numpy()[0], FIRST_ROW, atol=1e-4)
+
+
+@pytest.mark.parametrize("views", [4, 8])
+def test_views_make_features_blind_to_turning(views: int) -> None:
+    encoder = ImageEncoder.create(EncoderSpec(TINY_ENCODER, views=views), "random")
     patch = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)
     turned = np.rot90(patch, axes=(1, 2))
     np.testing.assert_allclose(encoder.features(patch), encoder.features(turned.copy()), atol=1e-4)

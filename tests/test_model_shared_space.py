@@ -13,8 +13,9 @@ from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.context import CUTOFF, SpatialMean
 from mclstexp.model.shared_fit import fit_shared_space
-from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query
-from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, spot_weights
+from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query, relevel
+from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
+from mclstexp.model.slide_level import STRENGTHS, LevelSpots, fit_level
 
 N_GENES = 30
 LAYOUT = FeatureLayout(blocks=(6, 10), n_scales=2)
@@ -276,13 +277,65 @@ class TestCorrection:
         )
         np.testing.assert_array_equal(correct_toward_query(mean, query, near, slope, strength=0.0), mean)
 
-    def test_never_below_zero(self) -> None:
-        slope = np.full((2, 3), -100, dtype=np.float32)
-        out = correct_toward_query(
-            np.ones((1, 3), np.float32), np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32), slope
-        )
-        np.testing.assert_array_equal(out, 0)
-
     def test_a_component_that_counts_for_nothing_corrects_nothing(self, space: SharedSpace) -> None:
         muted = dataclasses.replace(space, gain=np.zeros_like(space.gain))
         np.testing.assert_array_equal(muted.expression_per_coordinate(), 0)
+
+
+class TestLevels:
+    def test_the_mean_goes_to_the_level_and_contrasts_stay(self) -> None:
+        rng = np.random.default_rng(0)
+        values, level, shift = rng.normal(9, 1, (400, 5)), rng.normal(9, 1, 5), rng.normal(0, 1, 5)
+        moved = relevel(values.astype(np.float32), level.astype(np.float32), shift.astype(np.float32), trust=0)
+        np.testing.assert_allclose(moved.mean(axis=0), level + shift, rtol=1e-4)
+        np.testing.assert_allclose(moved - moved.mean(axis=0), values - values.mean(axis=0), atol=1e-4)
+
+    def test_one_spot_hardly_moves_and_nothing_goes_below_zero(self) -> None:
+        one = relevel(np.full((1, 2), 6, np.float32), np.array([0, 17], np.float32), None, trust=10)
+        np.testing.assert_allclose(one, [[6 - 6 / 11, 6 + 11 / 11]], rtol=1e-5)
+        low = relevel(np.array([[0.0], [10.0]], np.float32), np.array([1], np.float32), None, trust=0)
+        np.testing.assert_allclose(low, [[0], [6]])
+
+    def test_the_unknown_stays_unknown(self) -> None:
+        values = np.array([[np.nan, 1, 1], [4, 3, np.nan]], np.float32)
+        moved = relevel(values, np.array([5, np.nan, 2], np.float32), None, trust=0)
+        np.testing.assert_array_equal(moved, np.array([[np.nan, 1, 2], [5, 3, np.nan]], np.float32))
+
+    def test_features_tell_the_level_of_a_slide(self) -> None:
+        """Stain and level move together from slide to slide here, so a new slide's level can be told."""
+        slides = [make_slide(f"S{i}", f"P{i}", seed=i, shift=i - 2.5) for i in range(6)]
+        space = fit_shared_space(slides, LAYOUT, SharedSpaceConfig(components=4))
+        for shift in (-2.0, 2.0):
+            new = make_slide("new", "new", seed=77, shift=shift)
+            truth = new.expression.mean(axis=0) - space.expression_mean
+            told = space.level_shift(new.features)
+            assert np.linalg.norm(truth - told) < 0.9 * np.linalg.norm(truth)
+        other = make_slide("other", "other", seed=78, shift=1e4)
+        bound = np.abs(space.level_limit) @ np.abs(space.components)
+        assert (np.abs(space.level_shift(other.features)) <= bound + 1e-5).all()
+
+    def test_no_level_when_it_is_turned_off(self, slides: list[SlideArrays]) -> None:
+        space = fit_shared_space(slides, LAYOUT, SharedSpaceConfig(components=4, image_level=False))
+        np.testing.assert_array_equal(space.level_shift(make_slide(seed=9, shift=5).features), 0)
+
+    def test_ridge_is_that_of_centred_weighted_least_squares(self) -> None:
+        rng = np.random.default_rng(3)
+        x, z, w = rng.normal(size=(40, 7)), rng.normal(size=(40, 2)), rng.uniform(0.1, 1, 40)
+        spots = LevelSpots(x.astype(np.float32), z, w, np.arange(40) // 10, np.arange(4))
+        fitted = fit_level(spots)
+        share = w / w.sum()
+        xc, zc = x - share @ x, z - share @ z
+        penalty = fitted.strength * (share * (xc**2).sum(axis=1)).sum()
+        expected = np.linalg.solve(
+            xc.T @ (share[:, None] * xc) * 40 + penalty * np.eye(7), xc.T @ (share[:, None] * zc) * 40
+        )
+        np.testing.assert_allclose(fitted.coefficients, expected, rtol=1e-3, atol=1e-6)
+        assert fitted.strength in STRENGTHS
+
+
+def test_every_slide_lends_its_share_of_spots() -> None:
+    slides = [make_slide("A", n=100), make_slide("B", n=40), make_slide("C", n=9)]
+    rows = sampled_rows(slides, 50, seed=0)
+    assert [len(part) for part in rows] == [34, 14, 4]
+    assert all(np.array_equal(part, np.unique(part)) for part in rows)
+    assert [len(part) for part in sampled_rows(slides, 1000, seed=0)] == [100, 40, 9]

@@ -25,7 +25,7 @@ Part = tuple[str, tuple[str, ...]]
 """A name, and the settings that take the part out."""
 
 PARTS: tuple[Part, ...] = (
-    ("no texture of the early stages", ("encoder.pooling=last",)),
+    ("last layer alone, its mean", ("encoder.pooling=last",)),
     ("mean and spread for covariance", ("encoder.pooling=stages",)),
     ("one view", ("encoder.views=1",)),
     ("no neighbouring spots", ("shared.context_um=0",)),
@@ -35,7 +35,7 @@ PARTS: tuple[Part, ...] = (
     ("depth not weighed", ("retrieval.depth_weighted=false",)),
     ("slides not levelled", ("retrieval.slide_levelled=false",)),
     ("no level from the image", ("shared.image_level=false",)),
-    ("slides not centred", ("shared.shrink_spots=1e9",)),
+    ("slides neither centred nor levelled", ("shared.shrink_spots=1e9",)),
     ("inverse square weights", ("retrieval.weights=inverse_square",)),
     ("2 components", ("shared.components=2",)),
     ("20 components", ("shared.components=20",)),
@@ -111,13 +111,14 @@ def show(protocol: str, rows: Sequence[dict[str, Any]]) -> None:
     body = []
     for row in rows:
         values = [row.get(key) for key in MEASURES.values()]
-        change = [
-            v - w for v, w in zip(values, map(rows[0].get, MEASURES.values()), strict=True) if v is not None and w
-        ]
-        cells = [f"{value:+.4f}" for value in change] if row is not rows[0] else []
-        cells += ["-"] * (len(MEASURES) - len(cells))
-        body.append([row["part"], *values, *cells, row.get("note") or " ".join(row["set"])])
+        changes = ["-" if row is rows[0] else change(row.get(key), rows[0].get(key)) for key in MEASURES.values()]
+        body.append([row["part"], *values, *changes, row.get("note") or " ".join(row["set"])])
     her2st.show(protocol, ["part", *MEASURES, *(f"{name} +-" for name in MEASURES), "settings"], body)
+
+
+def change(value: float | None, full: float | None) -> str:
+    """Return the cell of a difference to the full recipe."""
+    return "-" if value is None or full is None else f"{value - full:+.4f}"
 
 
 def main() -> None:

@@ -20,9 +20,12 @@ import _her2st as her2st
 import numpy as np
 from _her2st import B, C
 
+from mclstexp.errors import InputError
+
 if TYPE_CHECKING:
     from mclstexp.config import Normalisation
     from mclstexp.evaluate import EvaluationResult, Method, MethodPrediction
+    from mclstexp.metrics import Floats
     from mclstexp.types import GenePanel, Slide
 
 PROTOCOLS = ("slide", "b4", "c", "mixed")
@@ -35,12 +38,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Levelled:
-    """A method that also notes how much it expects on the whole: mean over spots and genes, by slide."""
+    """A method that also notes, by slide and seed, its panel and each gene's mean prediction ``(G,)`` over spots."""
 
     method: Method
     name: str
-    level: dict[str, float] = field(default_factory=dict)
+    level: dict[str, tuple[GenePanel, Floats]] = field(default_factory=dict)
     seed: int = 0
+    panel: GenePanel | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -59,13 +63,15 @@ class Levelled:
 
     def fit(self, train: Sequence[Slide], panel: GenePanel, *, seed: int) -> None:
         """Fit the method."""
-        self.seed = seed
+        self.seed, self.panel = seed, panel
         self.method.fit(train, panel, seed=seed)
 
     def predict(self, slide: Slide) -> MethodPrediction:
         """Predict, and note the level."""
+        if self.panel is None:
+            raise InputError(f"Method {self.name} was asked to predict before it was fitted.")
         prediction = self.method.predict(slide)
-        self.level[f"{slide.slide_id} {self.seed}"] = float(np.nanmean(prediction.mean))
+        self.level[f"{slide.slide_id} {self.seed}"] = self.panel, prediction.mean.mean(axis=0, dtype=np.float64)
         return prediction
 
 
@@ -82,24 +88,28 @@ def evaluated(
     protocol = her2st.plan(options, seeds=options.seeds, **sides)
     wrapped = [Levelled(method, name) for name, method in methods]
     result = run_evaluation(slides, wrapped, protocol, on_progress=her2st.pace(label))
-    measured = {slide.slide_id: measured_level(slide, protocol.genes) for slide in slides}
+    by_name = {slide.slide_id: slide for slide in slides}
     rows = []
     for score in result.scores:
         (method,) = (one for one in wrapped if one.name == score.method)
         seed = options.seeds[0] if score.seed is None else score.seed
-        level = method.level[f"{score.slide_id} {seed}"]
+        level, measured = levels(by_name[score.slide_id], *method.level[f"{score.slide_id} {seed}"])
         row: Row = {"slide": score.slide_id, "method": score.method, "seed": score.seed, "spots": score.n_spots}
         row |= score.values
-        rows.append({**row, "level": level, "bias": level - measured[score.slide_id]})
+        rows.append({**row, "level": level, "bias": level - measured})
     return rows, result
 
 
-def measured_level(slide: Slide, genes: Sequence[str]) -> float:
-    """Return the mean measured expression of a slide on the protocol's scale."""
-    from mclstexp.data.genes import expression_for, panel_from_names
+def levels(slide: Slide, panel: GenePanel, predicted: Floats) -> tuple[float, float]:
+    """Return the mean predicted and measured expression of a slide over the genes that are known on both sides.
 
-    panel, _ = panel_from_names(genes, [slide])
-    return float(expression_for(slide.spots, panel, her2st.SCALE)[0].mean())
+    ``predicted`` ``(G,)`` is each gene's mean over spots, on the protocol's scale; NaN where the method has none.
+    """
+    from mclstexp.evaluate_scores import SlideTruth
+
+    measured = SlideTruth.of(slide, panel, her2st.SCALE).expression.mean(axis=0, dtype=np.float64)
+    known = ~np.isnan(predicted) & ~np.isnan(measured)
+    return float(predicted[known].mean()), float(measured[known].mean())
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
@@ -160,7 +170,7 @@ def run_split(
     rows, result = evaluated(options, slides, named, title.partition(":")[0], train=train, test=test)
     lines = summary(rows)
     show(title, rows, lines)
-    for text in (*result.describe()[1:4], *result.warnings, *result.notes):
+    for text in (*result.describe(), *result.warnings, *result.notes):
         print(text)
     return {"title": title, "folds": list(result.folds), "summary": lines, "rows": rows}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,18 +30,20 @@ def seen_before(
     slide
         The query. Its patient is used where it is known.
     trained_on
-        What the model records of its training slides: ``slide`` and ``patient`` of each.
+        What the model records of its training slides: ``slide``, ``patient`` and, but for older models,
+        ``image_sha256`` of each. The same image is the same slide; the same name alone may be another's.
     allowed
         Truth by row id of the spots that may be neighbours; None for all.
     """
     digest = sha256_file(slide.image.path) if slide.image is not None else None
     same = [] if digest is None else store.find_slide(digest)
-    patients = {slide.patient, *(entry.patient for entry in same)} - {""}
+    certain = [seen for seen in trained_on if digest is not None and seen.get("image_sha256") == digest]
+    patients = {slide.patient, *(entry.patient for entry in same), *(seen["patient"] for seen in certain)} - {""}
     usable = [entry for entry in store.entries if allowed is None or allowed[slice(*entry.rows)].any()]
     return [
         *_same_slide(same, usable),
         *_same_patient(patients, same, usable),
-        *_trained_on(slide, same, patients, trained_on),
+        *_trained_on({slide.slide_id, *(entry.slide_id for entry in same)}, certain, patients, trained_on),
     ]
 
 
@@ -48,7 +51,8 @@ def _same_slide(same: Sequence[SlideEntry], usable: Sequence[SlideEntry]) -> lis
     names = {entry.slide_id for entry in usable}
     return [
         f"Warning: this image is slide {entry.slide_id!r} of the reference: the prediction finds the measured spots "
-        f"themselves; leave it out with --exclude-slide {entry.slide_id}, or its patient with --exclude-patient."
+        f"themselves; leave it out with --exclude-slide {shlex.quote(entry.slide_id)}, or its patient with "
+        "--exclude-patient."
         for entry in same
         if entry.slide_id in names
     ]
@@ -62,26 +66,31 @@ def _same_patient(patients: set[str], same: Sequence[SlideEntry], usable: Sequen
         if others:
             found.append(
                 f"Warning: the reference holds {len(others)} other slides of patient {patient!r} ({shorten(others)}), "
-                f"perhaps cuts next to this one; leave them out with --exclude-patient {patient}."
+                f"perhaps cuts next to this one; leave them out with --exclude-patient {shlex.quote(patient)}."
             )
     return found
 
 
 def _trained_on(
-    slide: Slide, same: Sequence[SlideEntry], patients: set[str], trained_on: Sequence[Mapping[str, Any]]
+    names: set[str],
+    certain: Sequence[Mapping[str, Any]],
+    patients: set[str],
+    trained_on: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    own = {slide.slide_id, *(entry.slide_id for entry in same)}
-    slides = [str(entry["slide"]) for entry in trained_on if entry["slide"] in own]
-    others = [str(entry["slide"]) for entry in trained_on if entry["patient"] in patients and entry["slide"] not in own]
-    what = []
-    if slides:
-        what.append(f"slide {shorten(slides)}{'' if same else ' (of this name)'}")
-    if others:
-        what.append(f"slides of the same patient ({shorten(others)})")
+    """Say what the model was trained on of the query, ``certain`` by its image, others by name or patient alone."""
+    other = [seen for seen in trained_on if seen not in certain]
+    sure = [str(seen["slide"]) for seen in certain]
+    named = [str(seen["slide"]) for seen in other if seen["slide"] in names]
+    cuts = [str(seen["slide"]) for seen in other if seen["slide"] not in names and seen["patient"] in patients]
+    what = [f"slide {shorten(sure)}"] if sure else []
+    what += [f"a slide of this name ({shorten(named)})"] if named else []
+    what += [f"slides of the same patient ({shorten(cuts)})"] if cuts else []
     if not what:
         return []
-    knows = "it has seen the answer" if slides else "it knows this tumour"
+    knows = ["it knows this tumour"] if cuts else []
+    knows += ["it may have seen the answer"] if named else []
     return [
-        f"Warning: the model was trained on {' and '.join(what)}: {knows}, whatever is left out of the neighbours; "
+        f"Warning: the model was trained on {' and '.join(what)}: "
+        f"{'it has seen the answer' if sure else ' and '.join(knows)}, whatever is left out of the neighbours; "
         "measure accuracy with mst evaluate, which trains anew."
     ]

@@ -231,9 +231,9 @@ def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[
 
 
 def describe_protocol(protocol: EvaluationProtocol) -> str:
-    """Say what a protocol is, and in what it was changed."""
-    if protocol.name == "default":
-        return "default"
+    """Say what a published protocol is, and in what it was changed; another is its name alone."""
+    if protocol.name not in PUBLISHED:
+        return protocol.name
     if protocol.name == "paper":
         text = (
             "as the mclSTExp paper says: one section out with other cuts of its patient in training, counts per million"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ _NOT_TUNED = {
     "calibrate": "it changes no prediction",
     "interval_level": "it changes no prediction",
 }
+
+_BETWEEN = "," + string.whitespace
 
 Settings = tuple[str, ...]
 """``dotted.key=value`` assignments."""
@@ -60,7 +63,8 @@ def parse_grid(texts: Sequence[str]) -> tuple[Settings, ...]:
             raise InputError(
                 f"--tune {text!r} gives {len(found)} value and leaves nothing to choose; use --set for one."
             )
-        if len(set(found)) < len(found):
+        # 1 and 1.0 are one number; 1 and true are not.
+        if len({json.dumps(json.loads(value, parse_int=float)) for value in found}) < len(found):
             raise InputError(f"--tune {text!r} gives a value twice.")
         lists[key] = found
     size = int(np.prod([len(values) for values in lists.values()], dtype=np.int64)) if lists else 0
@@ -71,13 +75,30 @@ def parse_grid(texts: Sequence[str]) -> tuple[Settings, ...]:
 
 
 def _values(text: str) -> list[Any]:
+    """Read comma-separated values one by one, each as JSON where it is, else as text; empty ones are left out."""
+    found: list[Any] = []
+    rest = text.strip().lstrip(_BETWEEN)
+    while rest:
+        value, end = _json_value(rest)
+        if end is None:
+            value, end = rest.partition(",")[0].strip(), rest.find(",")
+            end = len(rest) if end < 0 else end
+        found.append(value)
+        rest = rest[end:].lstrip(_BETWEEN)
+    return found
+
+
+def _json_value(text: str) -> tuple[Any, int | None]:
+    """Return the JSON value that the text begins with and its end; no end unless a comma or nothing follows."""
+
     def refuse(constant: str) -> None:
         raise ValueError(constant)
 
     try:
-        return list(json.loads(f"[{text}]", parse_constant=refuse))
-    except ValueError:
-        return [part.strip() for part in text.split(",") if part.strip()]
+        value, end = json.JSONDecoder(parse_constant=refuse).raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, None
+    return value, end if text[end:].strip()[:1] in ("", ",") else None
 
 
 def inner_folds(train: Sequence[Slide], split: SplitSpec) -> tuple[list[Fold], str]:
@@ -170,6 +191,9 @@ class TunedMethod:
             scores = [self._score(config, folds, truths, panel, seed=seed) for _, config in self._candidates]
             best = max(range(len(scores)), key=lambda i: (-np.inf if scores[i] is None else scores[i], -i))
             settings, chosen = self._candidates[best]
+            if scores[best] is None:
+                settings, chosen = (), self.config
+                rule += ", where no combination could be scored: the recipe's own settings are kept"
             scored = tuple((names, score) for (names, _), score in zip(self._candidates, scores, strict=True))
             self.choice = Choice(settings=settings, rule=rule, scores=scored)
         self._method = self._make(chosen)

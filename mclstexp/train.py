@@ -19,6 +19,7 @@ from mclstexp.data.genes import expression_for, panel_from_names, select_panel
 from mclstexp.data.patches import iter_patches
 from mclstexp.encode import Device, EncoderPair
 from mclstexp.errors import InputError
+from mclstexp.files import sha256_file
 from mclstexp.model.checkpoint import ModelFiles
 from mclstexp.model.context import positions_um
 from mclstexp.model.contrastive import ContrastiveNetwork
@@ -110,7 +111,10 @@ def train(slides: Sequence[Slide], config: ModelConfig, options: TrainOptions | 
         space = _fit_shared(arrays, layout, config, options)
         calibration = _calibrate(arrays, layout, config, options)
         history.append({"shared_space": space.report})
-    encoders = EncoderPair(config, panel, backbone, space, calibration=calibration, cache=options.cache)
+    seen = [_identity(slide) for slide in usable]
+    encoders = EncoderPair(
+        config, panel, backbone, space, calibration=calibration, cache=options.cache, trained_on=seen
+    )
     return _finish(usable, encoders, history=history, facts=facts)
 
 
@@ -262,7 +266,7 @@ def _finish(
 ) -> TrainedModel:
     config, panel = encoders.config, encoders.panel
     arrays, space_facts = encoders.space.state()
-    facts = facts | space_facts | {"slides": [_identity(slide) for slide in slides]}
+    facts = facts | space_facts | {"slides": [dict(seen) for seen in encoders.trained_on]}
     if encoders.calibration is not None:
         more, calibration_facts = encoders.calibration.state()
         arrays, facts = arrays | more, facts | calibration_facts
@@ -271,7 +275,13 @@ def _finish(
 
 
 def _identity(slide: Slide) -> dict[str, Any]:
-    return {"slide": slide.slide_id, "patient": slide.patient, "cohort": slide.cohort, "spots": len(slide)}
+    return {
+        "slide": slide.slide_id,
+        "patient": slide.patient,
+        "cohort": slide.cohort,
+        "spots": len(slide),
+        "image_sha256": None if slide.image is None else sha256_file(slide.image.path),
+    }
 
 
 def model_card(slides: Sequence[Slide], panel: GenePanel, config: ModelConfig) -> str:

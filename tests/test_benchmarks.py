@@ -1,5 +1,6 @@
 """The accuracy benchmarks: they import, end well without the real data, and measure what they say."""
 
+import argparse
 import importlib
 import os
 import subprocess
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from mclstexp.config import ModelConfig, RetrievalConfig, recipe, with_settings
+from mclstexp.data.genes import expression_for
+from mclstexp.data.splits import SplitSpec
+from mclstexp.types import GenePanel
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")
@@ -120,7 +124,55 @@ def test_a_levelled_method_notes_its_mean_and_changes_nothing(script, cohort):
         method.fit(cohort[:2], panel, seed=3)
     expected = plain.predict(cohort[2]).mean
     np.testing.assert_array_equal(levelled.predict(cohort[2]).mean, expected)
-    assert levelled.level == {f"{cohort[2].slide_id} 3": pytest.approx(expected.mean())}
+    ((key, (noted, level)),) = levelled.level.items()
+    assert (key, noted) == (f"{cohort[2].slide_id} 3", panel)
+    np.testing.assert_allclose(level, expected.mean(axis=0), rtol=1e-5)
+
+
+def test_levels_are_of_the_genes_known_on_both_sides(script, cohort):
+    slide = cohort[0]
+    symbols = slide.spots.genes.symbols
+    panel = GenePanel((*symbols[:5], "UNMEASURED"))
+    counts = slide.spots.counts[:, :5].toarray()
+    truth = np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)
+    predicted = np.array([1.0, 2.0, np.nan, 4.0, 5.0, 100.0])
+    level, measured = script("accuracy").levels(slide, panel, predicted)
+    assert level == 3
+    assert measured == pytest.approx(truth[:, [0, 1, 3, 4]].mean(), rel=1e-5)
+
+
+def test_bias_is_what_is_predicted_over_what_is_measured(script, cohort, monkeypatch):
+    from mclstexp.baselines import TrainingMean
+    from mclstexp.evaluate import EvaluationProtocol
+
+    accuracy = script("accuracy")
+    scale = script("_her2st").SCALE
+    genes = cohort[0].spots.genes.symbols[:12]
+    split = SplitSpec(by="slide", test=(cohort[0].slide_id, cohort[1].slide_id))
+    protocol = EvaluationProtocol("two", split, (0,), genes, normalisation=scale)
+    monkeypatch.setattr(accuracy.her2st, "plan", lambda options, **sides: protocol)
+    methods = [("training mean", TrainingMean(scale))]
+    rows, result = accuracy.evaluated(argparse.Namespace(seeds=[0]), cohort, methods, "two")
+    assert "protocol: two" in result.describe()
+    means = {
+        slide.slide_id: np.asarray(expression_for(slide.spots, GenePanel(genes), scale)[0]).mean(axis=0)
+        for slide in cohort
+    }
+    assert [row["slide"] for row in rows] == [cohort[0].slide_id, cohort[1].slide_id]
+    for row in rows:
+        assert row["bias"] == pytest.approx(row["level"] - means[row["slide"]].mean(), abs=1e-5)
+
+
+def test_an_ablations_changes_stay_under_their_measure(script, capsys):
+    ablation = script("ablation")
+    full = {"part": "the full recipe", "set": [], "pcc": 0.0, "pcc_heg": None, "mse": 0.5, "mae": 0.25}
+    changed = {"part": "one", "set": ["a=1"], "pcc": 0.125, "pcc_heg": 0.5, "mse": None, "mae": 0.5}
+    same = {"part": "two", "set": ["b=1"], "note": "already so"}
+    ablation.show("slide", [full, changed, same])
+    *_, first, one, two = capsys.readouterr().out.splitlines()
+    assert first.split()[-4:] == ["-"] * 4
+    assert one.split() == ["one", "0.1250", "0.5000", "-", "0.5000", "+0.1250", "-", "-", "+0.2500", "a=1"]
+    assert two.split() == ["two", *"--------", "already", "so"]
 
 
 def test_quarters_are_even_and_spread_over_the_slide(script):

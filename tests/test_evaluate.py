@@ -535,6 +535,9 @@ def test_a_protocol_says_what_it_is_and_in_what_it_was_changed():
     assert describe_protocol(changed).endswith("CHANGED: split, number of genes")
     code = replace(paper_protocol("paper-code", genes=["A"]), normalisation=SCALE)
     assert describe_protocol(code).endswith("CHANGED: scale")
+    assert "published code" in describe_protocol(code)
+    assert describe_protocol(EvaluationProtocol()) == "default"
+    assert describe_protocol(EvaluationProtocol("her2st")) == "her2st"
 
 
 def test_the_paper_leaves_four_sections_of_her2st_out(world):

@@ -183,6 +183,25 @@ def test_one_training_slide_keeps_the_recipe_and_says_so(slides, spy):
     assert "the recipe's own in P2_A" in line
 
 
+def test_where_nothing_can_be_scored_the_recipe_is_kept_and_it_says_so(slides, spy):
+    counts = slides[1].spots.counts.toarray()
+    still = [  # every spot of a slide alike: no gene's correlation is defined
+        dataclasses.replace(
+            slide, spots=dataclasses.replace(slide.spots, counts=sparse.csr_matrix(np.tile(row, (len(slide), 1))))
+        )
+        for slide, row in zip(slides[:2], counts, strict=False)
+    ]
+    split = SplitSpec(by="slide", train=("P1_A", "P1_B"), test=("P2_A",))
+    method = TunedMethod(CONFIG, GRID, spy, split)
+    genes = ("ERBB2", "COL1A1", "CD3E", "ADIPOQ", "MKI67", "ACTB")
+    result = run_evaluation([*still, slides[2]], [method], EvaluationProtocol(split=split, genes=genes))
+    assert method.choice.scores == tuple((settings, None) for settings in GRID)
+    assert method.choice.settings == ()
+    assert [config for kind, config, _ in Spy.log if kind == "fit"][-1] == CONFIG
+    (line,) = [text for text in result.describe() if text.startswith("settings of")]
+    assert "no combination could be scored: the recipe's own settings are kept): the recipe's own in P2_A" in line
+
+
 def test_a_grid_is_every_combination_in_order():
     assert parse_grid([]) == ()
     assert parse_grid(["a.b=1,2", "c=x, y"]) == tuple(itertools.product(("a.b=1", "a.b=2"), ('c="x"', 'c="y"')))
@@ -194,6 +213,24 @@ def test_a_grid_is_every_combination_in_order():
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("100,400,", [100, 400]),
+        (" ,100,, 400 , ", [100, 400]),
+        ("1,true", [1, True]),
+        ("1,one", [1, "one"]),
+        ("1e3x, 2", ["1e3x", 2]),
+        ('"a,b",c', ["a,b", "c"]),
+        ("[1, 2],null,", [[1, 2], None]),
+        ("NaN,1", ["NaN", 1]),
+        ("[" * 9999 + ",1", ["[" * 9999, 1]),
+    ],
+)
+def test_each_value_of_a_list_is_read_by_itself(text, values):
+    assert parse_grid([f"a={text}"]) == tuple((f"a={json.dumps(value)}",) for value in values)
+
+
+@pytest.mark.parametrize(
     ("texts", "says"),
     [
         (["retrieval.k"], "not of the form"),
@@ -201,6 +238,9 @@ def test_a_grid_is_every_combination_in_order():
         (["retrieval.k=5"], "gives 1 value"),
         (["retrieval.k="], "gives 0 value"),
         (["retrieval.k=5,5"], "a value twice"),
+        (["key_mix=1,1.0"], "a value twice"),
+        (["encoder.scales=[1],[1.0]"], "a value twice"),
+        (["retrieval.k=,"], "gives 0 value"),
         (["retrieval.k=1,2", "retrieval.k=3,4"], "twice"),
         (["seed=1,2"], "--seeds"),
         (["recipe=default,paper"], "'recipe'"),

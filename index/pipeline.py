@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mclstexp.calibration import Calibration, smaller_percentile
 from mclstexp.config import Normalisation, RetrievalConfig, to_dict
-from mclstexp.encode import Device, EncoderPair
+from mclstexp.encode import Device, EncoderPair, columns_in
 from mclstexp.errors import FormatError, InputError
 from mclstexp.files import sha256_file
 from mclstexp.index.familiarity import familiarity, mean_similarity
@@ -230,7 +230,9 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
         percentile = smaller_percentile(percentile, calibration.familiarity(distance))
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
-    corrected = _corrected(found, encoders, store.index(options.device), query, features)
+    # Whoever asks for some kind of spot only, wants their level too.
+    level = options.filter is None or not options.filter.where
+    corrected = _corrected(found, encoders, store.index(options.device), query, features, level=level)
     prediction = _assemble(slide, found, corrected, obs, encoders, store, options)
     prediction = replace(prediction, settings={**prediction.settings, "leakage": "\n".join(seen)})
     notes = [*seen, *_strangeness_note(obs), *found.notes]
@@ -244,20 +246,23 @@ def predict_slide(slide: Slide, encoders: EncoderPair, store: ReferenceStore, op
 
 
 def _corrected(
-    found: Retrieval, encoders: EncoderPair, index: SpotIndex, query: FloatArray, features: FloatArray
+    found: Retrieval, encoders: EncoderPair, index: SpotIndex, query: FloatArray, features: FloatArray, *, level: bool
 ) -> FloatArray | None:
     """Return the weighted mean after all corrections that the model asks for, or None when it asks for none."""
     own_scale = found.normalisation == encoders.config.normalisation
-    corrected = None if found.shift is None else found.mean + found.shift
-    if own_scale:
-        keys = index.keys(found.neighbours.row_ids)
-        keys = keys.reshape(*found.neighbours.row_ids.shape, -1)
-        base = found.mean if corrected is None else corrected
-        moved = encoders.corrected(base, found.genes, query, keys, found.weights)
-        corrected = corrected if moved is None else moved
-    if corrected is None:
+    corrects = own_scale and encoders.corrects
+    if found.shift is None and not corrects:
         return None
-    if found.level is not None:
+    corrected = found.mean if found.shift is None else found.mean + found.shift
+    if corrects:
+        row_ids, moved = found.neighbours.row_ids, np.empty_like(corrected)
+        step = max(1, 1_000_000 // row_ids.shape[1])
+        for start in range(0, len(query), step):
+            part = slice(start, start + step)
+            keys = index.keys(row_ids[part]).reshape(*row_ids[part].shape, -1)
+            moved[part] = encoders.corrected(corrected[part], found.genes, query[part], keys, found.weights[part])
+        corrected = moved
+    if level and found.level is not None:
         corrected = encoders.relevelled(corrected, found.genes, found.level, features, own_scale=own_scale)
     return np.maximum(corrected, np.float32(0))
 
@@ -274,13 +279,8 @@ def _strangeness_note(obs: Mapping[str, NDArray[Any]]) -> list[str]:
     ]
 
 
-def _columns(genes: GenePanel, panel: GenePanel) -> NDArray[np.int64]:
-    """Each gene's place in the panel, -1 outside."""
-    return np.array([panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
-
-
 def _with_reliability(prediction: Prediction, calibration: Calibration, panel: GenePanel) -> Prediction:
-    columns = _columns(prediction.genes, panel)
+    columns = columns_in(panel, prediction.genes)
     reliability = np.where(columns >= 0, calibration.reliability[columns], np.float32(np.nan))
     return replace(prediction, var={**prediction.var, "reliability": reliability})
 
@@ -294,7 +294,7 @@ def _with_interval(
     lower, upper = calibration.interval(
         prediction.mean,
         prediction.sd,
-        _columns(prediction.genes, panel),
+        columns_in(panel, prediction.genes),
         nearness=mean_similarity(near),
         distance=distance,
     )
@@ -324,6 +324,7 @@ def _assemble(
         "panel_genes": list(encoders.panel.symbols),
         "retrieval": to_dict(options.retrieval or encoders.config.retrieval),
         "correction": encoders.config.correction if found.normalisation == encoders.config.normalisation else 0.0,
+        "level": _level_source(found, encoders, options),
         "patch": to_dict(encoders.config.patch),
         "encoder": to_dict(encoders.config.encoder),
         "filter": to_dict(options.filter) if options.filter else {},
@@ -350,6 +351,15 @@ def _assemble(
         spot_diameter_px=_spot_diameter(spots.xy_px),
         mpp=slide.mpp,
     )
+
+
+def _level_source(found: Retrieval, encoders: EncoderPair, options: QueryOptions) -> str:
+    """Say in a word where the mean over the slide's spots comes from."""
+    if found.level is None or (options.filter is not None and options.filter.where):
+        return "neighbours"
+    if encoders.levels and found.normalisation == encoders.config.normalisation:
+        return "image"
+    return "reference"
 
 
 def _neighbour_table(found: Retrieval, spot_ids: NDArray[np.str_]) -> Any:

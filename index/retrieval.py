@@ -173,14 +173,15 @@ def retrieve(
     panel = choose_genes(store, genes)
     options = AverageOptions(normalisation or store.normalisation, config.min_measured, sd)
     index = store.index(device)
-    found = index.search(query, config.k, allowed=allowed_rows(store, filter))
+    allowed = allowed_rows(store, filter)
+    found = index.search(query, config.k, allowed=allowed)
     weights = weights_of(index, query, found, config)
     if config.depth_weighted:
         weights = weigh_by_depth(store, found.row_ids, weights)
     result = average(store, found.row_ids, weights, panel, options, on_progress=on_progress)
     shift, level = None, None
     if config.slide_levelled:
-        shift, level = slide_shift(store, found.row_ids, weights, panel, options)
+        shift, level = slide_shift(store, (found.row_ids, weights), panel, options, allowed=allowed)
     notes = [result.note] if result.note else []
     short = int((found.row_ids[:, -1] < 0).sum())
     if short:
@@ -229,32 +230,38 @@ def weigh_by_depth(store: ReferenceStore, row_ids: NDArray[np.int64], weights: F
 
 def slide_shift(
     store: ReferenceStore,
-    row_ids: NDArray[np.int64],
-    weights: FloatArray,
+    row_ids_and_weights: tuple[NDArray[np.int64], FloatArray],
     genes: GenePanel,
     options: AverageOptions,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Return what to add ``(n, n_genes)`` so that a query's choice of slides does not show; the level ``(n_genes,)``.
 
     Slides differ as a whole, by depth and by patient: a query whose neighbours happen to lie on deep slides would seem
-    to express more of everything. The mean level of each query's slides (from at most `LEVEL_SPOTS` spots a slide,
-    evenly spread) is replaced by its mean over all queries.
+    to express more of everything. The mean level of each query's slides (from at most `LEVEL_SPOTS` of its allowed
+    spots, evenly spread) is replaced by its mean over all queries that know the gene.
     """
+    row_ids, weights = row_ids_and_weights
     numbers = np.where(row_ids >= 0, store.slide_numbers(row_ids), -1)
     slides = np.unique(numbers[numbers >= 0])
     share = np.stack([np.where(numbers == slide, weights, 0).sum(axis=1) for slide in slides], axis=1)  # (n, slides)
     sample = np.full((len(slides), LEVEL_SPOTS), -1, dtype=np.int64)
     for i, slide in enumerate(slides.tolist()):
-        start, stop = store.entries[slide].rows
-        rows = np.unique(np.linspace(start, stop - 1, min(LEVEL_SPOTS, stop - start)).round().astype(np.int64))
-        sample[i, : len(rows)] = rows
+        rows = np.arange(*store.entries[slide].rows)
+        rows = rows if allowed is None else rows[allowed[rows]]
+        chosen = np.unique(np.linspace(0, len(rows) - 1, min(LEVEL_SPOTS, len(rows))).round().astype(np.int64))
+        sample[i, : len(chosen)] = rows[chosen]
     equal = (sample >= 0) / (sample >= 0).sum(axis=1, keepdims=True)
     level = average(store, sample, equal.astype(np.float32), genes, replace(options, sd=False)).mean
     known = np.isfinite(level)
     held = share @ known
-    mean_level = (share @ np.where(known, level, 0)) / np.where(held > 0, held, 1)  # (n, n_genes)
-    common = np.where((held > 0).any(axis=0), mean_level.mean(axis=0), np.nan)
-    return (common - mean_level).astype(np.float32), common.astype(np.float32)
+    total = share @ np.where(known, level, 0)  # (n, n_genes)
+    mean_level = total / np.where(held > 0, held, 1)
+    n_known = (held > 0).sum(axis=0)
+    common = np.where(n_known > 0, mean_level.sum(axis=0) / np.maximum(n_known, 1), np.nan)
+    shift = np.where(held > 0, common - mean_level, 0)
+    return shift.astype(np.float32), common.astype(np.float32)
 
 
 def provenance(store: ReferenceStore, found: Neighbors, weights: FloatArray) -> pa.Table:

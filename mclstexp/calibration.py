@@ -206,6 +206,7 @@ def calibrate(slides: Sequence[SlideArrays], layout: FeatureLayout, config: Mode
     quota = max(50, MAX_QUERIES // len(held))
     held = [one.take(evenly(len(one.truth), quota)) for one in held]
     n_slides = 1 if kind == "block" else len(held)
+    n_independent = len({slide.patient for slide in slides}) if kind == "patient" else n_slides
     pcc = np.stack([score_genes(one.truth, one.mean).pcc for one in held])
     return Calibration(
         level=config.interval_level,
@@ -214,18 +215,18 @@ def calibrate(slides: Sequence[SlideArrays], layout: FeatureLayout, config: Mode
         n_slides=n_slides,
         reliability=_mean_of_known(pcc),
         distance=FeatureDistance.fit(slides, layout),
-        **_conform(held, cautious(config.interval_level, n_slides)),
+        **_conform(held, cautious(config.interval_level, n_independent)),
     )
 
 
-def cautious(level: float, n_slides: int) -> float:
+def cautious(level: float, n: int) -> float:
     """Return the coverage to aim at on the training side so that a new slide sees about ``level``.
 
-    Slides are the unit that is exchangeable, and they are few: with ``n`` of them the share left outside is taken down
-    by ``n / (n + 1)``, as conformal prediction does for ``n`` values (where it can; for fewer than nine slides its own
-    bound would be infinite).
+    What is exchangeable are the ``n`` patients (slides, where no patients were held out), and they are few. The share
+    left outside is taken down by ``n / (n + 1)``: a convention, milder than conformal prediction's own rule, which
+    would give infinite intervals below nine.
     """
-    return 1.0 - (1.0 - level) * n_slides / (n_slides + 1)
+    return 1.0 - (1.0 - level) * n / (n + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,8 +272,7 @@ def _hold_out(
             at = coordinates(query, space.config.radius)
             mean = correct_toward_query(mean, at, got.centre, slope, strength=config.correction)
         if config.retrieval.slide_levelled:
-            shift = space.level_shift(slide.features)
-            mean = relevel(mean, got.level.mean(axis=0), shift, trust=space.config.shrink_spots)
+            mean = relevel(mean, space.slide_level(slide.features), trust=space.config.shrink_spots)
         mean = np.maximum(mean, np.float32(0))
         truth = np.where(slide.measured, slide.expression, np.float32(np.nan))
         found.append(HeldOut(truth, mean, got.sd, got.nearness, distance(slide.features)))

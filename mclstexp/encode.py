@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mclstexp.calibration import Calibration
 from mclstexp.config import ModelConfig
@@ -40,6 +41,11 @@ class Keys:
 
     embedding: FloatArray
     image_embedding: FloatArray | None
+
+
+def columns_in(panel: GenePanel, genes: GenePanel) -> NDArray[np.int64]:
+    """Return each gene's place in the panel, -1 outside."""
+    return np.array([panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
 
 
 class EncoderPair:
@@ -113,10 +119,20 @@ class EncoderPair:
             )
         return self.space.embed_spots(expression, measured, slide)
 
+    @property
+    def levels(self) -> bool:
+        """Whether embeddings are relative to their slide, and the slide's level is told by itself."""
+        return isinstance(self.space, SharedSpace)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the neighbours' mean is corrected for where they lie."""
+        return isinstance(self.space, SharedSpace) and self.config.correction != 0
+
     def corrected(
         self, expression: FloatArray, genes: GenePanel, query: FloatArray, neighbours: FloatArray, weights: FloatArray
-    ) -> FloatArray | None:
-        """Return the neighbours' weighted mean corrected for where they lie, or None when the model does not correct.
+    ) -> FloatArray:
+        """Return the neighbours' weighted mean corrected for where they lie, where the model corrects.
 
         Parameters
         ----------
@@ -125,14 +141,11 @@ class EncoderPair:
         query, neighbours, weights
             ``(n, d)`` query embeddings, ``(n, k, d)`` the neighbours' keys, ``(n, k)`` their weights.
         """
-        if not isinstance(self.space, SharedSpace) or self.config.correction == 0:
-            return None
+        if not isinstance(self.space, SharedSpace) or not self.corrects:
+            return expression
         radius = self.space.config.radius
-        slope = np.zeros((self.space.embed_dim - 1, len(genes)), dtype=np.float32)
-        known = [(i, self.panel.position[s]) for i, s in enumerate(genes.symbols) if s in self.panel.position]
-        if known:
-            here, there = np.array(known).T
-            slope[:, here] = self.space.expression_per_coordinate()[:, there]
+        columns = columns_in(self.panel, genes)
+        slope = np.where(columns >= 0, self.space.expression_per_coordinate()[:, columns], np.float32(0))
         present = np.where(weights[..., None] > 0, neighbours, 0)  # where k is more than there are, the rest is NaN
         centre = np.einsum("nk,nkc->nc", weights, coordinates(present, radius))
         at = coordinates(query, radius)
@@ -141,24 +154,26 @@ class EncoderPair:
     def relevelled(
         self, expression: FloatArray, genes: GenePanel, level: FloatArray, features: FloatArray, *, own_scale: bool
     ) -> FloatArray:
-        """Return the slide's prediction with its mean brought to ``level``, and moved by what its features tell.
+        """Return the slide's prediction with its mean brought to the level that its features tell.
 
         Parameters
         ----------
-        expression, level
-            ``(n, len(genes))`` prediction, and ``(len(genes),)`` mean expression of the reference's slides.
+        expression
+            ``(n, len(genes))`` prediction.
+        level
+            ``(len(genes),)`` mean expression of the reference's slides: the level of genes outside the model's panel,
+            and of all on another scale than the model's.
         features
             ``(n, F)`` image features of the slide's patches.
         own_scale
-            Whether expression is on the model's own scale; the features tell nothing on another.
+            Whether expression is on the model's own scale.
         """
         if not isinstance(self.space, SharedSpace):
             return expression
-        shift = None
         if own_scale:
-            columns = np.array([self.panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
-            shift = np.where(columns >= 0, self.space.level_shift(features)[columns], np.float32(0))
-        return relevel(expression, level, shift, trust=self.space.config.shrink_spots)
+            columns = columns_in(self.panel, genes)
+            level = np.where(columns >= 0, self.space.slide_level(features)[columns], level)
+        return relevel(expression, level, trust=self.space.config.shrink_spots)
 
     def encode_keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
         """Return the slide's keys: spot embeddings, mixed with its patches' where it has an image."""

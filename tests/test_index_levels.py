@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.retrieval import retrieve
+from mclstexp.index.averaging import AverageOptions
+from mclstexp.index.retrieval import retrieve, slide_shift
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store import ReferenceStore
 
@@ -55,3 +56,16 @@ def test_more_neighbours_than_spots_changes_nothing_else(store):
     assert np.isfinite(found.mean).all()
     assert np.isfinite(found.shift).all()
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_filter_holds_for_levels_too(store):
+    allowed = np.ones(80, dtype=bool)
+    allowed[::2] = False
+    found = retrieve(store, SIM.queries(4), dataclasses.replace(PLAIN, slide_levelled=True))
+    options = AverageOptions(store.normalisation, 0.25, sd=False)
+    _, level = slide_shift(store, (found.neighbours.row_ids, found.weights), SIM.panel, options, allowed=allowed)
+    levels = np.stack([expression(SIM.record(i, 20))[1::2].mean(axis=0) for i in range(4)])
+    share = np.zeros(4)
+    for rows, weights in zip(found.neighbours.row_ids, found.weights, strict=True):
+        np.add.at(share, rows // 20, weights)
+    np.testing.assert_allclose(level, share / share.sum() @ levels, atol=5e-3)

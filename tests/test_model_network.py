@@ -227,7 +227,7 @@ def test_any_backbone_pools_to_a_vector(name: str, pooling: str) -> None:
 
 def test_covariance_is_numpy_s_of_the_mixed_channels() -> None:
     maps = torch.randn(2, 50, 6, 5, generator=torch.Generator().manual_seed(0))
-    mixing = _mixing(50).numpy()
+    mixing = _mixing(50)
     np.testing.assert_allclose(mixing.T @ mixing, np.eye(MAX_CHANNELS), atol=1e-6)
     pooled = covariance(maps).numpy()
     for got, one in zip(pooled, maps.numpy(), strict=True):
@@ -239,7 +239,7 @@ def test_covariance_is_numpy_s_of_the_mixed_channels() -> None:
 
 
 def test_mixing_is_the_same_on_any_machine() -> None:
-    np.testing.assert_allclose(_mixing(3).numpy()[0], FIRST_ROW, atol=1e-4)
+    np.testing.assert_allclose(_mixing(3)[0], FIRST_ROW, atol=1e-4)
 
 
 @pytest.mark.parametrize("views", [4, 8])
@@ -261,8 +261,17 @@ def test_unknown_encoders_and_weights_are_refused(tmp_path: Path) -> None:
         ImageEncoder.create(EncoderSpec(TINY_ENCODER), tmp_path / "none")
 
 
-def test_fine_tuning_changes_the_backbone(cohort: list[Slide], model: TrainedModel) -> None:
+def test_a_blank_patch_has_a_gradient() -> None:
+    maps = torch.zeros(1, 5, 4, 4, requires_grad=True)
+    covariance(maps).sum().backward()
+    assert maps.grad is not None
+    assert torch.isfinite(maps.grad).all()
+
+
+@pytest.mark.parametrize("pooling", ["last", "covariance"])
+def test_fine_tuning_changes_the_backbone(cohort: list[Slide], model: TrainedModel, pooling: str) -> None:
     config = dataclasses.replace(model.files.config, optim=dataclasses.replace(model.files.config.optim, finetune=True))
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, pooling=pooling))  # type: ignore[arg-type]
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1))
     tuned = train(cohort[:2], config, TrainOptions(weights="random", device="cpu"))
     assert tuned.encoders.backbone.digest() != model.encoders.backbone.digest()

@@ -15,7 +15,7 @@ from mclstexp.model.context import CUTOFF, SpatialMean
 from mclstexp.model.shared_fit import fit_shared_space
 from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query, relevel
 from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
-from mclstexp.model.slide_level import STRENGTHS, LevelSpots, fit_level
+from mclstexp.model.slide_level import STRENGTHS, Basis, LevelSpots, fit_level, level_spots
 
 N_GENES = 30
 LAYOUT = FeatureLayout(blocks=(6, 10), n_scales=2)
@@ -282,23 +282,37 @@ class TestCorrection:
         np.testing.assert_array_equal(muted.expression_per_coordinate(), 0)
 
 
+def spots_of(slides: list[SlideArrays]) -> LevelSpots:
+    mean = np.mean([slide.expression.mean(axis=0) for slide in slides], axis=0)
+    basis = Basis(np.zeros(LAYOUT.width), np.ones(LAYOUT.width), mean, np.eye(N_GENES)[:4])
+    weights = [(np.ones(len(slide.features)), np.full(len(slide.features), i)) for i, slide in enumerate(slides)]
+    return level_spots(slides, basis, weights, 0)
+
+
 class TestLevels:
     def test_the_mean_goes_to_the_level_and_contrasts_stay(self) -> None:
         rng = np.random.default_rng(0)
-        values, level, shift = rng.normal(9, 1, (400, 5)), rng.normal(9, 1, 5), rng.normal(0, 1, 5)
-        moved = relevel(values.astype(np.float32), level.astype(np.float32), shift.astype(np.float32), trust=0)
-        np.testing.assert_allclose(moved.mean(axis=0), level + shift, rtol=1e-4)
+        values, level = rng.normal(9, 1, (400, 5)), rng.normal(9, 1, 5)
+        moved = relevel(values.astype(np.float32), level.astype(np.float32), trust=0)
+        np.testing.assert_allclose(moved.mean(axis=0), level, rtol=1e-4)
         np.testing.assert_allclose(moved - moved.mean(axis=0), values - values.mean(axis=0), atol=1e-4)
 
-    def test_one_spot_hardly_moves_and_nothing_goes_below_zero(self) -> None:
-        one = relevel(np.full((1, 2), 6, np.float32), np.array([0, 17], np.float32), None, trust=10)
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 10**6), st.integers(2, 80), st.floats(0, 3), st.floats(0.01, 3))
+    def test_nothing_goes_below_zero_and_the_mean_is_kept(self, seed: int, n: int, centre: float, level: float) -> None:
+        values = np.random.default_rng(seed).normal(centre, 1, (n, 1)).astype(np.float32)
+        moved = relevel(values, np.array([level], np.float32), trust=0)
+        assert moved.min() >= 0
+        np.testing.assert_allclose(moved.mean(), level, rtol=1e-4)
+        assert (np.diff(moved[np.argsort(values[:, 0]), 0]) >= -1e-6).all()
+
+    def test_one_spot_hardly_moves(self) -> None:
+        one = relevel(np.full((1, 2), 6, np.float32), np.array([0, 17], np.float32), trust=10)
         np.testing.assert_allclose(one, [[6 - 6 / 11, 6 + 11 / 11]], rtol=1e-5)
-        low = relevel(np.array([[0.0], [10.0]], np.float32), np.array([1], np.float32), None, trust=0)
-        np.testing.assert_allclose(low, [[0], [6]])
 
     def test_the_unknown_stays_unknown(self) -> None:
         values = np.array([[np.nan, 1, 1], [4, 3, np.nan]], np.float32)
-        moved = relevel(values, np.array([5, np.nan, 2], np.float32), None, trust=0)
+        moved = relevel(values, np.array([5, np.nan, 2], np.float32), trust=0)
         np.testing.assert_array_equal(moved, np.array([[np.nan, 1, 2], [5, 3, np.nan]], np.float32))
 
     def test_features_tell_the_level_of_a_slide(self) -> None:
@@ -307,16 +321,41 @@ class TestLevels:
         space = fit_shared_space(slides, LAYOUT, SharedSpaceConfig(components=4))
         for shift in (-2.0, 2.0):
             new = make_slide("new", "new", seed=77, shift=shift)
-            truth = new.expression.mean(axis=0) - space.expression_mean
-            told = space.level_shift(new.features)
-            assert np.linalg.norm(truth - told) < 0.9 * np.linalg.norm(truth)
+            truth = new.expression.mean(axis=0)
+            told = space.slide_level(new.features)
+            assert np.linalg.norm(truth - told) < 0.9 * np.linalg.norm(truth - space.expression_mean)
         other = make_slide("other", "other", seed=78, shift=1e4)
         bound = np.abs(space.level_limit) @ np.abs(space.components)
-        assert (np.abs(space.level_shift(other.features)) <= bound + 1e-5).all()
+        assert (np.abs(space.slide_level(other.features) - space.level_mean) <= bound + 1e-5).all()
+
+    def test_features_that_mislead_leave_the_level_alone(self) -> None:
+        """Between slides the level goes against what holds within them: no penalty beats no shift, for patients."""
+        world = np.random.default_rng(99)
+        to_image, to_genes = world.normal(size=(2, LAYOUT.width)), 3 * world.normal(size=(2, N_GENES))
+        slides = []
+        for i, off in enumerate((-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)):
+            made = make_slide(f"S{i}", f"P{i}", seed=i)
+            features = (made.features + off * to_image[0]).astype(np.float32)
+            expression = (made.expression - off * to_genes[0]).astype(np.float32)
+            slides.append(dataclasses.replace(made, features=features, expression=expression))
+        assert fit_level(spots_of(slides), may_be_none=True).strength == np.inf
+        assert fit_level(spots_of(slides)).strength in STRENGTHS
+        space = fit_shared_space(slides, LAYOUT, SharedSpaceConfig(components=4))
+        assert space.report["level_penalty"] is None
+        np.testing.assert_array_equal(space.image_level, 0)
+
+    def test_shallow_slides_hardly_count_for_the_level(self) -> None:
+        deep = [make_slide(f"A{i}", "A", seed=i) for i in range(3)]
+        low = make_slide("B", "B", seed=5)
+        low = dataclasses.replace(low, expression=low.expression - 3, depth=np.full(120, 50.0))
+        space = fit_shared_space([*deep, low], LAYOUT, SharedSpaceConfig(components=4, image_level=False))
+        of_deep = np.mean([slide.expression.mean(axis=0) for slide in deep], axis=0)
+        assert np.abs(space.level_mean - of_deep).max() < 0.1
 
     def test_no_level_when_it_is_turned_off(self, slides: list[SlideArrays]) -> None:
         space = fit_shared_space(slides, LAYOUT, SharedSpaceConfig(components=4, image_level=False))
-        np.testing.assert_array_equal(space.level_shift(make_slide(seed=9, shift=5).features), 0)
+        level = space.slide_level(make_slide(seed=9, shift=5).features)
+        np.testing.assert_allclose(level, np.mean([one.expression.mean(axis=0) for one in slides], axis=0), rtol=1e-5)
 
     def test_ridge_is_that_of_centred_weighted_least_squares(self) -> None:
         rng = np.random.default_rng(3)

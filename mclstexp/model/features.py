@@ -24,7 +24,7 @@ READ = 128
 """Patches read at a time."""
 
 
-FEATURES = 2
+FEATURES = 3
 """To be raised whenever a change of code changes features, so that no cached ones of before are taken."""
 
 

@@ -26,7 +26,10 @@ MAX_STAGES = 10
 """Stages pooled at most; of a transformer's many blocks as many are taken at equal distances."""
 
 MAX_CHANNELS = 32
-"""Channels whose covariance is pooled; 64 and 128 gained nothing (docs/accuracy.md)."""
+"""Channels whose covariance is pooled; 64 and 128 gained nothing (docs/decisions/default-recipe.md)."""
+
+SMALLEST = 1e-12
+"""Covariances below this count as none."""
 
 BATCH = {"cpu": 4, "cuda": 128}
 """Patches a forward pass, by device. Fixed, and the last batch padded, so that a vector never depends on its company.
@@ -231,20 +234,20 @@ def covariance(maps: Tensor) -> Tensor:
     flat = maps.float().flatten(2)  # (b, c, h*w)
     flat = flat - flat.mean(dim=2, keepdim=True)
     with torch.autocast(flat.device.type, enabled=False):  # products of bfloat16 would lose small covariances
-        mixed = torch.einsum("bcn,cm->bmn", flat, _mixing(flat.shape[1]).to(flat.device))
+        mixed = torch.einsum("bcn,cm->bmn", flat, torch.tensor(_mixing(flat.shape[1]), device=flat.device))
         joint = mixed @ mixed.transpose(1, 2) / flat.shape[2]  # (b, m, m)
     row, col = torch.triu_indices(joint.shape[1], joint.shape[1], device=joint.device)
     upper = joint[:, row, col]
-    return upper.sign() * upper.abs().sqrt()
+    return upper / (upper.abs() + SMALLEST).sqrt()  # a blank has a gradient too
 
 
 @cache
-def _mixing(n_channels: int) -> Tensor:
+def _mixing(n_channels: int) -> FloatArray:
     """Return random orthonormal columns ``(n_channels, m)``, from a hash: the same on any machine."""
     shape = (n_channels, min(n_channels, MAX_CHANNELS))
     drawn = np.frombuffer(hashlib.shake_256(b"%d" % n_channels).digest(4 * shape[0] * shape[1]), dtype="<u4")
     columns, triangle = np.linalg.qr(drawn.reshape(shape) / 2.0**31 - 1.0)
-    return torch.from_numpy((columns * np.sign(np.diagonal(triangle))).astype(np.float32))
+    return np.asarray(columns * np.sign(np.diagonal(triangle)), dtype=np.float32)
 
 
 def _evenly(maps: list[Tensor]) -> list[Tensor]:

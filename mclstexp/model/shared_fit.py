@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +14,11 @@ from mclstexp.errors import InputError, MismatchError
 from mclstexp.model.context import SpatialMean
 from mclstexp.model.shared_space import SharedSpace, centre
 from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
-from mclstexp.model.slide_level import FittedLevel, LevelSpots, fit_level
+from mclstexp.model.slide_level import Basis, fit_level, level_spots, mean_level
 from mclstexp.types import FloatArray
 
 STRENGTHS = np.geomspace(0.1, 300.0, 15)
 """Ridge penalties tried, in units of the mean squared length of a spot's features."""
-
-LEVEL_SPOTS = 1024
-"""Spots that slides' levels are learnt from."""
 
 MAX_CORRELATION = 0.98
 MAX_SLOPE = 1.5
@@ -58,7 +54,11 @@ def fit_shared_space(
     correlation = np.clip(fitted.correlation, 0.0, MAX_CORRELATION)
     importance = correlation / np.sqrt(1 - correlation**2)
     amplitude = np.maximum(fitted.amplitude, 1e-9)
-    level = _level(slides, standard, (expression_mean, components), list(zip(weights, fold_of, strict=True)), seed)
+    of_level = Basis(standard.mean, standard.scale, expression_mean, components)
+    spots = level_spots(slides, of_level, list(zip(weights, fold_of, strict=True)), seed)
+    level = fit_level(spots, may_be_none=kind == "patient")
+    image_level = level.coefficients * standard.scale[:, None] * config.image_level
+    apart = np.stack([slide.features.mean(axis=0, dtype=np.float64) - standard.mean for slide in slides])
     gain = importance / amplitude / max(float(np.linalg.norm(importance)), 1e-9)
     report = {
         "folds": kind,
@@ -68,15 +68,16 @@ def fit_shared_space(
         "correlation": _rounded(fitted.correlation),
         "penalty": _rounded(fitted.penalty),
         "slope": _rounded(fitted.slope),
-        "level_penalty": level.strength,
+        "level_penalty": level.strength if np.isfinite(level.strength) else None,
     }
     return SharedSpace(
         config=config,
         feature_mean=standard.mean.astype(np.float32),
         image_own=own.astype(np.float32),
         image_context=context.astype(np.float32),
-        image_level=(level.coefficients * standard.scale[:, None]).astype(np.float32),
+        image_level=image_level.astype(np.float32),
         level_limit=level.spread.astype(np.float32),
+        level_mean=mean_level(slides, apart @ image_level, components),
         amplitude=amplitude.astype(np.float32),
         expression_mean=expression_mean.astype(np.float32),
         components=components.astype(np.float32),
@@ -192,28 +193,6 @@ def _feature_basis(
     kept = values > 1e-5 * values[-1]
     directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
     return np.asarray(directions, dtype=np.float64)
-
-
-def _level(
-    slides: Sequence[SlideArrays],
-    standard: _Standardiser,
-    expression_basis: tuple[Matrix, Matrix],
-    weight_and_fold: list[tuple[Matrix, NDArray[np.int64]]],
-    seed: int,
-) -> FittedLevel:
-    """Fit the slides' levels to a sample of their spots."""
-    mean, loadings = expression_basis
-    parts: list[tuple[NDArray[Any], ...]] = []
-    n_groups, fold_of_group = 0, []
-    for slide, (weight, of), rows in zip(slides, weight_and_fold, sampled_rows(slides, LEVEL_SPOTS, seed), strict=True):
-        features = (slide.features[rows] - standard.mean.astype(np.float32)) * standard.scale.astype(np.float32)
-        components = np.where(slide.measured, slide.expression[rows] - mean, 0.0) @ loadings.T
-        folds_here, part = np.unique(of[rows], return_inverse=True)
-        parts.append((features, components, weight[rows], part + n_groups))
-        n_groups += len(folds_here)
-        fold_of_group.append(folds_here)
-    x, z, counted, owner = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return fit_level(LevelSpots(x, z, counted, owner, np.concatenate(fold_of_group)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,12 +22,15 @@ from mclstexp.types import FloatArray, Slide
 MIN_COMPONENT_SHARE = 0.05
 """A component of which a slide's measured genes hold less than this share of the loading is left at zero."""
 
+GENES_AT_A_TIME = 1024
+
 ARRAYS = (
     "feature_mean",
     "image_own",
     "image_context",
     "image_level",
     "level_limit",
+    "level_mean",
     "amplitude",
     "expression_mean",
     "components",
@@ -47,8 +50,9 @@ class SharedSpace:
         ``(F,)`` mean of the training slides' feature means.
     image_own, image_context
         ``(F, c)`` from a patch's features, and from their mean over the neighbours, to components.
-    image_level, level_limit
-        ``(F, c)`` from the mean features of a slide to its level, and ``(c,)`` how far a level may go.
+    image_level, level_limit, level_mean
+        ``(F, c)`` from the mean features of a slide to its level, ``(c,)`` how far a level may go, and ``(G,)`` the
+        mean expression of a slide whose features are the training slides' mean.
     amplitude
         ``(c,)`` spread of each predicted component on held-out slides.
     expression_mean
@@ -67,6 +71,7 @@ class SharedSpace:
     image_context: FloatArray
     image_level: FloatArray
     level_limit: FloatArray
+    level_mean: FloatArray
     amplitude: FloatArray
     expression_mean: FloatArray
     components: FloatArray
@@ -115,16 +120,15 @@ class SharedSpace:
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)
 
-    def level_shift(self, features: FloatArray) -> FloatArray:
-        """Return ``(G,)`` how far a slide's mean expression should lie from the training slides', by its features.
+    def slide_level(self, features: FloatArray) -> FloatArray:
+        """Return ``(G,)`` the mean expression that a slide should have, by the mean of its features.
 
-        Embeddings are relative to their slide and cannot say that. Bounded: a strange slide is no evidence.
+        Embeddings are relative to their slide and cannot say that. How far it lies from the training slides' is
+        bounded: a strange slide is no evidence.
         """
-        if not self.config.image_level:
-            return np.zeros(self.components.shape[1], dtype=np.float32)
         apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
         components = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
-        return np.asarray(components @ self.components, dtype=np.float32)
+        return np.asarray(np.maximum(self.level_mean + components @ self.components, 0), dtype=np.float32)
 
     def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
         """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
@@ -186,30 +190,40 @@ def coordinates(embedding: FloatArray, radius: float) -> FloatArray:
     return np.asarray(embedding[..., :-1] / last * np.float32(radius), dtype=np.float32)
 
 
-def relevel(expression: FloatArray, level: FloatArray, shift: FloatArray | None, *, trust: float) -> FloatArray:
+def relevel(expression: FloatArray, level: FloatArray, *, trust: float) -> FloatArray:
     """Bring the mean over a slide's spots to a level; only the contrast between the spots is the neighbours'.
 
-    Embeddings are relative to their slide, so what its spots' neighbours express on average says nothing of it.
+    Embeddings are relative to their slide, so what its spots' neighbours express on average says nothing of it. Nothing
+    goes below zero: the other spots go down so much farther that the mean is kept.
 
     Parameters
     ----------
     expression
         ``(n, G)`` of the spots of one slide; NaN where unknown.
     level
-        ``(G,)`` mean expression of the reference's slides; NaN where unknown.
-    shift
-        ``(G,)`` of `SharedSpace.level_shift`, or None.
+        ``(G,)`` what the mean should be; NaN where unknown, and the mean stays.
     trust
         So many spots of doubt: the mean of a few spots is not yet that of a slide.
     """
-    known = np.isfinite(expression)
+    moved = np.empty_like(expression, dtype=np.float32)
+    for start in range(0, expression.shape[1], GENES_AT_A_TIME):
+        part = slice(start, start + GENES_AT_A_TIME)
+        moved[:, part] = _relevelled(expression[:, part].astype(np.float64), level[part], trust)
+    return moved
+
+
+def _relevelled(values: NDArray[np.float64], level: FloatArray, trust: float) -> NDArray[np.float64]:
+    """Move every column alike, but not below zero, so that its mean is its level: found by sorting, exactly."""
+    known = np.isfinite(values)
     n = known.sum(axis=0)
-    mean = np.where(known, expression, 0).sum(axis=0, dtype=np.float64) / np.maximum(n, 1)
-    move = np.where(np.isfinite(level), level - mean, 0.0)
-    if shift is not None:
-        move = move + shift
-    moved = expression + (move * n / (n + trust)).astype(np.float32)
-    return np.asarray(np.maximum(moved, np.float32(0)), dtype=np.float32)
+    total = np.where(known, values, 0).sum(axis=0)
+    wanted = np.where(np.isfinite(level), total + (level * n - total) * n / (n + trust), total)
+    descending = -np.sort(np.where(known, -values, np.inf), axis=0)  # what is not known last
+    sums = np.cumsum(np.where(np.isfinite(descending), descending, 0), axis=0)
+    move = (wanted - sums) / np.arange(1, len(values) + 1)[:, None]  # if so many spots stay above zero
+    above = (np.isfinite(descending) & (descending + move > 0)).sum(axis=0)
+    chosen = np.take_along_axis(move, np.maximum(above - 1, 0)[None], axis=0)
+    return np.where(known, np.where(above > 0, np.maximum(values + chosen, 0), 0), np.nan)
 
 
 def correct_toward_query(

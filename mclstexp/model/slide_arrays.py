@@ -118,12 +118,20 @@ def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
     if not known:
         return [np.ones(len(slide.features)) for slide in slides]
     typical = max(float(np.median(np.concatenate(known))), 1.0)
-    typical_slide = max(float(np.median([np.median(depth) for depth in known])), 1.0)
     weights = []
-    for slide in slides:
+    for slide, of_slide in zip(slides, slide_weights(slides), strict=True):
         depth = np.full(len(slide.features), typical) if slide.depth is None else np.asarray(slide.depth, np.float64)
-        weights.append(depth / (depth + typical) * min(1.0, float(np.median(depth)) / typical_slide))
+        weights.append(depth / (depth + typical) * of_slide)
     return weights
+
+
+def slide_weights(slides: Sequence[SlideArrays]) -> Matrix:
+    """Return ``(slides,)`` how much each slide counts: its median depth over the slides' median, at most 1."""
+    medians = np.array([np.nan if slide.depth is None else np.median(slide.depth) for slide in slides])
+    if np.isnan(medians).all():
+        return np.ones(len(slides))
+    typical = max(float(np.nanmedian(medians)), 1.0)
+    return np.asarray(np.minimum(1.0, np.nan_to_num(medians, nan=typical) / typical))
 
 
 def _quarters(xy_um: Matrix) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ class Retrieved:
     nearness
         ``(n,)`` mean similarity of the nearest.
     level
-        ``(n, G)`` mean level of the slides that they lie on.
+        ``(n, G)`` mean level of the slides that they lie on; NaN where none measured the gene.
     """
 
     mean: FloatArray
@@ -117,7 +117,9 @@ class SmallReference:
         found = Retrieved(*joined)
         if not config.slide_levelled:
             return found
-        return dataclasses.replace(found, mean=found.mean + found.level.mean(axis=0) - found.level)
+        known = np.isfinite(found.level)
+        common = np.where(known, found.level, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        return dataclasses.replace(found, mean=(found.mean + common - found.level).astype(np.float32))
 
     def _block(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
         similarity = query @ self.keys.T
@@ -145,7 +147,7 @@ class SmallReference:
             sd=np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32),
             centre=np.asarray(table @ coordinates(self.keys, self.radius)),
             nearness=mean_nearest(-np.sort(-values, axis=1)),
-            level=((of_slide @ (slide_mean * known)) / np.where(share > 0, share, 1.0)).astype(np.float32),
+            level=np.where(share > 0, (of_slide @ (slide_mean * known)) / np.where(share > 0, share, 1.0), np.nan),
         )
 
 

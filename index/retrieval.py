@@ -218,12 +218,18 @@ def weights_of(index: SpotIndex, query: FloatArray, found: Neighbors, config: Re
 
 
 def weigh_by_depth(store: ReferenceStore, row_ids: NDArray[np.int64], weights: FloatArray) -> FloatArray:
-    """Return weights ``(n, k)`` times t / (t + median t), t the neighbour's total counts; rows sum to one again."""
+    """Return weights ``(n, k)`` times t / (t + median t), t the neighbour's total counts; rows sum to one again.
+
+    A slide whose median is below that of most slides is taken down in proportion, as when a model is trained.
+    """
     unique, inverse = np.unique(row_ids[row_ids >= 0], return_inverse=True)
     total = np.asarray(store.spots(unique, ["total_counts"])["total_counts"], dtype=np.float64)
     depth = np.zeros(row_ids.shape)
     depth[row_ids >= 0] = total[inverse]
-    weighed = weights * depth / (depth + max(store.median_depth, 1.0))
+    median, of_slide = store.median_depths
+    share = np.minimum(1.0, of_slide / max(float(np.median(of_slide)), 1.0))
+    weighed = weights * depth / (depth + max(median, 1.0))
+    weighed[row_ids >= 0] *= share[store.slide_numbers(row_ids[row_ids >= 0])]
     sums = weighed.sum(axis=1, keepdims=True)
     return np.where(sums > 0, weighed / np.where(sums > 0, sums, 1.0), weights).astype(np.float32)
 

@@ -242,11 +242,15 @@ class Snapshot:
         return self._spots.where(condition)
 
     @cached_property
-    def median_depth(self) -> float:
-        """Median of the spots' total counts."""
-        table = self._spots.read(lambda ds: ds.to_table(columns=["total_counts"]))
+    def median_depths(self) -> tuple[float, NDArray[np.float64]]:
+        """Median of the spots' total counts, over all of them and ``(slides,)`` over each slide's."""
+        table = self._spots.read(lambda ds: ds.to_table(columns=["row_id", "total_counts"]))
         depth = np.asarray(table["total_counts"], dtype=np.float64)
-        return float(np.median(depth)) if len(depth) else 0.0
+        numbers = self.slide_numbers(np.asarray(table["row_id"], dtype=np.int64))
+        order = np.argsort(numbers, kind="stable")
+        parts = np.split(depth[order], np.searchsorted(numbers[order], np.arange(1, len(self.entries))))
+        of_slide = [np.median(part) for part in parts]
+        return float(np.median(depth)) if len(depth) else 0.0, np.asarray(of_slide, dtype=np.float64)
 
     # --- search
 

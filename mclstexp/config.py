@@ -56,7 +56,8 @@ class RetrievalConfig:
     than ``min_measured`` of the weight.
 
     ``depth_weighted``: a neighbour's weight is multiplied by t / (t + median t of the reference), t its total counts,
-    so that shallow spots say less. ``slide_levelled``: what differs between the neighbours' slides as a whole (depth,
+    so that shallow spots say less, and those of slides below the median slide's depth in proportion less.
+    ``slide_levelled``: what differs between the neighbours' slides as a whole (depth,
     patient) does not enter the contrast between the query's spots; and where embeddings are relative to their slide
     (the shared space), the query's mean is the level of the neighbours' slides.
     """

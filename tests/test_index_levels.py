@@ -31,9 +31,12 @@ def test_deep_neighbours_weigh_more(store):
     plain = retrieve(store, query, PLAIN)
     found = retrieve(store, query, dataclasses.replace(PLAIN, depth_weighted=True))
     depth = np.concatenate([np.asarray(SIM.record(i, 20).counts.sum(axis=1)).ravel() for i in range(4)])
+    of_slide = np.median(depth.reshape(4, 20), axis=1)
     for i in range(len(query)):
-        t = depth[plain.neighbours.row_ids[i]]
-        expected = plain.weights[i] * t / (t + np.median(depth))
+        rows = plain.neighbours.row_ids[i]
+        t = depth[rows]
+        share = np.minimum(1, of_slide[rows // 20] / np.median(of_slide))
+        expected = plain.weights[i] * t / (t + np.median(depth)) * share
         np.testing.assert_allclose(found.weights[i], expected / expected.sum(), rtol=1e-4)
 
 

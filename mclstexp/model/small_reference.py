@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,13 @@ class SmallReference:
         common = np.where(known, found.level, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         return dataclasses.replace(found, mean=(found.mean + common - found.level).astype(np.float32))
 
+    @cached_property
+    def depth_weights(self) -> NDArray[np.float64]:
+        """``(N,)`` how much a spot's depth, and its slide's, makes it count."""
+        of_slide = np.array([np.median(self.depth[self.owner == i]) for i in range(len(self.measured))])
+        share = np.minimum(1.0, of_slide / max(float(np.median(of_slide)), 1.0))
+        return self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)) * share[self.owner]
+
     def _block(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
         similarity = query @ self.keys.T
         k = min(config.k, len(self.keys))
@@ -128,7 +136,7 @@ class SmallReference:
         values = np.take_along_axis(similarity, nearest, axis=1)
         weights = softmax_weights(values, config.temperature)
         if config.depth_weighted:
-            weighed = weights * (self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)))[nearest]
+            weighed = weights * self.depth_weights[nearest]
             weights = (weighed / weighed.sum(axis=1, keepdims=True)).astype(np.float32)
         shape = (len(query), len(self.keys))
         table = sparse.csr_matrix((weights.ravel(), nearest.ravel(), np.arange(len(query) + 1) * k), shape=shape)

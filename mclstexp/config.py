@@ -82,7 +82,7 @@ class EncoderSpec:
     pooling
         ``last``: the encoder's own pooled output. ``stages``: mean and standard deviation of every stage's feature
         map, since texture lives in the early stages. ``covariance``: how a stage's channels vary together over the
-        patch, of every stage; a shift of the stain leaves it alone.
+        patch, of every stage.
     views
         Number of flips and rotations whose features are averaged: 1, 2, 4 or 8.
     scales

@@ -234,8 +234,12 @@ def covariance(maps: Tensor) -> Tensor:
     flat = maps.float().flatten(2)  # (b, c, h*w)
     flat = flat - flat.mean(dim=2, keepdim=True)
     with torch.autocast(flat.device.type, enabled=False):  # products of bfloat16 would lose small covariances
-        mixed = torch.einsum("bcn,cm->bmn", flat, torch.tensor(_mixing(flat.shape[1]), device=flat.device))
-        joint = mixed @ mixed.transpose(1, 2) / flat.shape[2]  # (b, m, m)
+        mixing = torch.tensor(_mixing(flat.shape[1]), device=flat.device)  # (c, m)
+        if flat.shape[1] > 2 * MAX_CHANNELS:
+            flat = mixing.T @ flat
+            joint = flat @ flat.transpose(1, 2) / flat.shape[2]  # (b, m, m)
+        else:  # few channels: the same, mixed at the end
+            joint = mixing.T @ (flat @ flat.transpose(1, 2) / flat.shape[2]) @ mixing
     row, col = torch.triu_indices(joint.shape[1], joint.shape[1], device=joint.device)
     upper = joint[:, row, col]
     return upper / (upper.abs() + SMALLEST).sqrt()  # a blank has a gradient too

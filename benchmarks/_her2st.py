@@ -18,10 +18,10 @@ from mclstexp.cli._output import note, table
 from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict, with_settings
 
 if TYPE_CHECKING:
-    from mclstexp.evaluate import EvaluationProtocol
-    from mclstexp.evaluate_protocol import MethodOptions
+    from mclstexp.evaluate.methods import MethodOptions
+    from mclstexp.evaluate.protocol import EvaluationProtocol
+    from mclstexp.slide import Slide
     from mclstexp.train import TrainedModel, TrainOptions
-    from mclstexp.types import Slide
 
 C = ("C2", "C3", "C5", "C6")
 """Sections of patient C that have an image."""
@@ -74,7 +74,7 @@ def read(options: argparse.Namespace, names: Sequence[str]) -> list[Slide]:
 
 def genes(options: argparse.Namespace) -> list[str]:
     """Return the paper's panel of 785 genes."""
-    from mclstexp.data.genes import read_gene_list
+    from mclstexp.data.genes.lists import read_gene_list
 
     return read_gene_list(options.shared / "genes" / "her2st_785.txt")
 
@@ -87,7 +87,7 @@ def model_config(options: argparse.Namespace, *changes: str, name: str = "defaul
 
 def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> MethodOptions:
     """Return how `evaluation_methods` builds the methods of a table."""
-    from mclstexp.evaluate_protocol import MethodOptions
+    from mclstexp.evaluate.methods import MethodOptions
 
     return MethodOptions(
         recipes=tuple(recipes),
@@ -102,7 +102,7 @@ def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> Metho
 
 def train_options(options: argparse.Namespace, *, with_genes: bool = True) -> TrainOptions:
     """Return how a model is trained."""
-    from mclstexp.model.features import FeatureCache
+    from mclstexp.model.image.features import FeatureCache
     from mclstexp.train import TrainOptions
 
     weights: Any = "random" if options.weights == "random" else Path(options.weights)
@@ -130,8 +130,8 @@ def plan(
     options: argparse.Namespace, *, train: Sequence[str] = (), test: Sequence[str] = (), seeds: Sequence[int] = (0,)
 ) -> EvaluationProtocol:
     """Return the protocol of an evaluation: leave one slide out, or the given sections."""
-    from mclstexp.data.splits import SplitSpec
-    from mclstexp.evaluate import EvaluationProtocol
+    from mclstexp.evaluate.folds import SplitSpec
+    from mclstexp.evaluate.protocol import EvaluationProtocol
 
     split = SplitSpec(by="slide", train=tuple(train), test=tuple(test))
     return EvaluationProtocol("her2st", split, tuple(seeds), tuple(genes(options)), normalisation=SCALE)
@@ -141,7 +141,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
     """Return what decides the figures and the times: command, settings, versions, machine."""
     import torch
 
-    from mclstexp.evaluate import versions
+    from mclstexp.evaluate.result import versions
 
     return {
         "command": " ".join(sys.argv),

@@ -19,7 +19,7 @@ from _her2st import B, C
 from mclstexp.config import ModelConfig, recipe, with_settings
 
 if TYPE_CHECKING:
-    from mclstexp.types import Slide
+    from mclstexp.slide import Slide
 
 Part = tuple[str, tuple[str, ...]]
 """A name, and the settings that take the part out."""
@@ -80,8 +80,8 @@ def scored(
     options: argparse.Namespace, slides: Sequence[Slide], config: ModelConfig, label: str, protocol: str
 ) -> dict[str, float | None]:
     """Evaluate one set of settings on one protocol."""
-    from mclstexp.evaluate import run_evaluation
-    from mclstexp.index.evaluation import RetrievalMethod
+    from mclstexp.evaluate.retrieval import RetrievalMethod
+    from mclstexp.evaluate.run import run_evaluation
 
     method = RetrievalMethod(config, her2st.train_options(options, with_genes=False), her2st.SCALE)
     plan = her2st.plan(options, seeds=options.seeds, **SIDES[protocol])

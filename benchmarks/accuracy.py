@@ -24,9 +24,12 @@ from mclstexp.errors import InputError
 
 if TYPE_CHECKING:
     from mclstexp.config import Normalisation
-    from mclstexp.evaluate import EvaluationResult, Method, MethodPrediction
+    from mclstexp.evaluate.methods import Method
+    from mclstexp.evaluate.result import EvaluationResult
+    from mclstexp.evaluate.scores import MethodPrediction
     from mclstexp.metrics import Floats
-    from mclstexp.types import GenePanel, Slide
+    from mclstexp.panel import GenePanel
+    from mclstexp.slide import Slide
 
 PROTOCOLS = ("slide", "b4", "c", "mixed")
 MEASURES = {"PCC all": "pcc", "HEG-50": "pcc_heg", "HVG-50": "pcc_hvg", "MSE": "mse", "MAE": "mae", "bias": "bias"}
@@ -83,7 +86,7 @@ def evaluated(
     **sides: Sequence[str],
 ) -> tuple[list[Row], EvaluationResult]:
     """Run one split, and return a row a slide, method and seed."""
-    from mclstexp.evaluate import run_evaluation
+    from mclstexp.evaluate.run import run_evaluation
 
     protocol = her2st.plan(options, seeds=options.seeds, **sides)
     wrapped = [Levelled(method, name) for name, method in methods]
@@ -105,7 +108,7 @@ def levels(slide: Slide, panel: GenePanel, predicted: Floats) -> tuple[float, fl
 
     ``predicted`` ``(G,)`` is each gene's mean over spots, on the protocol's scale; NaN where the method has none.
     """
-    from mclstexp.evaluate_scores import SlideTruth
+    from mclstexp.evaluate.scores import SlideTruth
 
     measured = SlideTruth.of(slide, panel, her2st.SCALE).expression.mean(axis=0, dtype=np.float64)
     known = ~np.isnan(predicted) & ~np.isnan(measured)
@@ -162,7 +165,7 @@ def run_split(
     options: argparse.Namespace, title: str, train: Sequence[str] = (), test: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Run all baselines and the recipes on one protocol."""
-    from mclstexp.index.evaluation import evaluation_methods
+    from mclstexp.evaluate.retrieval import evaluation_methods
 
     methods = evaluation_methods(her2st.method_options(options, options.recipes))
     slides = her2st.read(options, (*train, *test) or C)
@@ -177,7 +180,7 @@ def run_split(
 
 def run_mixed(options: argparse.Namespace) -> dict[str, Any]:
     """Leave each section of C out, with and without the shallow section of B in training."""
-    from mclstexp.index.evaluation import RetrievalMethod
+    from mclstexp.evaluate.retrieval import RetrievalMethod
 
     config = dataclasses.replace(her2st.model_config(options), normalisation=her2st.SCALE)
     slides = her2st.read(options, (*C, *B))

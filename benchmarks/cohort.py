@@ -29,7 +29,7 @@ from _her2st import B, C
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from mclstexp.types import Slide
+    from mclstexp.slide import Slide
 
 NEIGHBOURS = 50
 NEAR_UM = 1000.0
@@ -170,7 +170,7 @@ def standard(vectors: Vectors) -> Vectors:
 
 def spaces(options: argparse.Namespace, slides: Sequence[Slide]) -> Iterator[Space]:
     """Yield every space, each model trained when its turn comes."""
-    from mclstexp.index.evaluation import last_layer_features
+    from mclstexp.evaluate.retrieval import last_layer_features
 
     config = her2st.model_config(options, "calibrate=false")
     last = last_layer_features(config, her2st.train_options(options))

@@ -14,7 +14,7 @@ import torch
 
 from mclstexp.cli._output import table
 from mclstexp.config import EncoderSpec
-from mclstexp.model import image_encoder
+from mclstexp.model.image import encoder as image_encoder
 
 BATCHES = (2, 4, 8, 16, 32)
 

@@ -23,9 +23,9 @@ from _her2st import B, C
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
+    from mclstexp.slide import Slide
     from mclstexp.train import TrainedModel
-    from mclstexp.types import Slide
 
 Pixels = NDArray[np.uint8]
 
@@ -68,9 +68,9 @@ def query_slide(folder: Path, name: str, pixels: Pixels, xy_px: NDArray[np.float
 
 def of_image(path: Path, name: str, xy_px: NDArray[np.float64], mpp: float) -> Slide:
     """Return a slide of an image file and spot centres."""
-    from mclstexp.data.image import open_image
-    from mclstexp.data.lattice import derive_array
-    from mclstexp.types import Slide, SpotTable
+    from mclstexp.data.images import open_image
+    from mclstexp.data.positions.lattice import derive_array
+    from mclstexp.slide import Slide, SpotTable
 
     row, col = derive_array(xy_px)
     ids = np.array([f"s{i}" for i in range(len(xy_px))], dtype=np.str_)
@@ -120,7 +120,7 @@ def shuffled(slide: Slide, folder: Path) -> Slide:
 
 def margin(slide: Slide, span_px: float) -> Slide:
     """Return spots on the glass of a slide: nothing of the widest field of view lies on tissue or off the image."""
-    from mclstexp.data.tissue import tissue_fraction
+    from mclstexp.data.positions.tissue import tissue_fraction
 
     if slide.image is None:
         raise SystemExit(f"{slide.slide_id} has no image")
@@ -136,8 +136,9 @@ def margin(slide: Slide, span_px: float) -> Slide:
 
 def demo_slide(folder: Path) -> Slide:
     """Return the slide that `mst demo` predicts, as it writes it."""
-    from mclstexp.data._histology import SlideSpec
-    from mclstexp.data.synthetic import simulate_slide, write_pyramid
+    from mclstexp.data.synthetic.cohort import write_pyramid
+    from mclstexp.data.synthetic.histology import SlideSpec
+    from mclstexp.data.synthetic.slides import simulate_slide
 
     made = simulate_slide(SlideSpec(), patient=4, slide=0, seed=0)
     path = folder / "demo.tif"
@@ -172,7 +173,7 @@ def build(options: argparse.Namespace, slides: list[Slide], folder: Path) -> Mod
 
 def answer(slide: Slide, model: Model, device: Any) -> dict[str, Any]:
     """Query a slide, and reduce what is said of its patches."""
-    from mclstexp.data.genes import expression_for
+    from mclstexp.data.genes.expression import expression_for
     from mclstexp.index.pipeline import QueryOptions, predict_slide
     from mclstexp.metrics import interval_coverage
 

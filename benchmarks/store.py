@@ -24,7 +24,7 @@ import numpy as np
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.store import ReferenceStore
 
 SLIDE_SPOTS = 2500
 SMALL = 10_000
@@ -103,7 +103,7 @@ def private_mb() -> float:
 
 def build(options: argparse.Namespace) -> dict[str, Any]:
     """Build the reference."""
-    from mclstexp.index.summary import disk_use
+    from mclstexp.index.store.summary import disk_use
 
     shutil.rmtree(options.folder / "big", ignore_errors=True)
     sim = simulation(options)
@@ -127,7 +127,7 @@ def open_(options: argparse.Namespace) -> dict[str, Any]:
     """Open it, and ask one question."""
     import lance  # noqa: F401
 
-    from mclstexp.index.ivf import load_faiss
+    from mclstexp.index.search.ivf import load_faiss
 
     load_faiss()
     before = private_mb()
@@ -143,7 +143,7 @@ def open_(options: argparse.Namespace) -> dict[str, Any]:
 
 def search(options: argparse.Namespace) -> dict[str, Any]:
     """Compare the index with exact search."""
-    from mclstexp.index.segments import recall_at_k
+    from mclstexp.index.search.growth import recall_at_k
 
     index = ReferenceStore.open(options.folder / "big").index("cpu")
     query = simulation(options).queries(options.queries)
@@ -164,7 +164,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
 def filter_(options: argparse.Namespace) -> dict[str, Any]:
     """Search with most, a part, and little of the reference allowed."""
     from mclstexp.index.retrieval import Filter, allowed_rows
-    from mclstexp.index.segments import recall_at_k
+    from mclstexp.index.search.growth import recall_at_k
 
     store = ReferenceStore.open(options.folder / "big")
     index = store.index("cpu")
@@ -220,8 +220,8 @@ def bandwidth() -> float:
 
 def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     """Average the neighbours' expression, in several ways."""
-    from mclstexp.index.aggregate import neighbour_weights, weighted_sums
-    from mclstexp.index.averaging import AverageOptions, average
+    from mclstexp.index.store.averaging import AverageOptions, average
+    from mclstexp.predict.average import neighbour_weights, weighted_sums
 
     store = ReferenceStore.open(options.folder / "big")
     index = store.index("cpu")
@@ -297,8 +297,8 @@ def add(options: argparse.Namespace) -> dict[str, Any]:
 
 def threshold(options: argparse.Namespace) -> dict[str, Any]:
     """Search ever larger references exactly, to see up to where that is fast enough."""
-    from mclstexp.index.format import Segment
-    from mclstexp.index.search import LoadedSegment, SpotIndex
+    from mclstexp.index.search.segment import LoadedSegment, Segment
+    from mclstexp.index.search.spot_index import SpotIndex
 
     sim = simulation(options)
     query = sim.queries(options.queries)

@@ -10,8 +10,8 @@ from mclstexp.cli._output import Progress
 if TYPE_CHECKING:
     from mclstexp.config import ModelConfig
     from mclstexp.index.retrieval import Filter
-    from mclstexp.model.features import FeatureCache
-    from mclstexp.model.image_encoder import Weights
+    from mclstexp.model.image.encoder import Weights
+    from mclstexp.model.image.features import FeatureCache
 
 Refs = Annotated[
     Path, typer.Argument(help="Folder of slides: HER2+ layout, Space Ranger, .h5ad with images, or a slides.csv.")
@@ -89,7 +89,7 @@ def feature_cache(folder: Path | None) -> "FeatureCache":
     """Return the cache in the given folder, or in the user's cache folder."""
     import platformdirs
 
-    from mclstexp.model.features import FeatureCache
+    from mclstexp.model.image.features import FeatureCache
 
     return FeatureCache(folder or Path(platformdirs.user_cache_dir("mclstexp")))
 
@@ -114,7 +114,7 @@ def gene_choice(text: str | None) -> "list[str] | str | None":
     """Return None for the panel, ``"all"``, or the genes that a list or file names."""
     if text is None or text == "all":
         return text
-    from mclstexp.data.genes import parse_genes
+    from mclstexp.data.genes.lists import parse_genes
 
     return parse_genes(text)
 

@@ -27,10 +27,10 @@ def build_index(
     """Encode slides with a model and write them as a reference: a LanceDB table and a search index."""
     options.check_device(device)
     from mclstexp.data.readers import read_slides
-    from mclstexp.encode import EncoderPair
     from mclstexp.files import check_output
     from mclstexp.index.pipeline import BuildOptions, build_reference
-    from mclstexp.model.checkpoint import load_model
+    from mclstexp.model.folder import load_model
+    from mclstexp.model.model import EncoderPair
 
     check_output(output, force=force)
     files = load_model(model)
@@ -61,7 +61,7 @@ def add(
     options.check_device(device)
     from mclstexp.data.readers import read_slides
     from mclstexp.index.pipeline import add_slides, reference_model
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     store = ReferenceStore.open(reference)
     _, encoders = reference_model(store, device=device, cache=options.feature_cache(cache))  # type: ignore[arg-type]

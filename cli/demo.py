@@ -9,8 +9,8 @@ from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note, progress, table
 
 if TYPE_CHECKING:
-    from mclstexp.data.synthetic import CohortPaths
-    from mclstexp.prediction import Prediction
+    from mclstexp.data.synthetic.cohort import CohortPaths
+    from mclstexp.predict.prediction import Prediction
 
 GENES = ("ERBB2", "COL1A1", "CD3E")
 ENCODER = "test_resnet"
@@ -27,13 +27,13 @@ def demo(
     import shutil
     import time
 
-    from mclstexp.data.coords import read_query
+    from mclstexp.data.positions.query import read_query
     from mclstexp.data.readers import read_slides
-    from mclstexp.data.synthetic import write_cohort
+    from mclstexp.data.synthetic.cohort import write_cohort
     from mclstexp.files import new_folder
     from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
-    from mclstexp.model.checkpoint import save_model
-    from mclstexp.model.features import FeatureCache
+    from mclstexp.model.folder import save_model
+    from mclstexp.model.image.features import FeatureCache
     from mclstexp.train import TrainOptions, train
 
     started = time.monotonic()
@@ -71,10 +71,10 @@ def _score(prediction: "Prediction", cohort: "CohortPaths", work: Path) -> str:
     import numpy as np
 
     from mclstexp.config import Normalisation, from_dict
-    from mclstexp.data.genes import expression_for
+    from mclstexp.data.genes.expression import expression_for
     from mclstexp.data.readers import read_slides
     from mclstexp.metrics import pearson_by_gene
-    from mclstexp.plots import gene_map
+    from mclstexp.outputs.maps import gene_map
 
     (measured,) = read_slides(cohort.query_truth)
     scale = from_dict(Normalisation, prediction.settings["normalisation"])

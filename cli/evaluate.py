@@ -10,7 +10,8 @@ from mclstexp.cli._output import emit, emit_json, note, progress, table
 
 if TYPE_CHECKING:
     from mclstexp.config import Normalisation
-    from mclstexp.evaluate import EvaluationProtocol, EvaluationResult
+    from mclstexp.evaluate.protocol import EvaluationProtocol
+    from mclstexp.evaluate.result import EvaluationResult
 
 _PAPER = ("paper", "paper-code")
 
@@ -81,13 +82,16 @@ def evaluate(
     numbers = _seeds(seeds)
     from dataclasses import replace
 
+    from mclstexp.data.genes.sets import read_gene_sets
     from mclstexp.data.readers import read_slides
-    from mclstexp.data.splits import SplitSpec, check_leakage, make_folds, read_folds
-    from mclstexp.evaluate import MethodOptions, paper_slides, run_evaluation
-    from mclstexp.evaluate_protocol import panel_warnings
-    from mclstexp.evaluate_tuning import parse_grid
+    from mclstexp.evaluate.folds import SplitSpec, make_folds, read_folds
+    from mclstexp.evaluate.leakage import check_leakage
+    from mclstexp.evaluate.methods import MethodOptions
+    from mclstexp.evaluate.paper import paper_slides
+    from mclstexp.evaluate.protocol import panel_warnings
+    from mclstexp.evaluate.run import run_evaluation
+    from mclstexp.evaluate.tuning import parse_grid
     from mclstexp.files import check_output
-    from mclstexp.gene_sets import read_gene_sets
 
     if output is not None:
         check_output(output, force=force)
@@ -115,7 +119,7 @@ def evaluate(
     warned = [*check_leakage(parts, split), *panel_warnings(plan, parts)]
     for text in warned:
         note(f"WARNING: {text}")
-    from mclstexp.index.evaluation import evaluation_methods
+    from mclstexp.evaluate.retrieval import evaluation_methods
 
     methods = evaluation_methods(
         MethodOptions(
@@ -137,7 +141,7 @@ def evaluate(
 
 def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_json: bool, warned: list[str]) -> None:
     if output is not None:
-        from mclstexp.evaluate_report import write_report
+        from mclstexp.evaluate.report import write_report
 
         note(f"report: {write_report(result, output, force=force)}")
     for text in result.warnings:
@@ -156,9 +160,9 @@ def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_js
 def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "EvaluationProtocol":
     from dataclasses import replace
 
-    from mclstexp.data.genes import read_gene_list
-    from mclstexp.evaluate import EvaluationProtocol, paper_protocol
-    from mclstexp.evaluate_protocol import panel_slides
+    from mclstexp.data.genes.lists import read_gene_list
+    from mclstexp.evaluate.paper import paper_protocol
+    from mclstexp.evaluate.protocol import EvaluationProtocol, panel_slides
 
     if genes is not None and n_genes is not None:
         raise typer.BadParameter("the panel is the list of --genes; leave one of the two out.", param_hint="--n-genes")

@@ -17,7 +17,7 @@ def neighbours(
     as_json: Annotated[bool, typer.Option("--json", help="Print every column as JSON.")] = False,
 ) -> None:
     """List the reference spots that a spot's prediction was made from."""
-    from mclstexp.prediction import neighbours_of
+    from mclstexp.predict.prediction import neighbours_of
 
     found = neighbours_of(prediction, spot)
     shown = found.slice(0, top)

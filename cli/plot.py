@@ -19,7 +19,7 @@ def plot(
 ) -> None:
     """Draw a gene's expected expression over the slide as a PNG."""
     from mclstexp.data.anndata_file import read_anndata
-    from mclstexp.plots import gene_map
+    from mclstexp.outputs.maps import gene_map
 
     measured = None if truth is None else read_anndata(truth)
     gene_map(read_anndata(prediction), gene, output, truth=measured, force=force)

@@ -11,7 +11,7 @@ from mclstexp.cli.build_index import command_line
 
 if TYPE_CHECKING:
     from mclstexp.config import RetrievalConfig
-    from mclstexp.data.layouts import CoordsColumns
+    from mclstexp.data.positions.files import CoordsColumns
 
 
 def query(
@@ -66,10 +66,10 @@ def query(
     options.check_device(device)
     from dataclasses import replace
 
-    from mclstexp.data.coords import read_query
+    from mclstexp.data.positions.query import read_query
     from mclstexp.files import check_output
     from mclstexp.index.pipeline import QueryOptions, predict_slide, reference_model
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     check_output(output, force=force)
     columns = _columns(x_column, y_column, id_column, origin, tile_px, units, pitch_um)
@@ -107,7 +107,7 @@ def _columns(
     units: str | None,
     pitch_um: float | None,
 ) -> "CoordsColumns":
-    from mclstexp.data.layouts import CoordsColumns
+    from mclstexp.data.positions.files import CoordsColumns
 
     if origin not in (None, "center", "topleft"):
         raise typer.BadParameter(f"{origin!r} is not center or topleft.", param_hint="--origin")

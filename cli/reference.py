@@ -10,7 +10,7 @@ from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
 
 if TYPE_CHECKING:
-    from mclstexp.index.findings import Finding
+    from mclstexp.index.verify.findings import Finding
 
 Version = Annotated[str | None, typer.Option("--version", help="Look at this version, by number or tag.")]
 Message = Annotated[str, typer.Option("--message", "-m", help="What the history says about this change.")]
@@ -30,7 +30,7 @@ def remove(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove slides from a reference. Earlier versions keep them; mst restore brings them back."""
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     store = ReferenceStore.open(reference)
     gone = store.remove(
@@ -47,8 +47,8 @@ def remove(
 
 def cohorts(reference: options.Reference, version: Version = None, as_json: options.AsJson = False) -> None:
     """Show a reference's cohorts, patients and slides, with spots, genes, dates and sizes."""
-    from mclstexp.index.store import ReferenceStore
-    from mclstexp.index.summary import cohort_tree
+    from mclstexp.index.store.store import ReferenceStore
+    from mclstexp.index.store.summary import cohort_tree
 
     tree = cohort_tree(ReferenceStore.open(reference, version=options.version_or_tag(version)))
     if as_json:
@@ -71,8 +71,8 @@ def cohorts(reference: options.Reference, version: Version = None, as_json: opti
 
 def info(reference: options.Reference, version: Version = None, as_json: options.AsJson = False) -> None:
     """Show what a reference is: model, panel, settings, size, index, disk use."""
-    from mclstexp.index.store import ReferenceStore
-    from mclstexp.index.summary import describe
+    from mclstexp.index.store.store import ReferenceStore
+    from mclstexp.index.store.summary import describe
 
     values = describe(ReferenceStore.open(reference, version=options.version_or_tag(version)))
     if as_json:
@@ -102,7 +102,7 @@ def verify(
     as_json: options.AsJson = False,
 ) -> None:
     """Check everything in a reference: hashes, tables, vectors, genes, index, cache, history, orphans."""
-    from mclstexp.index.verify import verify as verify_reference
+    from mclstexp.index.verify.run import verify as verify_reference
 
     report = verify_reference(reference, repair=repair, on_progress=progress("reading spots"))
     if as_json:
@@ -122,8 +122,8 @@ def verify(
 
 def history(reference: options.Reference, as_json: options.AsJson = False) -> None:
     """List every version of a reference: when, why, and the command that made it."""
-    from mclstexp.index.store import ReferenceStore
-    from mclstexp.index.summary import commits
+    from mclstexp.index.store.store import ReferenceStore
+    from mclstexp.index.store.summary import commits
 
     rows = commits(ReferenceStore.open(reference))
     if as_json:
@@ -151,7 +151,7 @@ def restore(
     as_json: options.AsJson = False,
 ) -> None:
     """Make an earlier version of a reference the newest. It becomes a version of its own; nothing is lost."""
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     store = ReferenceStore.open(reference)
     store.restore(version, message=message, command=_command())
@@ -169,7 +169,7 @@ def tag(
     as_json: options.AsJson = False,
 ) -> None:
     """Give a version of a reference a name, for --version and mst restore."""
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     number = ReferenceStore.open(reference, version=options.version_or_tag(version)).version
     ReferenceStore.open(reference).tag(name, number, force=force)
@@ -181,7 +181,7 @@ def tag(
 
 def optimize(reference: options.Reference, as_json: options.AsJson = False) -> None:
     """Join what many adds left in small pieces, and build the search index anew. The answers stay."""
-    from mclstexp.index.store import ReferenceStore
+    from mclstexp.index.store.store import ReferenceStore
 
     store = ReferenceStore.open(reference)
     store.optimize(command=_command())

@@ -30,10 +30,10 @@ def train(
 ) -> None:
     """Train a model on slides that have an image and counts, and write its folder."""
     options.check_device(device)
-    from mclstexp.data.genes import read_gene_list
+    from mclstexp.data.genes.lists import read_gene_list
     from mclstexp.data.readers import read_slides
     from mclstexp.files import check_output
-    from mclstexp.model.checkpoint import save_model
+    from mclstexp.model.folder import save_model
     from mclstexp.train import TrainOptions
     from mclstexp.train import train as fit
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from mclstexp.errors import StorageError
-from mclstexp.index.expression import read_scale
-from mclstexp.index.files import storage_errors, write_digested
-from mclstexp.index.format import CACHE
-from mclstexp.index.search import BoolArray, Device, Neighbors
-from mclstexp.index.store import ReferenceStore
-from mclstexp.types import FloatArray
+from mclstexp.index.search.spot_index import Neighbors
+from mclstexp.index.store.expression import read_scale
+from mclstexp.index.store.manifest import CACHE
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.storage import storage_errors, write_digested
+from mclstexp.types import BoolArray, Device, FloatArray
 
 Progress = Callable[[int, int], None]
 SAMPLE = 1024

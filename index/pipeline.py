@@ -10,23 +10,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.calibration import Calibration, smaller_percentile
 from mclstexp.config import Normalisation, RetrievalConfig, to_dict
-from mclstexp.encode import Device, EncoderPair, columns_in
 from mclstexp.errors import FormatError, InputError
 from mclstexp.files import sha256_file
 from mclstexp.index.familiarity import familiarity, mean_similarity
-from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
 from mclstexp.index.retrieval import Filter, Retrieval, allowed_rows, retrieve
-from mclstexp.index.search import Neighbors, SpotIndex
+from mclstexp.index.search.spot_index import Neighbors, SpotIndex
 from mclstexp.index.seen import seen_before
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.writer import AddReport
-from mclstexp.model.checkpoint import ModelFiles, load_model, save_model
-from mclstexp.model.features import FeatureCache
-from mclstexp.model.small_reference import NEAREST
-from mclstexp.prediction import NEIGHBOUR_SCHEMA, Prediction
-from mclstexp.types import FloatArray, GenePanel, Slide
+from mclstexp.index.store.identity import ReferenceIdentity
+from mclstexp.index.store.record import SlideRecord, content_hash
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.writer import AddReport
+from mclstexp.model.calibration import Calibration, smaller_percentile
+from mclstexp.model.folder import ModelFiles, load_model, save_model
+from mclstexp.model.image.features import FeatureCache
+from mclstexp.model.model import Device, EncoderPair, columns_in
+from mclstexp.panel import GenePanel
+from mclstexp.predict.prediction import NEIGHBOUR_SCHEMA, Prediction
+from mclstexp.predict.source import NEAREST
+from mclstexp.slide import Slide
+from mclstexp.types import FloatArray
 
 Progress = Callable[[int, int], None]
 FAMILIARITY_K = 20

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import InputError
-from mclstexp.index.aggregate import effective_neighbours, neighbour_weights
-from mclstexp.index.averaging import AverageOptions, average
-from mclstexp.index.search import Device, Neighbors, SpotIndex
-from mclstexp.index.store import ReferenceStore
-from mclstexp.types import FloatArray, GenePanel
+from mclstexp.index.search.spot_index import Neighbors, SpotIndex
+from mclstexp.index.store.averaging import AverageOptions, average
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.panel import GenePanel
+from mclstexp.predict.average import effective_neighbours, neighbour_weights
+from mclstexp.types import Device, FloatArray
 
 LEVEL_SPOTS = 256
 """Spots that a slide's mean expression is taken from."""

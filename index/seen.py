@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.splits import shorten
 from mclstexp.files import sha256_file
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.tables import SlideEntry
-from mclstexp.types import Slide
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.tables import SlideEntry
+from mclstexp.slide import Slide
+from mclstexp.text import shorten
 
 
 def seen_before(

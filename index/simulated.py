@@ -9,8 +9,11 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from mclstexp.index.format import ReferenceIdentity, SlideRecord, content_hash
-from mclstexp.types import FloatArray, GenePanel, SpotTable
+from mclstexp.index.store.identity import ReferenceIdentity
+from mclstexp.index.store.record import SlideRecord, content_hash
+from mclstexp.panel import GenePanel
+from mclstexp.slide import SpotTable
+from mclstexp.types import FloatArray
 
 LATENT = 16
 

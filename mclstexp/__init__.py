@@ -13,11 +13,11 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _PUBLIC = {
-    "GenePanel": "mclstexp.types",
+    "GenePanel": "mclstexp.panel",
     "MclstexpError": "mclstexp.errors",
-    "Prediction": "mclstexp.prediction",
-    "Slide": "mclstexp.types",
-    "SpotTable": "mclstexp.types",
+    "Prediction": "mclstexp.predict.prediction",
+    "Slide": "mclstexp.slide",
+    "SpotTable": "mclstexp.slide",
     "read_slides": "mclstexp.data.readers",
 }
 

@@ -13,24 +13,29 @@ import numpy as np
 import torch
 
 from mclstexp import __version__
-from mclstexp.calibration import Calibration, calibrate, reason_not_to_calibrate
 from mclstexp.config import ModelConfig
-from mclstexp.data.genes import expression_for, panel_from_names, select_panel
+from mclstexp.data.genes.expression import expression_for
+from mclstexp.data.genes.panel import panel_from_names, select_panel
 from mclstexp.data.patches import iter_patches
-from mclstexp.encode import Device, EncoderPair
 from mclstexp.errors import InputError
 from mclstexp.files import sha256_file
-from mclstexp.model.checkpoint import ModelFiles
-from mclstexp.model.context import positions_um
-from mclstexp.model.contrastive import ContrastiveNetwork
-from mclstexp.model.features import READ, FeatureCache
-from mclstexp.model.image_encoder import ImageEncoder, Weights, resolve_device
-from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
-from mclstexp.model.shared_fit import fit_shared_space
-from mclstexp.model.shared_space import SharedSpace
-from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays
-from mclstexp.model.spaces import NetworkSpace, Space
-from mclstexp.types import FloatArray, GenePanel, Slide
+from mclstexp.model.calibration import Calibration
+from mclstexp.model.folder import ModelFiles
+from mclstexp.model.image.encoder import ImageEncoder, Weights, resolve_device
+from mclstexp.model.image.features import READ, FeatureCache
+from mclstexp.model.model import Device, EncoderPair
+from mclstexp.model.network.layers import ContrastiveNetwork
+from mclstexp.model.network.space import NetworkSpace
+from mclstexp.model.network.trainer import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
+from mclstexp.model.space.base import Space
+from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.neighbourhood import positions_um
+from mclstexp.model.space.shared import SharedSpace
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
+from mclstexp.panel import GenePanel
+from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
+from mclstexp.slide import Slide
+from mclstexp.types import FloatArray
 
 Progress = Callable[[int, int], None]
 
@@ -150,7 +155,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _features(slide: Slide, backbone: ImageEncoder, config: ModelConfig, options: TrainOptions) -> FloatArray:
-    from mclstexp.model.features import slide_features
+    from mclstexp.model.image.features import slide_features
 
     callback = options.on_features(slide.slide_id)
     return slide_features(slide, backbone, config.patch, cache=options.cache, on_progress=callback)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mclstexp.types import Slide
+from mclstexp.slide import Slide
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
     """Four slides of four patients, image and counts."""
-    from mclstexp.data.synthetic import tiny_slides
+    from mclstexp.data.synthetic.cohort import tiny_slides
 
     return tiny_slides(tmp_path_factory.mktemp("cohort"), n=4)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mclstexp.config import ModelConfig, RetrievalConfig, recipe, with_settings
-from mclstexp.data.genes import expression_for
-from mclstexp.data.splits import SplitSpec
-from mclstexp.types import GenePanel
+from mclstexp.data.genes.expression import expression_for
+from mclstexp.evaluate.folds import SplitSpec
+from mclstexp.panel import GenePanel
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")
@@ -114,7 +114,7 @@ def test_a_table_line_averages_slides_and_seeds(script):
 
 
 def test_a_levelled_method_notes_its_mean_and_changes_nothing(script, cohort):
-    from mclstexp.baselines import TrainingMean
+    from mclstexp.evaluate.baselines import TrainingMean
 
     accuracy = script("accuracy")
     normalisation = ModelConfig().normalisation
@@ -142,8 +142,8 @@ def test_levels_are_of_the_genes_known_on_both_sides(script, cohort):
 
 
 def test_bias_is_what_is_predicted_over_what_is_measured(script, cohort, monkeypatch):
-    from mclstexp.baselines import TrainingMean
-    from mclstexp.evaluate import EvaluationProtocol
+    from mclstexp.evaluate.baselines import TrainingMean
+    from mclstexp.evaluate.protocol import EvaluationProtocol
 
     accuracy = script("accuracy")
     scale = script("_her2st").SCALE

@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from mclstexp.calibration import Calibration, calibrate, cautious, reason_not_to_calibrate, smaller_percentile
 from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec, RetrievalConfig, SharedSpaceConfig
-from mclstexp.data.image import open_image
-from mclstexp.data.synthetic import tiny_slides, write_pyramid
-from mclstexp.encode import EncoderPair
+from mclstexp.data.images import open_image
+from mclstexp.data.synthetic.cohort import tiny_slides, write_pyramid
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.aggregate import neighbour_weights
 from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
-from mclstexp.index.store import ReferenceStore
-from mclstexp.model.shared_fit import fit_shared_space
-from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays
-from mclstexp.model.small_reference import SmallReference, embed_patches, softmax_weights
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.model.calibration import Calibration, smaller_percentile
+from mclstexp.model.model import EncoderPair
+from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
+from mclstexp.predict.average import neighbour_weights
+from mclstexp.predict.calibrate import calibrate, cautious, reason_not_to_calibrate
+from mclstexp.predict.memory import SmallReference, embed_patches, softmax_weights
+from mclstexp.slide import Slide
 from mclstexp.train import TrainedModel, TrainOptions, train
-from mclstexp.types import Slide
 
 LAYOUT = FeatureLayout((12, 8))
 N_GENES = 30
@@ -241,8 +242,8 @@ def test_training_says_what_to_expect_and_a_prediction_carries_it(world, trained
 def test_memory_and_disk_retrieve_the_same(world, trained) -> None:
     model, store, _ = trained
     made = predict_slide(world[4], model.encoders, store, QueryOptions(thumbnail=False)).prediction
-    from mclstexp.data.genes import expression_for
-    from mclstexp.model.context import positions_um
+    from mclstexp.data.genes.expression import expression_for
+    from mclstexp.model.space.neighbourhood import positions_um
 
     arrays = [
         SlideArrays(

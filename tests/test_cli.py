@@ -18,7 +18,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mclstexp.cli.app import app
-from mclstexp.data.synthetic import CohortPaths, SlideSpec, write_cohort
+from mclstexp.data.synthetic.cohort import CohortPaths, write_cohort
+from mclstexp.data.synthetic.histology import SlideSpec
 from mclstexp.errors import MclstexpError
 
 ENCODER = ["--encoder", "test_resnet", "--encoder-weights", "random", "--device", "cpu"]

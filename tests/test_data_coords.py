@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from mclstexp.data.coords import CoordsColumns, read_coords, read_query
-from mclstexp.data.lattice import derive_array, fit_grid, is_hexagonal, mpp_from_array, pitch_px
-from mclstexp.data.layouts import parse_coords
+from mclstexp.data.positions.files import parse_coords
+from mclstexp.data.positions.lattice import derive_array, fit_grid, is_hexagonal, mpp_from_array, pitch_px
+from mclstexp.data.positions.query import CoordsColumns, read_coords, read_query
 from mclstexp.errors import InputError
 
 SHARED = Path(os.environ.get("MST_SHARED", Path(__file__).parents[2] / "shared"))

@@ -12,17 +12,12 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from mclstexp.config import Normalisation
-from mclstexp.data.genes import (
-    counts_for,
-    expression_for,
-    normalise,
-    panel_from_names,
-    parse_genes,
-    read_gene_list,
-    select_panel,
-)
+from mclstexp.data.genes.expression import counts_for, expression_for, normalise
+from mclstexp.data.genes.lists import parse_genes, read_gene_list
+from mclstexp.data.genes.panel import panel_from_names, select_panel
 from mclstexp.errors import InputError
-from mclstexp.types import GenePanel, Slide, SpotTable
+from mclstexp.panel import GenePanel
+from mclstexp.slide import Slide, SpotTable
 
 RNG = np.random.default_rng(0)
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mclstexp.data import image as image_module
-from mclstexp.data.image import crop_padded, open_image
+from mclstexp.data.images import open_image
+from mclstexp.data.images import pixels as image_module
+from mclstexp.data.images.pixels import crop_padded
 from mclstexp.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (310, 421, 3), dtype=np.uint8)

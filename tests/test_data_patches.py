@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mclstexp.config import PatchSpec
-from mclstexp.data.image import open_image
+from mclstexp.data.images import open_image
 from mclstexp.data.patches import check_inside, iter_patches, read_patch
 from mclstexp.errors import InputError
-from mclstexp.types import Slide, SpotTable
+from mclstexp.slide import Slide, SpotTable
 
 RGB = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 

@@ -651,7 +651,7 @@ def test_reading_decodes_no_image(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("pixels were read")
 
-    monkeypatch.setattr("mclstexp.data.image._pillow_rgb", refuse)
+    monkeypatch.setattr("mclstexp.data.images.raster._pillow_rgb", refuse)
     assert len(read_slides(tmp_path)) == 1
 
 

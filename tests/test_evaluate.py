@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from mclstexp.baselines import (
+from mclstexp.config import Normalisation
+from mclstexp.data.genes.expression import expression_for
+from mclstexp.data.genes.panel import select_panel
+from mclstexp.errors import ExistsAlreadyError, InputError, MismatchError
+from mclstexp.evaluate.baselines import (
     RIDGE_STRENGTHS,
     ImageRetrieval,
     LinearProbe,
@@ -23,19 +27,13 @@ from mclstexp.baselines import (
     mean_of_rows,
     spatial_blocks,
 )
-from mclstexp.config import Normalisation
-from mclstexp.data.genes import expression_for, select_panel
-from mclstexp.data.splits import SplitSpec
-from mclstexp.errors import ExistsAlreadyError, InputError, MismatchError
-from mclstexp.evaluate import (
-    EvaluationProtocol,
-    MethodPrediction,
-    paper_protocol,
-    paper_slides,
-    run_evaluation,
-)
-from mclstexp.evaluate_protocol import PAPER_SECTIONS, describe_protocol, panel_slides
-from mclstexp.types import GenePanel, Slide, SpotTable
+from mclstexp.evaluate.folds import SplitSpec
+from mclstexp.evaluate.paper import PAPER_SECTIONS, describe_protocol, paper_protocol, paper_slides
+from mclstexp.evaluate.protocol import EvaluationProtocol, panel_slides
+from mclstexp.evaluate.run import run_evaluation
+from mclstexp.evaluate.scores import MethodPrediction
+from mclstexp.panel import GenePanel
+from mclstexp.slide import Slide, SpotTable
 
 SCALE = Normalisation()
 GENES = GenePanel(tuple(f"G{i}" for i in range(70)))
@@ -147,7 +145,7 @@ def test_genes_of_a_marker_set_that_the_panel_lacks_are_named(result):
 
 
 def test_domains_are_compared_with_the_labels_and_drawn(world, result):
-    from mclstexp.evaluate_report import domains_figure
+    from mclstexp.evaluate.report import domains_figure
     from mclstexp.metrics import domain_agreement
 
     scores = {(s.method, s.slide_id): s for s in result.scores if s.seed in (None, 0)}
@@ -266,7 +264,7 @@ def test_counts_alone_train_only_those_that_ask_for_it(world):
 
 
 def test_by_slide_shouts_in_every_output(world, tmp_path):
-    from mclstexp.evaluate_report import write_report
+    from mclstexp.evaluate.report import write_report
 
     protocol = EvaluationProtocol(split=SplitSpec(by="slide"), n_genes=20)
     result = run_evaluation(world.slides, [TrainingMean(SCALE)], protocol)
@@ -498,7 +496,7 @@ def test_progress_counts_every_fold_method_and_seed(world):
 
 
 def test_the_report_is_whole_and_refuses_to_overwrite(result, tmp_path):
-    from mclstexp.evaluate_report import write_report
+    from mclstexp.evaluate.report import write_report
 
     page = write_report(result, tmp_path / "out")
     assert sorted(p.name for p in page.parent.iterdir()) == [

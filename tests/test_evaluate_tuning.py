@@ -11,13 +11,15 @@ import torch
 from scipy import sparse
 
 from mclstexp.config import EncoderSpec, Normalisation, PatchSpec, SharedSpaceConfig, recipe
-from mclstexp.data.splits import SplitSpec
-from mclstexp.data.synthetic import tiny_slides
+from mclstexp.data.synthetic.cohort import tiny_slides
 from mclstexp.errors import InputError
-from mclstexp.evaluate import EvaluationProtocol, MethodOptions, run_evaluation
-from mclstexp.evaluate_tuning import TunedMethod, inner_folds, parse_grid
-from mclstexp.index.evaluation import RetrievalMethod, evaluation_methods
-from mclstexp.model.features import FeatureCache
+from mclstexp.evaluate.folds import SplitSpec
+from mclstexp.evaluate.methods import MethodOptions
+from mclstexp.evaluate.protocol import EvaluationProtocol
+from mclstexp.evaluate.retrieval import RetrievalMethod, evaluation_methods
+from mclstexp.evaluate.run import run_evaluation
+from mclstexp.evaluate.tuning import TunedMethod, inner_folds, parse_grid
+from mclstexp.model.image.features import FeatureCache
 from mclstexp.train import TrainOptions
 
 SCALE = Normalisation()

@@ -9,12 +9,12 @@ from scipy import sparse
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.aggregate import effective_neighbours, neighbour_weights, weighted_mean, weighted_sums
-from mclstexp.index.averaging import AverageOptions, average
-from mclstexp.index.counts import decode_counts, encode_counts, width_for
 from mclstexp.index.retrieval import retrieve
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.averaging import AverageOptions, average
+from mclstexp.index.store.counts import decode_counts, encode_counts, width_for
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.predict.average import effective_neighbours, neighbour_weights, weighted_mean, weighted_sums
 
 SIM = Simulation(n_genes=50, n_panel=30, dim=16)
 

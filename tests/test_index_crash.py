@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from mclstexp.errors import FormatError, LockedError, StorageError
-from mclstexp.index.files import storage_error
-from mclstexp.index.lock import writer_lock
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
+from mclstexp.index.store.lock import writer_lock
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
+from mclstexp.storage import storage_error
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 
@@ -31,8 +31,8 @@ from pathlib import Path
 import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
 from mclstexp.errors import InputError
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 DEBRIS = ("orphan", "hint", "unfinished")
@@ -206,7 +206,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
     root = tmp_path / "ref"
     store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom mclstexp.index.lock import writer_lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mclstexp.index.store.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1]), 'mst add more'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE, text=True)
@@ -233,7 +233,7 @@ import sys, time
 from pathlib import Path
 from mclstexp.errors import LockedError
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
     while True:
@@ -269,7 +269,7 @@ import resource, signal, sys
 from pathlib import Path
 from mclstexp.errors import StorageError
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 store = ReferenceStore.open(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -325,8 +325,8 @@ from mclstexp.config import RetrievalConfig
 from mclstexp.errors import StorageError
 from mclstexp.index.retrieval import retrieve
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 def look():
     store = ReferenceStore.open(Path(sys.argv[1]))

@@ -9,13 +9,14 @@ import pytest
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index import format as reference_format
-from mclstexp.index.files import canonical_json, sha256_bytes
-from mclstexp.index.format import FORMAT_VERSION, Manifest, merge_ranges, read_manifest
 from mclstexp.index.retrieval import retrieve
+from mclstexp.index.search.ranges import merge_ranges
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
+from mclstexp.index.store import manifest as reference_format
+from mclstexp.index.store.manifest import FORMAT_VERSION, Manifest, read_manifest
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
+from mclstexp.storage import canonical_json, sha256_bytes
 
 ARCHIVES = Path(__file__).parent / "archives"
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
@@ -124,7 +125,7 @@ def test_the_document_names_every_field():
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
     fields = [*Manifest.__dataclass_fields__, "format", "format_version", "digest"]
     assert [name for name in fields if f"`{name}`" not in text] == []
-    from mclstexp.index.tables import SLIDES_SCHEMA, spots_schema
+    from mclstexp.index.store.tables import SLIDES_SCHEMA, spots_schema
 
     columns = [*SLIDES_SCHEMA.names, *spots_schema(4).names]
     assert [name for name in columns if f"`{name}`" not in text] == []

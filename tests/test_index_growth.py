@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mclstexp.config import RetrievalConfig
 from mclstexp.index.retrieval import Filter, retrieve
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8, n_niches=8)
 NUMBERS = st.integers(0, 7)

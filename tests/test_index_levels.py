@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.averaging import AverageOptions
 from mclstexp.index.retrieval import retrieve, slide_shift
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.averaging import AverageOptions
+from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation()
 PLAIN = RetrievalConfig(k=15)

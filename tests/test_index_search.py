@@ -6,12 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index import ivf, search, segments
-from mclstexp.index.files import sha256_bytes
-from mclstexp.index.format import Segment, merge_ranges
-from mclstexp.index.keys import SegmentWriter
-from mclstexp.index.search import LoadedSegment, RowRanges, SpotIndex, brute_force, pair_similarity
+from mclstexp.index.search import growth as segments
+from mclstexp.index.search import ivf
+from mclstexp.index.search import spot_index as search
+from mclstexp.index.search.keys import SegmentWriter
+from mclstexp.index.search.ranges import RowRanges, merge_ranges
+from mclstexp.index.search.segment import LoadedSegment, Segment
+from mclstexp.index.search.spot_index import SpotIndex, brute_force, pair_similarity
 from mclstexp.index.simulated import Simulation
+from mclstexp.storage import sha256_bytes
 
 SIM = Simulation(dim=24)
 

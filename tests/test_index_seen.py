@@ -6,13 +6,13 @@ import shlex
 import pytest
 
 from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
-from mclstexp.data.synthetic import tiny_slides
-from mclstexp.encode import EncoderPair
+from mclstexp.data.synthetic.cohort import tiny_slides
 from mclstexp.files import sha256_file
 from mclstexp.index.seen import seen_before
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.model.features import FeatureCache
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.model.image.features import FeatureCache
+from mclstexp.model.model import EncoderPair
 from mclstexp.train import TrainOptions, train
 
 SIM = Simulation()

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import ExistsAlreadyError, FormatError, InputError, MismatchError
 from mclstexp.index.familiarity import familiarity, reference_scores
-from mclstexp.index.format import SlideRecord, content_hash
 from mclstexp.index.retrieval import Filter, retrieve
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.verify import verify
-from mclstexp.types import GenePanel, SpotTable
+from mclstexp.index.store.record import SlideRecord, content_hash
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
+from mclstexp.panel import GenePanel
+from mclstexp.slide import SpotTable
 
 SIM = Simulation()
 CONFIG = RetrievalConfig(k=12)

@@ -10,16 +10,16 @@ import pytest
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index import ivf
-from mclstexp.index.commit import LANCE_HINT, finish, writing
 from mclstexp.index.familiarity import reference_scores
-from mclstexp.index.files import canonical_json, sha256_bytes, sha256_file, write_atomic
-from mclstexp.index.keys import SegmentWriter
 from mclstexp.index.retrieval import retrieve
+from mclstexp.index.search import ivf
+from mclstexp.index.search.keys import SegmentWriter
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
-from mclstexp.index.tables import range_condition, table_version
-from mclstexp.index.verify import verify
+from mclstexp.index.store.commit import LANCE_HINT, finish, writing
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.tables import range_condition, table_version
+from mclstexp.index.verify.run import verify
+from mclstexp.storage import canonical_json, sha256_bytes, sha256_file, write_atomic
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 

@@ -10,8 +10,9 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from mclstexp import metrics
+from mclstexp.data.genes.sets import KNOWN_GENES, read_gene_sets
 from mclstexp.errors import InputError, MismatchError
-from mclstexp.gene_sets import KNOWN_GENES, enrichment, read_gene_sets
+from mclstexp.evaluate.enrichment import enrichment
 
 RNG = np.random.default_rng(0)
 

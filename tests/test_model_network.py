@@ -9,18 +9,24 @@ import pytest
 import torch
 
 from mclstexp.config import EncoderSpec, NetworkConfig, OptimConfig, recipe
-from mclstexp.encode import EncoderPair
 from mclstexp.errors import FormatError, InputError
-from mclstexp.model import image_encoder
-from mclstexp.model.checkpoint import load_model, save_model
-from mclstexp.model.contrastive import ContrastiveNetwork
-from mclstexp.model.features import FeatureCache, slide_features
-from mclstexp.model.image_encoder import MAX_CHANNELS, ImageEncoder, _mixing, covariance
-from mclstexp.model.loss import contrastive_loss, guessing_loss
-from mclstexp.model.network_training import EpochReport, NetworkTrainer, TrainingSlide, stuck_at_guessing
-from mclstexp.model.spot_encoder import contexts
+from mclstexp.model.folder import load_model, save_model
+from mclstexp.model.image import encoder as image_encoder
+from mclstexp.model.image.encoder import ImageEncoder
+from mclstexp.model.image.features import FeatureCache, slide_features
+from mclstexp.model.image.pooling import MAX_CHANNELS, _mixing, covariance
+from mclstexp.model.model import EncoderPair
+from mclstexp.model.network.layers import ContrastiveNetwork, contexts
+from mclstexp.model.network.trainer import (
+    EpochReport,
+    NetworkTrainer,
+    TrainingSlide,
+    contrastive_loss,
+    guessing_loss,
+    stuck_at_guessing,
+)
+from mclstexp.slide import Slide
 from mclstexp.train import TrainedModel, TrainOptions, train
-from mclstexp.types import Slide
 
 CPU = torch.device("cpu")
 TINY_ENCODER = "test_resnet"
@@ -105,7 +111,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mclstexp.model.network_training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("mclstexp.model.network.trainer.SAVE_SECONDS", 0.0)
     whole = trainer(6)
     whole.run(None, lambda report: None)
 
@@ -124,7 +130,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
 
 
 def test_a_state_of_another_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mclstexp.model.network_training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("mclstexp.model.network.trainer.SAVE_SECONDS", 0.0)
     trainer(2).run(tmp_path, lambda report: None)
     seen: list[int] = []
     trainer(2, lr=5e-4).run(tmp_path, lambda report: seen.append(report.epoch))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, InputError, MismatchError
-from mclstexp.model.context import CUTOFF, SpatialMean
-from mclstexp.model.shared_fit import fit_shared_space
-from mclstexp.model.shared_space import SharedSpace, coordinates, correct_toward_query, relevel
-from mclstexp.model.slide_arrays import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
-from mclstexp.model.slide_level import STRENGTHS, Basis, LevelSpots, fit_level, level_spots
+from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.level import STRENGTHS, Basis, LevelSpots, fit_level, level_spots
+from mclstexp.model.space.neighbourhood import CUTOFF, SpatialMean
+from mclstexp.model.space.shared import SharedSpace
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
 
 N_GENES = 30
 LAYOUT = FeatureLayout(blocks=(6, 10), n_scales=2)

@@ -14,12 +14,12 @@ from scipy import sparse, stats
 from typer import Typer
 from typer.testing import CliRunner
 
-from mclstexp import plots
 from mclstexp.config import Normalisation, to_dict
 from mclstexp.errors import ExistsAlreadyError, InputError
-from mclstexp.plots import gene_column, gene_map, pearson
-from mclstexp.prediction import Prediction
-from mclstexp.types import GenePanel
+from mclstexp.outputs import maps as plots
+from mclstexp.outputs.maps import gene_column, gene_map, pearson
+from mclstexp.panel import GenePanel
+from mclstexp.predict.prediction import Prediction
 
 SIDE = 6
 

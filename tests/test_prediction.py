@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from mclstexp.config import Normalisation, to_dict
 from mclstexp.data.anndata_file import read_anndata
 from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
-from mclstexp.prediction import (
+from mclstexp.panel import GenePanel
+from mclstexp.predict.prediction import (
     NEIGHBOUR_SCHEMA,
     Prediction,
     load_prediction,
@@ -28,7 +29,6 @@ from mclstexp.prediction import (
     neighbours_path,
     scale_name,
 )
-from mclstexp.types import GenePanel
 
 N, K = 24, 3
 

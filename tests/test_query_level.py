@@ -10,11 +10,11 @@ import pytest
 from scipy import sparse
 
 from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec, RetrievalConfig, SharedSpaceConfig
-from mclstexp.data.synthetic import tiny_slides
+from mclstexp.data.synthetic.cohort import tiny_slides
 from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
 from mclstexp.index.retrieval import Filter
+from mclstexp.slide import Slide
 from mclstexp.train import TrainedModel, TrainOptions, train
-from mclstexp.types import Slide
 
 CONFIG = ModelConfig(
     encoder=EncoderSpec("test_resnet", pooling="covariance"),

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mclstexp.data.splits import SplitSpec, check_leakage, make_folds, read_folds, spot_fingerprints
 from mclstexp.errors import InputError
-from mclstexp.types import GenePanel, Slide, SpotTable
+from mclstexp.evaluate.folds import SplitSpec, make_folds, read_folds
+from mclstexp.evaluate.leakage import check_leakage, spot_fingerprints
+from mclstexp.panel import GenePanel
+from mclstexp.slide import Slide, SpotTable
 
 GENES = GenePanel(tuple(f"G{i}" for i in range(60)))
 

@@ -10,18 +10,12 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mclstexp.data.image import open_image
-from mclstexp.data.synthetic import (
-    CohortPaths,
-    SlideSpec,
-    gene_panel,
-    simulate_slide,
-    tiny_slides,
-    write_cohort,
-    write_pyramid,
-)
+from mclstexp.data.images import open_image
+from mclstexp.data.synthetic.cohort import CohortPaths, tiny_slides, write_cohort, write_pyramid
+from mclstexp.data.synthetic.histology import SlideSpec
+from mclstexp.data.synthetic.slides import gene_panel, simulate_slide
 from mclstexp.errors import ExistsAlreadyError, InputError
-from mclstexp.types import SpotTable
+from mclstexp.slide import SpotTable
 
 SMALL = SlideSpec(n_genes=60, side_px=1024, pitch_um=60.0)
 

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mclstexp.data.lattice import resolve_mpp
-from mclstexp.data.layouts import Coordinates
 from mclstexp.data.patches import check_inside
+from mclstexp.data.positions.files import Coordinates
+from mclstexp.data.positions.lattice import resolve_mpp
 from mclstexp.errors import InputError
-from mclstexp.types import GenePanel, Slide, SlideImage, SpotTable
+from mclstexp.panel import GenePanel
+from mclstexp.slide import Slide, SlideImage, SpotTable
 
 
 @dataclass(frozen=True, eq=False)

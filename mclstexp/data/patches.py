@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mclstexp.config import PatchSpec
 from mclstexp.errors import InputError
-from mclstexp.types import Slide, SlideImage
+from mclstexp.slide import Slide, SlideImage
 
 
 def read_patch(

@@ -9,7 +9,7 @@ from pathlib import Path
 from mclstexp.config import RetrievalConfig
 from mclstexp.index.retrieval import retrieve
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import ReferenceStore
+from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mclstexp.data.positions.tissue import looks_misplaced
 from mclstexp.data.readers import h5ad, her2st, slides_csv, space_ranger
 from mclstexp.data.readers.source import SlideSource
-from mclstexp.data.tissue import looks_misplaced
 from mclstexp.errors import InputError
-from mclstexp.types import Slide, duplicates
+from mclstexp.slide import Slide
+from mclstexp.text import duplicates
 
 __all__ = ["SlideReport", "inspect_slides", "read_slides"]
 

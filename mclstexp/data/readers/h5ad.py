@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.data.assemble import CountTable, Draft, build_slide
-from mclstexp.data.image import open_image, plausible_mpp
-from mclstexp.data.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_hexagonal
-from mclstexp.data.layouts import Coordinates
+from mclstexp.data.images import open_image
+from mclstexp.data.images.pixels import plausible_mpp
+from mclstexp.data.positions.files import Coordinates
+from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_hexagonal
 from mclstexp.data.readers.matrices import count_table, reading
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.errors import InputError
-from mclstexp.types import Slide
+from mclstexp.slide import Slide
 
 LAYOUT = "h5ad"
 

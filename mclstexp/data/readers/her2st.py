@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from mclstexp.data.assemble import Draft, build_slide
-from mclstexp.data.image import open_image
-from mclstexp.data.layouts import parse_coords
+from mclstexp.data.images import open_image
+from mclstexp.data.positions.files import parse_coords
 from mclstexp.data.readers.matrices import read_count_table
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.data.tables import numbers, read_table
 from mclstexp.errors import InputError
-from mclstexp.types import Slide
+from mclstexp.slide import Slide
 
 LAYOUT = "her2st"
 UNDETERMINED = "undetermined"

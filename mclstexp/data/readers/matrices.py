@@ -14,7 +14,8 @@ from scipy import sparse
 from mclstexp.data.assemble import CountTable
 from mclstexp.data.tables import delimiter_of, first_line, open_binary, read_table
 from mclstexp.errors import InputError
-from mclstexp.types import GenePanel, duplicates
+from mclstexp.panel import GenePanel
+from mclstexp.text import duplicates
 
 
 def read_counts(path: Path) -> CountTable:

@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from mclstexp.data.assemble import Draft, build_slide
-from mclstexp.data.image import open_image
-from mclstexp.data.layouts import CoordsColumns, parse_coords
+from mclstexp.data.images import open_image
+from mclstexp.data.positions.files import CoordsColumns, parse_coords
 from mclstexp.data.readers import h5ad, space_ranger
 from mclstexp.data.readers.matrices import read_counts
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.tables import is_number, read_table
 from mclstexp.errors import InputError
-from mclstexp.types import Slide, duplicates
+from mclstexp.slide import Slide
+from mclstexp.text import duplicates
 
 LAYOUT = "slides_csv"
 FILE_NAME = "slides.csv"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mclstexp.data.image import IMAGE_SUFFIXES
+from mclstexp.data.images import IMAGE_SUFFIXES
 from mclstexp.errors import InputError
-from mclstexp.types import Slide
+from mclstexp.slide import Slide
 
 _NOT_FULL_RESOLUTION = ("hires", "lowres", "aligned", "detected_tissue", "fiducial", "cytassist", "thumbnail", "mask")
 

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from mclstexp.data.assemble import Draft, build_slide
-from mclstexp.data.image import open_image, plausible_mpp
-from mclstexp.data.layouts import Coordinates, parse_coords
+from mclstexp.data.images import open_image
+from mclstexp.data.images.pixels import plausible_mpp
+from mclstexp.data.positions.files import Coordinates, parse_coords
 from mclstexp.data.readers.matrices import read_counts
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.errors import InputError
-from mclstexp.types import Slide
+from mclstexp.slide import Slide
 
 LAYOUT = "space_ranger"
 

@@ -1,0 +1,1 @@
+"""Nearest reference spots: exact search, and FAISS."""

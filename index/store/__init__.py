@@ -1,0 +1,1 @@
+"""The reference on disk: tables, versions, changes."""

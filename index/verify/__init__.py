@@ -1,0 +1,1 @@
+"""Whether a reference is whole, and mending what can be derived."""

@@ -1,0 +1,1 @@
+"""Genes: lists, panels, sets, and how counts become expression."""

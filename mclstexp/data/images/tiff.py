@@ -1,0 +1,249 @@
+"""TIFF family through tifffile: only the tiles (or strips) that a region touches are read and decoded."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.data.images.pixels import check_decodable, paste_region, resize, thumbnail_size, to_rgb8
+from mclstexp.data.images.tiff_metadata import _stated_mpp
+from mclstexp.errors import InputError
+
+CACHE_BYTES = 128 * 2**20
+"""Decoded tiles that one open image keeps: spots in array order mostly hit the tiles of their neighbours."""
+
+_PHOTOMETRIC = {0: "white is zero", 1: "black is zero", 2: "RGB", 6: "YCbCr"}
+
+
+class TiffImage:
+    """A TIFF, BigTIFF, OME-TIFF or SVS image.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, or its pixels are not 8 or 16 bit grey or RGB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tiff: Any = None
+        self._levels: list[_Level] = []
+        self._cache: OrderedDict[tuple[int, int, int], NDArray[Any]] = OrderedDict()
+        self._cached_bytes = 0
+        with _reading(path):
+            self._open()
+            self._size = self._levels[0].size
+            self._mpp = _stated_mpp(self._tiff, self._levels[0].pages[0])
+            _check_end(self._levels, path)
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """File that the image is read from."""
+        return self._path
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height at full resolution."""
+        return self._size
+
+    @property
+    def mpp(self) -> float | None:
+        """Pixel size in um from Aperio or OME metadata or the resolution tags, or None."""
+        return self._mpp
+
+    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
+        with _reading(self._path):
+            self._open()
+            return paste_region(self._size, (x, y, width, height), lambda *box: self._read(0, *box))
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
+        target = thumbnail_size(self._size, max_px)
+        with _reading(self._path):
+            self._open()
+            level = max(i for i, level in enumerate(self._levels) if i == 0 or level.size[0] >= target[0])
+            return resize(self._reduced(level, target), target)
+
+    def close(self) -> None:
+        """Close the file and drop the decoded tiles."""
+        if self._tiff is not None:
+            self._tiff.close()
+        self._tiff, self._levels = None, []
+        self._cache.clear()
+        self._cached_bytes = 0
+
+    def _open(self) -> None:
+        if self._tiff is None:
+            import tifffile
+
+            self._tiff = tifffile.TiffFile(self._path)
+            self._levels = _find_levels(self._tiff, self._path)
+
+    def _reduced(self, level: int, target: tuple[int, int]) -> NDArray[np.uint8]:
+        # Band by band, so that a slide without a pyramid never has to fit in memory.
+        from PIL import Image
+
+        width, height = self._levels[level].size
+        factor = max(1, min(width // target[0], height // target[1]))
+        band = factor * max(1, 1024 // factor)
+        rows = []
+        for y in range(0, height, band):
+            strip = self._read(level, 0, y, width, min(y + band, height))
+            rows.append(np.asarray(Image.fromarray(strip).reduce(factor)))
+        return np.concatenate(rows)
+
+    def _read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
+        entry = self._levels[level]
+        planes = [
+            self._read_plane((level, number), page, plane, (x0, y0, x1, y1))
+            for number, page in enumerate(entry.pages)
+            for plane in range(_n_planes(page))
+        ]
+        values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        rgb = to_rgb8(values, self._path)
+        return 255 - rgb if int(entry.pages[0].photometric) == 0 else rgb
+
+    def _read_plane(self, key: tuple[int, int], page: Any, plane: int, box: tuple[int, int, int, int]) -> NDArray[Any]:
+        x0, y0, x1, y1 = box
+        tile_h, tile_w = _segment_shape(page)
+        across = -(-page.imagewidth // tile_w)
+        per_plane = across * -(-page.imagelength // tile_h)
+        samples = 1 if _n_planes(page) > 1 else page.samplesperpixel
+        fill = 0 if int(page.photometric) == 0 else 255
+        out = np.full((y1 - y0, x1 - x0, samples), fill, dtype=page.dtype)
+        for row in range(y0 // tile_h, -(-y1 // tile_h)):
+            for col in range(x0 // tile_w, -(-x1 // tile_w)):
+                tile = self._segment(key, page, plane * per_plane + row * across + col)
+                if tile is None:
+                    continue
+                top, left = row * tile_h, col * tile_w
+                ys, ye = max(y0, top), min(y1, top + tile.shape[0])
+                xs, xe = max(x0, left), min(x1, left + tile.shape[1])
+                out[ys - y0 : ye - y0, xs - x0 : xe - x0] = tile[ys - top : ye - top, xs - left : xe - left]
+        return out
+
+    def _segment(self, key: tuple[int, int], page: Any, index: int) -> NDArray[Any] | None:
+        full_key = (*key, index)
+        if full_key in self._cache:
+            self._cache.move_to_end(full_key)
+            return self._cache[full_key]
+        length = page.databytecounts[index]
+        if length == 0:
+            return None  # a tile that was never written: nothing was scanned there
+        file = page.parent.filehandle
+        file.seek(page.dataoffsets[index])
+        data = file.read(length)
+        if len(data) != length:
+            raise EOFError(f"the file ends inside tile {index}")
+        decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        if decoded is None:
+            return None
+        tile: NDArray[Any] = decoded[0, : shape[1], : shape[2]]
+        self._cache[full_key] = tile
+        self._cached_bytes += tile.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= dropped.nbytes
+        return tile
+
+
+class _Level:
+    def __init__(self, pages: list[Any]) -> None:
+        self.pages = pages
+        self.size = (int(pages[0].imagewidth), int(pages[0].imagelength))
+
+
+def _find_levels(tiff: Any, path: Path) -> list[_Level]:
+    series = max(tiff.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)
+    levels = [_Level([page.aspage() for page in level.pages if page is not None]) for level in series.levels]
+    first = levels[0]
+    if not any(level.size[0] < first.size[0] for level in levels):
+        # vips and others write a pyramid as plain successive pages.
+        levels += [_Level([page]) for page in _reduced_pages(tiff, first)]
+    levels.sort(key=lambda level: -level.size[0])
+    for page in first.pages:
+        _check_page(page, path, len(first.pages))
+    return [level for level in levels if len(level.pages) == len(first.pages)]
+
+
+def _reduced_pages(tiff: Any, first: _Level) -> list[Any]:
+    base = first.pages[0]
+    wanted = (base.samplesperpixel, base.dtype, int(base.photometric))
+    found = []
+    for page in tiff.pages:
+        page = page.aspage()
+        if page.imagewidth >= base.imagewidth or page.imagelength >= base.imagelength:
+            continue
+        ratio = base.imagewidth / page.imagewidth
+        same_shape = abs(base.imagelength / ratio - page.imagelength) <= 2
+        # A label or macro image has other proportions, a thumbnail is no power of two smaller.
+        power = abs(np.log2(ratio) - round(float(np.log2(ratio)))) < 0.02
+        if same_shape and power and (page.samplesperpixel, page.dtype, int(page.photometric)) == wanted:
+            found.append(page)
+    return found
+
+
+def _check_page(page: Any, path: Path, n_pages: int) -> None:
+    if int(page.photometric) not in _PHOTOMETRIC:
+        raise InputError(f"Image {path.name} stores {page.photometric!s} colours; an RGB image is needed.")
+    if page.imagedepth != 1:
+        raise InputError(f"Image {path.name} is a volume of {page.imagedepth} planes; a flat RGB image is needed.")
+    channels = n_pages * page.samplesperpixel
+    if channels > 4:
+        raise InputError(f"Image {path.name} has {channels} channels; an RGB image of the H&E stain is needed.")
+    tile_h, tile_w = _segment_shape(page)
+    if tile_h * tile_w > 2**26:  # one strip for everything: whatever is read, all of it is decoded
+        check_decodable(path, (page.imagewidth, page.imagelength))
+
+
+def _check_end(levels: list[_Level], path: Path) -> None:
+    size = path.stat().st_size
+    pages = [page for level in levels for page in level.pages]
+    end = max(
+        (offset + n for page in pages for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True)),
+        default=0,
+    )
+    if end > size:
+        raise InputError(f"Image {path} is truncated: it has {size} bytes and needs {end}; copy it again.")
+
+
+def _segment_shape(page: Any) -> tuple[int, int]:
+    if page.is_tiled:
+        return int(page.tilelength), int(page.tilewidth)
+    rows = int(page.rowsperstrip or page.imagelength)
+    return min(rows, int(page.imagelength)), int(page.imagewidth)
+
+
+def _n_planes(page: Any) -> int:
+    return int(page.samplesperpixel) if int(page.planarconfig or 1) == 2 else 1
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    import tifffile
+
+    # Imagecodecs raises RuntimeErrors; damaged tags meet tifffile as anything that a wrong number can cause.
+    damaged = (
+        tifffile.TiffFileError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+        ImportError, MemoryError, RuntimeError, struct.error, zlib.error,
+    )  # fmt: skip
+    logger = logging.getLogger("tifffile")
+    was_disabled, logger.disabled = logger.disabled, True  # what it logs, the one line below says
+    try:
+        yield
+    except damaged as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"Image {path} is damaged or cannot be decoded: {reason}.") from error
+    finally:
+        logger.disabled = was_disabled

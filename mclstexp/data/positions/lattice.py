@@ -1,0 +1,139 @@
+"""The grid that spots were printed on: distance between neighbours, array coordinates, pixel size."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.errors import InputError
+from mclstexp.slide import MppSource, SlideImage
+
+LEGACY_ST_PITCH_UM = 200.0
+VISIUM_PITCH_UM = 100.0
+
+_ROW_STEP = math.sqrt(3) / 2  # rows of a hexagonal grid lie this much of the pitch apart
+
+
+def fit_grid(
+    xy_px: NDArray[np.float64], array_row: NDArray[np.int64], array_col: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Fit pixels = matrix @ (array_col, array_row) + offset, without the spots that lie off the fit.
+
+    Returns
+    -------
+    The ``(2, 2)`` float64 matrix in pixels per array step, or None where the array coordinates cannot tell (spots on
+    one line, or pixels that do not follow the array).
+    """
+    design = np.column_stack([array_col, array_row, np.ones(len(xy_px))]).astype(np.float64)
+    kept = np.ones(len(xy_px), dtype=bool)
+    matrix: NDArray[np.float64] = np.zeros((2, 2))
+    residual: NDArray[np.float64] = np.zeros(len(xy_px))
+    for _ in range(3):
+        if kept.sum() < 4 or np.linalg.matrix_rank(design[kept] - design[kept].mean(axis=0)) < 2:
+            return None
+        solution = np.linalg.lstsq(design[kept], xy_px[kept], rcond=None)[0]
+        matrix = np.asarray(solution[:2].T, dtype=np.float64)
+        residual = np.asarray(np.hypot(*(xy_px - design @ solution).T))
+        kept = residual <= max(4 * float(np.median(residual)), 1.0)
+    step = math.sqrt(abs(float(np.linalg.det(matrix))))
+    return matrix if step > 0 and float(np.median(residual)) < 0.5 * step else None
+
+
+def is_hexagonal(array_row: NDArray[np.int64], array_col: NDArray[np.int64]) -> bool:
+    """Whether the array coordinates are Visium's: columns in half steps, so row + column has one parity."""
+    return len(array_row) > 2 and len(np.unique((array_row + array_col) % 2)) == 1
+
+
+def mpp_from_array(
+    xy_px: NDArray[np.float64], array_row: NDArray[np.int64], array_col: NDArray[np.int64], pitch_um: float
+) -> float | None:
+    """Pixel size in um from how far apart in pixels the array steps are, or None where they cannot tell."""
+    matrix = fit_grid(xy_px, array_row, array_col)
+    if matrix is None:
+        return None
+    step_area_um = pitch_um**2
+    if is_hexagonal(array_row, array_col):
+        step_area_um *= 0.5 * _ROW_STEP
+    return math.sqrt(step_area_um / abs(float(np.linalg.det(matrix))))
+
+
+def pitch_px(xy_px: NDArray[np.float64]) -> float | None:
+    """Median distance in pixels from a spot to its nearest neighbour, or None with fewer than two spots."""
+    from scipy.spatial import cKDTree
+
+    if len(xy_px) < 2:
+        return None
+    distance = np.asarray(cKDTree(xy_px).query(xy_px, k=2)[0])[:, 1]
+    median = float(np.median(distance))
+    return median if median > 0 else None
+
+
+def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lay array coordinates over spots that have none, starting at 0.
+
+    On a hexagonal layout rows are 0.87 of the pitch apart and columns half of it, as Visium counts them; on any other
+    layout both are one pitch.
+
+    Returns
+    -------
+    ``array_row`` and ``array_col``, ``(n,)`` int64 each.
+    """
+    from scipy.spatial import cKDTree
+
+    pitch = pitch_px(xy_px)
+    if pitch is None:
+        return np.zeros(len(xy_px), dtype=np.int64), np.zeros(len(xy_px), dtype=np.int64)
+    tree = cKDTree(xy_px)
+    near = tree.query_ball_point(xy_px, 1.25 * pitch, return_length=True) - 1
+    hexagonal = float(np.percentile(near, 90)) > 4.5
+    column_px, row_px = (pitch / 2, pitch * _ROW_STEP) if hexagonal else (pitch, pitch)
+    shifted = xy_px - xy_px.min(axis=0)
+    return (
+        np.rint(shifted[:, 1] / row_px).astype(np.int64),
+        np.rint(shifted[:, 0] / column_px).astype(np.int64),
+    )
+
+
+def resolve_mpp(
+    slide_id: str, *, given: float | None, image: SlideImage | None, stated: float | None, pitch: float | None
+) -> tuple[float | None, MppSource | None, list[str]]:
+    """Choose a slide's pixel size: given, else stated by its files, else from the spot pitch.
+
+    Parameters
+    ----------
+    slide_id
+        For messages.
+    given
+        What the user said, in um.
+    image
+        The slide's image, whose header may state a pixel size.
+    stated
+        What another file of the slide states (scale factors, metadata), in um.
+    pitch
+        Pixel size that follows from the distance between spots, in um.
+
+    Returns
+    -------
+    The pixel size, its source, and what has to be said about it.
+
+    Raises
+    ------
+    InputError
+        When the files state a size that the spots contradict: the coordinates are of another resolution.
+    """
+    in_file = stated if stated is not None else (image.mpp if image is not None else None)
+    chosen, source = (given, "given") if given is not None else (in_file, "file")
+    if chosen is None:
+        return (pitch, "pitch", []) if pitch is not None else (None, None, [])
+    notes = []
+    if pitch is not None and not 1 / 1.05 < chosen / pitch < 1.05:
+        text = f"the pixel size is {chosen:.4g} um ({source}), but the distance between spots makes it {pitch:.4g}"
+        if source == "file" and not 1 / 1.5 < chosen / pitch < 1.5:
+            raise InputError(
+                f"Slide {slide_id}: {text}: the coordinates are of another resolution (by {pitch / chosen:.3g}), "
+                "or the file's pixel size is wrong; give coordinates at full resolution, or --mpp."
+            )
+        notes.append(f"{text}.")
+    return chosen, "given" if given is not None else "file", notes

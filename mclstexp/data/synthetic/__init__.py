@@ -1,0 +1,1 @@
+"""A simulated cohort, to try the program offline."""

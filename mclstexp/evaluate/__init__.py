@@ -1,0 +1,1 @@
+"""Accuracy on held-out slides: folds, leakage, methods, scores, report."""

@@ -1,0 +1,187 @@
+"""Evaluation by held-out slides: every method fits on the same training side and is scored on the same truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mclstexp.data.genes.panel import panel_from_names, select_panel
+from mclstexp.data.genes.sets import GeneSets
+from mclstexp.errors import MismatchError
+from mclstexp.evaluate.folds import Fold, make_folds
+from mclstexp.evaluate.leakage import check_leakage
+from mclstexp.evaluate.methods import Choosing, Configured, Method, without_counts
+from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
+from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
+from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, score_slide, summarise
+from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
+from mclstexp.panel import GenePanel
+from mclstexp.slide import Slide
+from mclstexp.text import shorten
+from mclstexp.types import FloatArray
+
+MAPPED_SLIDES = 4
+
+MAPPED_GENES = 3
+
+
+def run_evaluation(
+    slides: Sequence[Slide],
+    methods: Sequence[Method],
+    protocol: EvaluationProtocol,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Fit and score every method on every fold and seed.
+
+    Held-out slides reach `Method.predict` without counts and labels. The panel is chosen on each training side alone
+    (unless the protocol fixes one). Deterministic methods run once.
+
+    Raises
+    ------
+    InputError
+        When no fold can be made, or content or patients leak between the sides of one.
+    MismatchError
+        When a method's scale is not the protocol's, or its prediction has another shape than the slide.
+    """
+    runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
+    folds, notes = make_folds(slides, protocol.split)
+    warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
+    found = _Findings(protocol, notes=notes)
+    for i, fold in enumerate(folds):
+        panel = found.begin(fold)
+        for j, (method, seed) in enumerate(runs):
+            found.run(method, seed, fold, panel)
+            if on_progress is not None:
+                on_progress(i * len(runs) + j + 1, len(folds) * len(runs))
+    return EvaluationResult(
+        protocol=protocol,
+        methods=tuple(method.name for method in methods),
+        configs={method.name: method.config for method in methods if isinstance(method, Configured)},
+        folds=tuple(found.folds),
+        scores=tuple(found.scores),
+        summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
+        notes=(*dict.fromkeys(found.notes), *_absent_markers(protocol.markers, found.panel_genes)),
+        warnings=tuple(warnings),
+        domains_of_truth=found.domains,
+        label_sources=found.label_sources,
+        maps=tuple(found.maps.values()),
+        domain_maps=tuple(found.domain_maps.values()),
+        versions=versions(),
+    )
+
+
+def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ...]:
+    if method.normalisation != protocol.normalisation:
+        raise MismatchError(
+            f"Method {method.name} predicts on the scale {method.normalisation}, but the protocol's is "
+            f"{protocol.normalisation}; build it with the protocol's."
+        )
+    return (None,) if method.deterministic else protocol.seeds
+
+
+@dataclass
+class _Findings:
+    """What the loop over folds, methods and seeds has found so far."""
+
+    protocol: EvaluationProtocol
+    notes: list[str]
+    truths: list[SlideTruth] = field(default_factory=list)
+    scores: list[SlideScore] = field(default_factory=list)
+    pooled: dict[tuple[str, int | None], PooledCorrelation] = field(default_factory=dict)
+    maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
+    domains: dict[str, tuple[float, float]] = field(default_factory=dict)
+    label_sources: dict[str, str] = field(default_factory=dict)
+    panel_genes: set[str] = field(default_factory=set)
+    domain_maps: dict[str, DomainMap] = field(default_factory=dict)
+    folds: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self, fold: Fold) -> GenePanel:
+        """Choose the fold's panel on its training side, and normalise its held-out slides."""
+        if self.protocol.genes:
+            panel, notes = panel_from_names(self.protocol.genes, fold.train_with_image)
+            self.notes += notes
+        else:
+            panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
+        self.panel_genes |= set(panel.symbols)
+        self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
+        for truth in self.truths:
+            self._describe(truth)
+        self.folds.append(
+            {
+                "name": fold.name,
+                "train": [slide.slide_id for slide in fold.train_with_image],
+                "train_counts_only": [slide.slide_id for slide in fold.train if slide.image is None],
+                "test": [slide.slide_id for slide in fold.test],
+                "n_genes": len(panel),
+                "panel": panel.digest,
+                "choices": [],
+            }
+        )
+        return panel
+
+    def run(self, method: Method, seed: int | None, fold: Fold, panel: GenePanel) -> None:
+        """Fit a method on the fold and score it on every held-out slide."""
+        train = fold.train if method.uses_counts_only else fold.train_with_image
+        method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
+        if isinstance(method, Choosing) and method.choice is not None:
+            choice = method.choice
+            tried = [{"settings": list(settings), "pcc": pcc} for settings, pcc in choice.scores]
+            record = {"method": method.name, "seed": seed, "rule": choice.rule, "chosen": list(choice.settings)}
+            self.folds[-1]["choices"].append({**record, "inner_pcc": tried})
+        for truth in self.truths:
+            slide = truth.slide
+            prediction = method.predict(without_counts(slide))
+            prediction.check(method.name, len(slide), len(panel))
+            run = Run(fold.name, method.name, seed)
+            self.scores.append(score_slide(truth, prediction, run, self.protocol.markers))
+            pool = self.pooled.setdefault((method.name, seed), PooledCorrelation())
+            pool.add(panel.symbols, truth.expression, prediction.mean)
+            if seed in (None, self.protocol.seeds[0]):
+                self._map(truth, prediction.mean, method.name)
+                clusters, drawn = self.scores[-1].clusters, self.domain_maps.get(slide.slide_id)
+                if clusters is not None and drawn is not None:
+                    drawn.clusters.setdefault(method.name, clusters)
+
+    def _describe(self, truth: SlideTruth) -> None:
+        slide = truth.slide
+        unmeasured = int(np.isnan(truth.expression).any(axis=0).sum())
+        if unmeasured:
+            self.notes.append(f"Slide {slide.slide_id} did not measure {unmeasured} of {len(truth.panel)} genes.")
+        self._describe_domains(truth)
+        if len({slide_id for slide_id, _ in self.maps}) < MAPPED_SLIDES:
+            for column in truth.hvg[:MAPPED_GENES].tolist():
+                gene = truth.panel.symbols[column]
+                measured = truth.expression[:, column]
+                self.maps[slide.slide_id, gene] = GeneMap(slide.slide_id, gene, slide.spots.xy_px, measured, {})
+
+    def _describe_domains(self, truth: SlideTruth) -> None:
+        spots, slide_id = truth.slide.spots, truth.slide.slide_id
+        measured = truth.expression[:, ~np.isnan(truth.expression).any(axis=0)]
+        clusters = None
+        if spots.labels is not None:
+            clusters = domain_clusters(measured, spots.labels, seed=self.protocol.seeds[0])
+        if spots.labels is None or clusters is None:
+            return
+        self.domains[slide_id] = cluster_agreement(clusters, spots.labels)
+        self.label_sources[slide_id] = truth.slide.extra.get("labels", "the slide's own")
+        if len(self.domain_maps) < MAPPED_SLIDES:
+            self.domain_maps[slide_id] = DomainMap(slide_id, spots.xy_px, spots.labels, {"measured": clusters})
+
+    def _map(self, truth: SlideTruth, predicted: FloatArray, method: str) -> None:
+        for (slide_id, gene), picture in self.maps.items():
+            if slide_id == truth.slide.slide_id and gene in truth.panel.position:
+                picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
+
+
+def _absent_markers(markers: GeneSets, known: set[str]) -> list[str]:
+    absent = {name: [gene for gene in genes if gene not in known] for name, genes in markers.items()}
+    return [
+        f"Marker set {name}: {len(genes)} of {len(markers[name])} genes are in no fold's panel and not scored: "
+        f"{shorten(genes)}."
+        for name, genes in absent.items()
+        if genes
+    ]

@@ -1,0 +1,1 @@
+"""The paper's network: layers, trainer, and the space that it makes."""

@@ -1,0 +1,282 @@
+"""Fitting the shared space: bounded in memory, deterministic, every setting chosen on slides held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from mclstexp.config import SharedSpaceConfig
+from mclstexp.errors import InputError, MismatchError
+from mclstexp.model.space.level import Basis, fit_level, level_spots, mean_level
+from mclstexp.model.space.neighbourhood import SpatialMean
+from mclstexp.model.space.shared import SharedSpace, centre
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
+from mclstexp.types import FloatArray
+
+STRENGTHS = np.geomspace(0.1, 300.0, 15)
+"""Ridge penalties tried, in units of the mean squared length of a spot's features."""
+
+MAX_CORRELATION = 0.98
+MAX_SLOPE = 1.5
+
+Matrix = NDArray[np.float64]
+
+
+def fit_shared_space(
+    slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig | None = None, *, seed: int = 0
+) -> SharedSpace:
+    """Fit the space to slides that have both image features and expression.
+
+    The slides are visited one at a time, several times; a lazy sequence keeps memory bounded. The ridge penalty of
+    each component is chosen by leaving out patients (or slides of one patient, or quarters of one slide).
+
+    Raises
+    ------
+    InputError
+        With fewer than 8 spots in all, or features that are the same everywhere.
+    MismatchError
+        When the feature length is not the layout's, or differs among slides.
+    """
+    config = config or SharedSpaceConfig()
+    _check(slides, layout)
+    kind, fold_of = folds(slides)
+    standard = _Standardiser.fit(slides, layout, config)
+    weights = spot_weights(slides)
+    expression_mean, components = _expression_basis(slides, weights, config)
+    basis = _feature_basis(slides, standard, config, seed)
+    sums = _accumulate(slides, standard, basis, (expression_mean, components), list(zip(weights, fold_of, strict=True)))
+    fitted = _ridge(sums, caution=config.caution if kind != "patient" else 1.0)
+    own, context = standard.unfold(basis @ (fitted.coefficients * fitted.slope))  # from (F + context columns, c)
+    correlation = np.clip(fitted.correlation, 0.0, MAX_CORRELATION)
+    importance = correlation / np.sqrt(1 - correlation**2)
+    amplitude = np.maximum(fitted.amplitude, 1e-9)
+    of_level = Basis(standard.mean, standard.scale, expression_mean, components)
+    spots = level_spots(slides, of_level, list(zip(weights, fold_of, strict=True)), seed)
+    level = fit_level(spots, may_be_none=kind == "patient")
+    image_level = level.coefficients * standard.scale[:, None] * config.image_level
+    apart = np.stack([slide.features.mean(axis=0, dtype=np.float64) - standard.mean for slide in slides])
+    gain = importance / amplitude / max(float(np.linalg.norm(importance)), 1e-9)
+    report = {
+        "folds": kind,
+        "n_folds": len(sums.gram),
+        "n_spots": sum(len(slide.features) for slide in slides),
+        "rank": basis.shape[1],
+        "correlation": _rounded(fitted.correlation),
+        "penalty": _rounded(fitted.penalty),
+        "slope": _rounded(fitted.slope),
+        "level_penalty": level.strength if np.isfinite(level.strength) else None,
+    }
+    return SharedSpace(
+        config=config,
+        feature_mean=standard.mean.astype(np.float32),
+        image_own=own.astype(np.float32),
+        image_context=context.astype(np.float32),
+        image_level=image_level.astype(np.float32),
+        level_limit=level.spread.astype(np.float32),
+        level_mean=mean_level(slides, apart @ image_level, components),
+        amplitude=amplitude.astype(np.float32),
+        expression_mean=expression_mean.astype(np.float32),
+        components=components.astype(np.float32),
+        gain=gain.astype(np.float32),
+        report=report,
+    )
+
+
+def _check(slides: Sequence[SlideArrays], layout: FeatureLayout) -> None:
+    n = 0
+    for slide in slides:
+        n += len(slide.features)
+        if slide.features.shape[1] != layout.width:
+            raise MismatchError(
+                f"Slide {slide.slide_id} has {slide.features.shape[1]} image features a spot, expected {layout.width}; "
+                "encode every slide with the same encoder, stages and scales."
+            )
+    if n < 8:
+        raise InputError(f"Training needs at least 8 spots with image and counts, found {n}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Standardiser:
+    """Slide-centred features and their context, every block of columns brought to the same total variance."""
+
+    config: SharedSpaceConfig
+    mean: Matrix
+    scale: Matrix
+    context_columns: NDArray[np.int64]
+    context_scale: Matrix
+
+    @classmethod
+    def fit(cls, slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig) -> _Standardiser:
+        weights = layout.column_weights()
+        wanted = layout.columns_of_scales(config.context_scales) & (config.context_um > 0)
+        columns = np.flatnonzero(wanted)
+        mean = np.zeros(layout.width)
+        for slide in slides:
+            mean += slide.features.mean(axis=0, dtype=np.float64) / len(slides)
+        raw = cls(config, mean, np.ones(layout.width), columns, np.ones(len(columns)))
+        own, context, n = np.zeros(layout.width), np.zeros(len(columns)), 0
+        for slide in slides:
+            values = raw.design(slide)
+            n += len(values)
+            squares = np.einsum("nf,nf->f", values, values, dtype=np.float64)
+            own += squares[: layout.width]
+            context += squares[layout.width :]
+        return cls(config, mean, _scale(own / n, weights), columns, _scale(context / n, weights[columns]))
+
+    def design(self, slide: SlideArrays) -> FloatArray:
+        """Standardised features and their context ``(n, F + context columns)``."""
+        features = np.asarray(slide.features, dtype=np.float32)
+        centred = features - centre(features, self.mean, self.config.shrink_spots)
+        near = SpatialMean(slide.xy_um, self.config.context_um).apply(centred[:, self.context_columns])
+        n = len(features)
+        near = near - near.mean(axis=0) * np.float32(n / (n + self.config.shrink_spots))
+        return np.concatenate(
+            [centred * self.scale.astype(np.float32), near * self.context_scale.astype(np.float32)], axis=1
+        )
+
+    def unfold(self, weights: Matrix) -> tuple[Matrix, Matrix]:
+        """Split weights of the design into weights of raw features and of their context, both ``(F, c)``."""
+        width = len(self.scale)
+        context = np.zeros((width, weights.shape[1]))
+        context[self.context_columns] = weights[width:] * self.context_scale[:, None]
+        return weights[:width] * self.scale[:, None], context
+
+
+def _scale(variance: Matrix, weights: Matrix) -> Matrix:
+    """Column factors; a column that never varies gets none."""
+    moving = variance > 1e-12
+    return np.where(moving, np.sqrt(weights / np.where(moving, variance, 1.0)), 0.0)
+
+
+def _expression_basis(
+    slides: Sequence[SlideArrays], weights: list[Matrix], config: SharedSpaceConfig
+) -> tuple[Matrix, Matrix]:
+    """Mean of the slides' mean expression ``(G,)``, and loadings ``(c, G)``."""
+    n_genes = slides[0].expression.shape[1]
+    total, count = np.zeros(n_genes), np.zeros(n_genes)
+    for slide in slides:
+        total += np.where(slide.measured, slide.expression.mean(axis=0, dtype=np.float64), 0.0)
+        count += slide.measured
+    mean = total / np.maximum(count, 1)
+    scatter = np.zeros((n_genes, n_genes))
+    for slide, weight in zip(slides, weights, strict=True):
+        values = _centred_expression(slide, mean, config) * np.sqrt(weight)[:, None]
+        scatter += values.T @ values
+    _, vectors = eigh(scatter)
+    loadings = vectors[:, ::-1][:, : config.components].T
+    sign = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
+    return mean, loadings * sign[:, None]
+
+
+def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceConfig) -> Matrix:
+    values = slide.expression - centre(slide.expression, mean, config.shrink_spots)
+    return np.asarray(np.where(slide.measured, values, 0.0), dtype=np.float64)
+
+
+def _feature_basis(
+    slides: Sequence[SlideArrays], standard: _Standardiser, config: SharedSpaceConfig, seed: int
+) -> Matrix:
+    """Orthonormal directions ``(F + context columns, p)`` that span the features of the landmark spots."""
+    chosen = sampled_rows(slides, config.max_landmarks, seed)
+    landmarks = np.concatenate([standard.design(slide)[rows] for slide, rows in zip(slides, chosen, strict=True)])
+    gram = (landmarks @ landmarks.T).astype(np.float64)
+    rank = min(config.max_rank, len(gram))
+    values, vectors = eigh(gram, subset_by_index=(len(gram) - rank, len(gram) - 1))
+    if not values[-1] > 0:
+        raise InputError(
+            "Every spot has the same image features: the patches are blank, or the coordinates off the tissue."
+        )
+    kept = values > 1e-5 * values[-1]
+    directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+    return np.asarray(directions, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Cross-products of features in the basis, by fold: all that the ridge and its validation need."""
+
+    gram: list[Matrix]
+    cross: list[Matrix]
+    square: Matrix
+    weight: float
+
+
+def _accumulate(
+    slides: Sequence[SlideArrays],
+    standard: _Standardiser,
+    basis: Matrix,
+    expression_basis: tuple[Matrix, Matrix],
+    weight_and_fold: list[tuple[Matrix, NDArray[np.int64]]],
+) -> _Sums:
+    mean, components = expression_basis
+    rank, width = basis.shape[1], len(components)
+    n_folds = 1 + max(int(fold.max()) for _, fold in weight_and_fold)
+    gram = [np.zeros((rank, rank)) for _ in range(n_folds)]
+    cross = [np.zeros((rank, width)) for _ in range(n_folds)]
+    square, total = np.zeros(width), 0.0
+    for slide, (weight, fold) in zip(slides, weight_and_fold, strict=True):
+        root = np.sqrt(weight)[:, None]
+        rotated = (standard.design(slide) @ basis.astype(np.float32)).astype(np.float64) * root
+        target = _centred_expression(slide, mean, standard.config) @ components.T * root
+        square += (target**2).sum(axis=0)
+        total += float(weight.sum())
+        for f in np.unique(fold):
+            part = rotated[fold == f]
+            gram[f] += part.T @ part
+            cross[f] += part.T @ target[fold == f]
+    return _Sums(gram, cross, square, max(total, 1e-9))
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    coefficients: Matrix
+    penalty: Matrix
+    correlation: Matrix
+    slope: Matrix
+    amplitude: Matrix
+
+
+def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
+    """Ridge regression of every component, each with the penalty that predicts it best on the folds held out."""
+    gram: Matrix = np.sum(sums.gram, axis=0)
+    cross: Matrix = np.sum(sums.cross, axis=0)
+    unit = float(np.trace(gram)) / sums.weight
+    parts = list(_held_out(sums, gram, cross))
+    n_components = len(sums.square)
+    curve = np.stack([_validate(parts, np.full(n_components, s) * unit, sums.square)[0] for s in STRENGTHS])
+    penalty = STRENGTHS[curve.argmax(axis=0)] * caution
+    correlation, slope, amplitude = _validate(parts, penalty * unit, sums.square)
+    values, vectors = eigh(gram)
+    rotated = vectors.T @ cross
+    coefficients = vectors @ (rotated / (np.maximum(values, 0.0)[:, None] + penalty * unit))
+    return _Fitted(coefficients, penalty, correlation, slope, amplitude / np.sqrt(sums.weight))
+
+
+def _held_out(sums: _Sums, gram: Matrix, cross: Matrix) -> Iterator[tuple[Matrix, Matrix, Matrix, Matrix]]:
+    """Per fold: eigenvalues and rotated cross-products of the rest; cross-products of the fold, rotated alike."""
+    for fold_gram, fold_cross in zip(sums.gram, sums.cross, strict=True):
+        values, vectors = eigh(gram - fold_gram)
+        rest = vectors.T @ (cross - fold_cross)
+        yield np.maximum(values, 0.0), rest, vectors.T @ fold_gram @ vectors, vectors.T @ fold_cross
+
+
+def _validate(
+    parts: list[tuple[Matrix, Matrix, Matrix, Matrix]], penalty: Matrix, square: Matrix
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Correlation of held-out prediction and truth, slope of truth on prediction, and length of the prediction."""
+    agree, length = np.zeros(len(square)), np.zeros(len(square))
+    for values, rest, fold_gram, fold_cross in parts:
+        beta = rest / (values[:, None] + penalty)
+        agree += (beta * fold_cross).sum(axis=0)
+        length += (beta * (fold_gram @ beta)).sum(axis=0)
+    length = np.maximum(length, 1e-12)
+    slope = np.clip(agree / length, 0.0, MAX_SLOPE)
+    return agree / np.sqrt(length * np.maximum(square, 1e-12)), slope, slope * np.sqrt(length)
+
+
+def _rounded(values: Matrix) -> list[float]:
+    return [round(float(v), 4) for v in values]

@@ -1,0 +1,183 @@
+"""The default recipe's shared space: image features and spot expression as points on one small sphere.
+
+An expression *component* is a principal direction of the training slides' expression. A spot's own components are
+read off its counts, a patch's are predicted from its image features. Each component counts by how well the image
+predicts it on slides held out, ``r / sqrt(1 - r^2)``: the metric that minimises the contrastive loss when the errors
+are Gaussian. ``mclstexp.model.shared_fit`` fits the space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.config import SharedSpaceConfig, from_dict, to_dict
+from mclstexp.errors import FormatError, MismatchError
+from mclstexp.model.space.neighbourhood import SpatialMean, positions_um
+from mclstexp.slide import Slide
+from mclstexp.types import FloatArray
+
+MIN_COMPONENT_SHARE = 0.05
+"""A component of which a slide's measured genes hold less than this share of the loading is left at zero."""
+
+ARRAYS = (
+    "feature_mean",
+    "image_own",
+    "image_context",
+    "image_level",
+    "level_limit",
+    "level_mean",
+    "amplitude",
+    "expression_mean",
+    "components",
+    "gain",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedSpace:
+    """A fitted space; immutable.
+
+    Attributes
+    ----------
+    config
+        The settings it was fitted with.
+    feature_mean
+        ``(F,)`` mean of the training slides' feature means.
+    image_own, image_context
+        ``(F, c)`` from a patch's features, and from their mean over the neighbours, to components.
+    image_level, level_limit, level_mean
+        ``(F, c)`` from the mean features of a slide to its level, ``(c,)`` how far a level may go, and ``(G,)`` the
+        mean expression of a slide whose features are the training slides' mean.
+    amplitude
+        ``(c,)`` spread of each predicted component on held-out slides.
+    expression_mean
+        ``(G,)`` mean of the training slides' expression means.
+    components
+        ``(c, G)`` orthonormal loadings.
+    gain
+        ``(c,)`` from components to coordinates.
+    report
+        What the fit found, plain JSON values: correlation, regularisation and slope of each component, the folds.
+    """
+
+    config: SharedSpaceConfig
+    feature_mean: FloatArray
+    image_own: FloatArray
+    image_context: FloatArray
+    image_level: FloatArray
+    level_limit: FloatArray
+    level_mean: FloatArray
+    amplitude: FloatArray
+    expression_mean: FloatArray
+    components: FloatArray
+    gain: FloatArray
+    report: dict[str, Any]
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of an embedding."""
+        return len(self.gain) + 1
+
+    @property
+    def spot_context(self) -> str:
+        """Which spots decide a spot's embedding."""
+        return "the spot's own expression, relative to the mean expression of its slide"
+
+    def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
+        """Return ``(n, d)`` unit float32 of features ``(n, F)`` of all the slide's spots.
+
+        Raises
+        ------
+        MismatchError
+            When the features have another length than the model's.
+        """
+        xy_um = positions_um(slide) if self.config.context_um > 0 else np.zeros((len(features), 2))
+        return self.on_sphere(self.image_components(features, xy_um))
+
+    def embed_spots(self, expression: FloatArray, measured: NDArray[np.bool_], slide: Slide) -> FloatArray:
+        """Return ``(n, d)`` unit float32 of expression ``(n, G)``; ``measured`` ``(G,)`` says which genes are known."""
+        return self.on_sphere(self.spot_components(expression, measured))
+
+    def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
+        """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""
+        if features.shape[1] != len(self.feature_mean):
+            raise MismatchError(
+                f"Image features have {features.shape[1]} numbers, the model was trained on {len(self.feature_mean)}; "
+                "encode the slide with the model's own encoder and scales."
+            )
+        n, trust = len(features), self.config.shrink_spots
+        centred = features - centre(features, self.feature_mean, trust)
+        predicted = (centred @ self.image_own).astype(np.float64)
+        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ self.image_context).astype(np.float64))
+        predicted += near - near.mean(axis=0) * n / (n + trust)
+        # An unfamiliar slide can send a component far outside what was seen; it may be narrower, never wider.
+        spread = np.sqrt(((predicted**2).sum(axis=0) + trust * self.amplitude**2) / (n + trust))
+        narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
+        return np.asarray(predicted * narrower, dtype=np.float32)
+
+    def slide_level(self, features: FloatArray) -> FloatArray:
+        """Return ``(G,)`` the mean expression that a slide should have, by the mean of its features.
+
+        Embeddings are relative to their slide and cannot say that. How far it lies from the training slides' is
+        bounded: a strange slide is no evidence.
+        """
+        apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
+        components = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
+        return np.asarray(np.maximum(self.level_mean + components @ self.components, 0), dtype=np.float32)
+
+    def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
+        """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
+        centred = expression - centre(expression, self.expression_mean, self.config.shrink_spots)
+        known = self.components[:, measured]
+        share = (known.astype(np.float64) ** 2).sum(axis=1)
+        usable = share >= MIN_COMPONENT_SHARE
+        scores = centred[:, measured] @ known.T
+        return np.asarray(scores * np.where(usable, 1.0 / np.where(usable, share, 1.0), 0.0), dtype=np.float32)
+
+    def on_sphere(self, components: FloatArray) -> FloatArray:
+        """Return unit vectors ``(n, c + 1)`` float32 of components ``(n, c)``.
+
+        The constant coordinate keeps lengths visible: without it a patch of average expression, near the origin,
+        would point anywhere.
+        """
+        scaled = components.astype(np.float64) * self.gain
+        lifted = np.concatenate([scaled, np.full((len(scaled), 1), self.config.radius)], axis=1)
+        return np.asarray(lifted / np.linalg.norm(lifted, axis=1, keepdims=True), dtype=np.float32)
+
+    def expression_per_coordinate(self) -> FloatArray:
+        """Return ``(c, G)``: how expression changes along each coordinate of `coordinates`."""
+        gain = self.gain.astype(np.float64)[:, None]
+        return np.where(gain > 0, self.components / np.where(gain > 0, gain, 1.0), 0.0).astype(np.float32)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays and the facts that rebuild the space."""
+        arrays = {f"shared.{name}": getattr(self, name) for name in ARRAYS}
+        return arrays, {"shared": {"config": to_dict(self.config), "report": self.report}}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> SharedSpace:
+        """Rebuild a space.
+
+        Raises
+        ------
+        FormatError
+            When an array or a fact is missing.
+        """
+        missing = [name for name in ARRAYS if f"shared.{name}" not in arrays]
+        if missing or "shared" not in facts:
+            lacking = f"shared.{missing[0]}" if missing else "the settings"
+            raise FormatError(f"The model lacks {lacking} of its shared space; train it anew.")
+        values = {name: np.asarray(arrays[f"shared.{name}"], dtype=np.float32) for name in ARRAYS}
+        config = from_dict(SharedSpaceConfig, facts["shared"]["config"])
+        return cls(config=config, report=facts["shared"]["report"], **values)
+
+
+def centre(values: NDArray[Any], fallback: NDArray[Any], trust: float) -> FloatArray:
+    """Return the slide's own mean ``(c,)`` float32, drawn to ``fallback`` as if by ``trust`` spots of it."""
+    n = len(values)
+    total = values.sum(axis=0, dtype=np.float64) + trust * fallback
+    return np.asarray(total / max(n + trust, 1e-12), dtype=np.float32)

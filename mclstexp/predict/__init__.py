@@ -1,0 +1,1 @@
+"""From neighbours to expression: the one rule, its sources, and what comes out."""

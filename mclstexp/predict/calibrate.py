@@ -1,0 +1,224 @@
+"""How sure a prediction is: each gene's expected reliability, intervals, and strangeness of the image.
+
+The training side is predicted by models that have not seen it: patients (or slides, or quarters of the one slide) are
+held out in turn. Their errors, in units of the neighbours' spread, give the intervals (split conformal prediction:
+Vovk, Gammerman and Shafer 2005). Spots of one slide are not exchangeable with those of another, so slides weigh the
+same and each gene takes the wider of the quantile of the pooled slides and the mean of the slides' own quantiles (two
+layers: Dunn, Wasserman and Ramdas 2022). With a handful of slides no finite interval is guaranteed to cover a new one;
+the figures of docs/accuracy.md are measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.config import ModelConfig
+from mclstexp.errors import InputError
+from mclstexp.metrics import score_genes
+from mclstexp.model.calibration import Calibration, _widening
+from mclstexp.model.image.distance import FeatureDistance, evenly
+from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds
+from mclstexp.predict.memory import SmallReference, embed_patches
+from mclstexp.types import FloatArray
+
+MAX_FOLDS = 5
+
+MAX_SLIDES = 100
+
+MAX_QUERIES = 8192
+
+MAX_RANK = 512
+
+MAX_LANDMARKS = 2048
+"""Bounds of the cross-validation: whatever the training set's size, it costs no more than a few small fits."""
+
+MIN_SPOTS = 8
+
+BINS = 5
+
+SPOTS_PER_BIN = 20
+
+MIN_FLOOR = 1e-3
+
+
+def reason_not_to_calibrate(slides: Sequence[SlideArrays], config: ModelConfig) -> str:
+    """Say why these slides cannot be calibrated on, or ""."""
+    if config.retrieval.weights != "softmax":
+        return f"weights are {config.retrieval.weights!r}, not 'softmax'"
+    _, fold_of = folds(slides)
+    sizes = np.bincount(np.concatenate(fold_of))
+    if not any(size and sizes.sum() - size >= MIN_SPOTS for size in sizes):
+        return f"the {sizes.sum()} training spots are too few to hold some of them out"
+    return ""
+
+
+def calibrate(slides: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig) -> Calibration:
+    """Predict the training side by models that have not seen it, and learn from the errors.
+
+    Raises
+    ------
+    InputError
+        When `reason_not_to_calibrate` has one; when the level is not between 0 and 1.
+    """
+    if not 0 < config.interval_level < 1:
+        raise InputError(f"The setting interval_level is {config.interval_level:g}; it must be between 0 and 1.")
+    slides = [slides[i] for i in evenly(len(slides), MAX_SLIDES)]
+    reason = reason_not_to_calibrate(slides, config)
+    if reason:
+        raise InputError(f"Intervals cannot be calibrated: {reason}; train with --set calibrate=false.")
+    kind, fold_of = folds(slides)
+    sizes = np.bincount(np.concatenate(fold_of))
+    chosen = [f for f, size in enumerate(sizes) if size and sizes.sum() - size >= MIN_SPOTS][:MAX_FOLDS]
+    held = [one for fold in chosen for one in _hold_out(slides, fold_of, fold, layout, config)]
+    quota = max(50, MAX_QUERIES // len(held))
+    held = [one.take(evenly(len(one.truth), quota)) for one in held]
+    n_slides = 1 if kind == "block" else len(held)
+    n_independent = len({slide.patient for slide in slides}) if kind == "patient" else n_slides
+    pcc = np.stack([score_genes(one.truth, one.mean).pcc for one in held])
+    return Calibration(
+        level=config.interval_level,
+        folds=kind,
+        n_folds=len(chosen),
+        n_slides=n_slides,
+        reliability=_mean_of_known(pcc),
+        distance=FeatureDistance.fit(slides, layout),
+        **_conform(held, cautious(config.interval_level, n_independent)),
+    )
+
+
+def cautious(level: float, n: int) -> float:
+    """Return the coverage to aim at on the training side so that a new slide sees about ``level``.
+
+    What is exchangeable are the ``n`` patients (slides, where no patients were held out), and they are few. The share
+    left outside is taken down by ``n / (n + 1)``: a convention, milder than conformal prediction's own rule, which
+    would give infinite intervals below nine.
+    """
+    return 1.0 - (1.0 - level) * n / (n + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """One held-out slide: ``(n, G)`` truth (NaN: not measured), mean and sd; ``(n,)`` nearness and distance."""
+
+    truth: FloatArray
+    mean: FloatArray
+    sd: FloatArray
+    nearness: FloatArray
+    distance: FloatArray
+
+    def take(self, rows: NDArray[np.int64]) -> HeldOut:
+        """Return some of the spots."""
+        return HeldOut(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+
+def _hold_out(
+    slides: Sequence[SlideArrays],
+    fold_of: Sequence[NDArray[np.int64]],
+    fold: int,
+    layout: FeatureLayout,
+    config: ModelConfig,
+) -> list[HeldOut]:
+    """Fit to everything but one fold, and predict the fold."""
+    pairs = list(zip(slides, fold_of, strict=True))
+    rest = [_take(slide, of != fold) for slide, of in pairs if (of != fold).any()]
+    small = dataclasses.replace(
+        config.shared,
+        max_rank=min(config.shared.max_rank, MAX_RANK),
+        max_landmarks=min(config.shared.max_landmarks, MAX_LANDMARKS),
+    )
+    space = fit_shared_space(rest, layout, small, seed=config.seed)
+    distance = FeatureDistance.fit(rest, layout)
+    reference = SmallReference.of(rest, space, config.key_mix)
+    slope = space.expression_per_coordinate()
+    found = []
+    for slide in (_take(slide, of == fold) for slide, of in pairs if (of == fold).any()):
+        query = embed_patches(space, slide)
+        got = reference.retrieve(query, config.retrieval)
+        mean: FloatArray = got.mean
+        if config.correction:
+            at = coordinates(query, space.config.radius)
+            mean = correct_toward_query(mean, at, got.centre, slope, strength=config.correction)
+        if config.retrieval.slide_levelled:
+            mean = relevel(mean, space.slide_level(slide.features), trust=space.config.shrink_spots)
+        mean = np.maximum(mean, np.float32(0))
+        truth = np.where(slide.measured, slide.expression, np.float32(np.nan))
+        found.append(HeldOut(truth, mean, got.sd, got.nearness, distance(slide.features)))
+    return found
+
+
+def _take(slide: SlideArrays, rows: NDArray[np.bool_]) -> SlideArrays:
+    if rows.all():
+        return slide
+    depth = None if slide.depth is None else slide.depth[rows]
+    return dataclasses.replace(
+        slide, features=slide.features[rows], expression=slide.expression[rows], xy_um=slide.xy_um[rows], depth=depth
+    )
+
+
+def _conform(held: Sequence[HeldOut], level: float) -> dict[str, FloatArray]:
+    """Return the quantiles and what they are relative to, by name of `Calibration`."""
+    residual = np.concatenate([np.abs(one.truth - one.mean) for one in held])
+    sd = np.concatenate([one.sd for one in held])
+    owner = np.repeat(np.arange(len(held)), [len(one.truth) for one in held])
+    nearness = np.concatenate([one.nearness for one in held])
+    distance = np.concatenate([one.distance for one in held])
+    typical = np.stack([_mean_of_known(residual[owner == i] ** 2) for i in range(len(held))])
+    floor = np.nan_to_num(np.sqrt(_mean_of_known(typical))).clip(MIN_FLOOR).astype(np.float32)
+    score: FloatArray = (residual / (sd + floor)).astype(np.float32)
+    strangeness = np.sort(distance)[evenly(len(distance), 1024)]
+    knots, factor = _factors(score / _quantiles(score, owner, level), nearness, level)
+    score /= _widening(knots, factor, strangeness, nearness, distance)[:, None]
+    return {
+        "quantile": _quantiles(score, owner, level),
+        "floor": floor,
+        "nearness": knots,
+        "factor": factor,
+        "strangeness": strangeness,
+    }
+
+
+def _quantiles(score: FloatArray, owner: NDArray[np.int64], level: float) -> FloatArray:
+    """Per gene the wider of the pooled slides' quantile, every slide weighing the same, and the slides' mean one."""
+    known = ~np.isnan(score)
+    weight = known / np.maximum(np.stack([known[owner == i].sum(axis=0) for i in range(owner.max() + 1)]), 1)[owner]
+    order = np.argsort(score, axis=0, kind="stable")  # NaN last
+    total = np.cumsum(np.take_along_axis(weight, order, axis=0), axis=0)
+    # The spot to come may lie anywhere: n + 1 in place of n.
+    n = np.maximum(known.sum(axis=0), 1)
+    wanted = total[-1] * np.minimum(1.0, level * (1 + 1 / n))
+    at = np.minimum((total < wanted - 1e-9).sum(axis=0), n - 1)
+    pooled = np.take_along_axis(score, np.take_along_axis(order, at[None], axis=0), axis=0)[0]
+    own = [_quantile_of_known(score[owner == i], level) for i in range(owner.max() + 1)]
+    widest = np.fmax(pooled, _mean_of_known(np.stack(own)))
+    return np.asarray(np.where(known.any(axis=0), np.maximum(widest, 1e-6), np.nan), dtype=np.float32)
+
+
+def _factors(ratio: FloatArray, nearness: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
+    """Bins of nearness, and the factor that gives each its coverage, never larger for nearer patches."""
+    from sklearn.isotonic import isotonic_regression
+
+    n_bins = int(np.clip(len(nearness) // SPOTS_PER_BIN, 1, BINS))
+    bins = np.array_split(np.argsort(nearness, kind="stable"), n_bins)
+    knots = np.array([np.median(nearness[rows]) for rows in bins], dtype=np.float32)
+    factor = np.array([np.nanquantile(ratio[rows], level) for rows in bins])
+    return knots, np.asarray(isotonic_regression(factor, increasing=False), dtype=np.float32).clip(0.1)
+
+
+def _quantile_of_known(values: FloatArray, level: float) -> FloatArray:
+    out = np.full(values.shape[1], np.nan, dtype=np.float32)
+    known = ~np.isnan(values).all(axis=0)
+    out[known] = np.nanquantile(values[:, known], level, axis=0)
+    return out
+
+
+def _mean_of_known(values: NDArray[np.floating]) -> FloatArray:
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan), dtype=np.float32)

@@ -1,0 +1,374 @@
+"""A predicted slide with its evidence, and its two files: an ``.h5ad`` and the neighbours' Parquet beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mclstexp.config import Normalisation, from_dict
+from mclstexp.data.anndata_file import read_anndata, reason, write_h5ad
+from mclstexp.errors import InputError, StorageError
+from mclstexp.files import check_output, sha256_file
+from mclstexp.panel import GenePanel
+from mclstexp.text import duplicates
+from mclstexp.types import FloatArray
+
+FORMAT_VERSION = 1
+"""Version of the prediction's layout in ``uns["mclstexp"]``; apart from the package's version."""
+
+LOWRES_PX = 600
+"""Longer side of the smaller of the two images in ``uns["spatial"]``."""
+
+NEIGHBOUR_SCHEMA = pa.schema(
+    [
+        ("query_spot", pa.string()),
+        ("rank", pa.int32()),
+        ("row_id", pa.int64()),
+        ("cohort", pa.string()),
+        ("patient", pa.string()),
+        ("slide", pa.string()),
+        ("spot_id", pa.string()),
+        ("array_row", pa.int64()),
+        ("array_col", pa.int64()),
+        ("x_px", pa.float64()),
+        ("y_px", pa.float64()),
+        ("similarity", pa.float32()),
+        ("weight", pa.float32()),
+    ]
+)
+"""Columns of the neighbours' table: a row for each query spot and neighbour, ``rank`` 1 the most similar."""
+
+_LAYERS = ("sd", "lower", "upper", "retrieved")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Expected expression of one slide's spots, and where it came from.
+
+    Attributes
+    ----------
+    slide_id
+        Name of the query slide.
+    spot_ids
+        ``(n,)`` str, unique.
+    xy_px
+        ``(n, 2)`` float64 spot centres as (x, y) at full resolution.
+    genes
+        The predicted genes.
+    mean, sd
+        ``(n, G)`` float32 expected log1p expression and the spread of the neighbours (None when it was not asked
+        for); NaN where nothing is known.
+    settings
+        JSON values that say how it was made. Names the scale of ``mean`` as ``scale``, or the
+        ``normalisation`` (:class:`~mclstexp.config.Normalisation` as a dict) that the name follows from.
+    spot_diameter_px
+        Diameter of a spot at full resolution, for drawing.
+    array_row, array_col
+        ``(n,)`` int64 grid coordinates, or None where the coordinates file had none.
+    lower, upper
+        ``(n, G)`` float32 ends of an interval, or None.
+    retrieved
+        ``(n, G)`` float32 plain weighted mean of the neighbours, where ``mean`` holds a correction as well; or None.
+    obs, var
+        Further columns: ``(n,)`` a spot, ``(G,)`` a gene.
+    neighbours
+        Table with at least the columns of `NEIGHBOUR_SCHEMA`.
+    thumbnail, thumbnail_scale
+        ``(h, w, 3)`` uint8 image and its pixels per full-resolution pixel, or None.
+    mpp
+        Pixel size at full resolution in um, or None when unknown.
+    """
+
+    slide_id: str
+    spot_ids: NDArray[np.str_]
+    xy_px: NDArray[np.float64]
+    genes: GenePanel
+    mean: FloatArray
+    sd: FloatArray | None
+    settings: Mapping[str, Any]
+    spot_diameter_px: float
+    array_row: NDArray[np.int64] | None = None
+    array_col: NDArray[np.int64] | None = None
+    lower: FloatArray | None = None
+    upper: FloatArray | None = None
+    retrieved: FloatArray | None = None
+    obs: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
+    var: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
+    neighbours: pa.Table = field(default_factory=NEIGHBOUR_SCHEMA.empty_table)
+    thumbnail: NDArray[np.uint8] | None = None
+    thumbnail_scale: float | None = None
+    mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "spot_ids", np.asarray(self.spot_ids, dtype=np.str_))
+        set_(self, "xy_px", np.asarray(self.xy_px, dtype=np.float64))
+        for name in ("mean", *_LAYERS):
+            if getattr(self, name) is not None:
+                set_(self, name, np.asarray(getattr(self, name), dtype=np.float32))
+        for name in ("array_row", "array_col"):
+            if getattr(self, name) is not None:
+                set_(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+        self._check_shapes()
+        self._check_evidence()
+
+    def _check_shapes(self) -> None:
+        n, g = len(self.spot_ids), len(self.genes)
+        for name in ("mean", *_LAYERS):
+            values = getattr(self, name)
+            if values is not None and values.shape != (n, g):
+                raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
+        if self.xy_px.shape != (n, 2):
+            raise InputError(f"A prediction of {n} spots has coordinates of shape {self.xy_px.shape}.")
+        columns = {"array_row": self.array_row, "array_col": self.array_col, **self.obs}
+        for name, column in columns.items():
+            if column is not None and len(column) != n:
+                raise InputError(f"A prediction of {n} spots has {len(column)} values of {name}.")
+        for name, column in self.var.items():
+            if len(column) != g:
+                raise InputError(f"A prediction of {g} genes has {len(column)} values of {name}.")
+        repeated = duplicates(self.spot_ids.tolist())
+        if repeated:
+            raise InputError(f"{len(repeated)} spot ids of a prediction occur more than once, e.g. {repeated[0]!r}.")
+
+    def _check_evidence(self) -> None:
+        if not self.slide_id or "/" in self.slide_id:
+            raise InputError(f"A prediction needs the name of its slide, without a slash; got {self.slide_id!r}.")
+        if (self.thumbnail is None) != (self.thumbnail_scale is None):
+            raise InputError("A thumbnail and its scale go together: one of them is missing.")
+        if self.thumbnail is not None and (self.thumbnail.ndim != 3 or self.thumbnail.dtype != np.uint8):
+            shape, dtype = self.thumbnail.shape, self.thumbnail.dtype
+            raise InputError(f"A thumbnail is (h, w, 3) uint8, got {shape} {dtype}.")
+        absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in self.neighbours.column_names]
+        if absent:
+            raise InputError(f"The table of neighbours lacks the columns {', '.join(absent)}.")
+        unknown = set(pc.unique(self.neighbours["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
+        if unknown:
+            raise InputError(f"The table of neighbours names {len(unknown)} unknown spots, e.g. {min(unknown)!r}.")
+        try:
+            json.dumps(dict(self.settings))
+        except TypeError as error:
+            raise InputError(f"A prediction's settings must be JSON values: {error}.") from error
+        if not self.scale:
+            raise InputError("A prediction's settings must say its scale or its normalisation.")
+
+    def __len__(self) -> int:
+        return len(self.spot_ids)
+
+    @property
+    def scale(self) -> str:
+        """Name of the scale that ``mean`` and ``sd`` are on; "" when the settings do not say."""
+        if "scale" in self.settings:
+            return str(self.settings["scale"])
+        if "normalisation" in self.settings:
+            return scale_name(from_dict(Normalisation, self.settings["normalisation"]))
+        return ""
+
+    def to_anndata(self) -> ad.AnnData:
+        """Return the prediction as scanpy, squidpy and SpatialData read it, without the neighbours."""
+        obs = pd.DataFrame(index=pd.Index(self.spot_ids.astype(object)))
+        obs["in_tissue"] = np.ones(len(self), dtype=np.int64)
+        if self.array_row is not None and self.array_col is not None:
+            obs["array_row"], obs["array_col"] = self.array_row, self.array_col
+        for name, column in self.obs.items():
+            obs[name] = _column(column)
+        var = pd.DataFrame(index=pd.Index(np.asarray(self.genes.symbols, dtype=object)))
+        var["gene_ids"] = np.asarray(self.genes.ensembl, dtype=object)
+        for name, column in self.var.items():
+            var[name] = _column(column)
+        layers = {name: getattr(self, name) for name in _LAYERS if getattr(self, name) is not None}
+        uns = {"spatial": {self.slide_id: self._spatial()}, "mclstexp": self._provenance()}
+        if self.thumbnail is None:
+            del uns["spatial"]  # scanpy and squidpy fail on an entry without an image, and draw without the entry
+        return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm={"spatial": self.xy_px}, uns=uns)
+
+    def _spatial(self) -> dict[str, Any]:
+        if self.thumbnail is None or self.thumbnail_scale is None:
+            return {}
+        lowres, shrink = _shrink(self.thumbnail, LOWRES_PX)
+        factors = {
+            "tissue_hires_scalef": float(self.thumbnail_scale),
+            "tissue_lowres_scalef": float(self.thumbnail_scale * shrink),
+            "spot_diameter_fullres": float(self.spot_diameter_px),
+        }
+        if self.mpp is not None:
+            factors["microns_per_pixel"] = float(self.mpp)
+        return {"images": {"hires": self.thumbnail, "lowres": lowres}, "scalefactors": factors, "metadata": {}}
+
+    def _provenance(self) -> dict[str, Any]:
+        scalars = {key: value for key, value in self.settings.items() if isinstance(value, str | bool | int | float)}
+        record = {
+            **scalars,
+            "format_version": FORMAT_VERSION,
+            "slide": self.slide_id,
+            "scale": self.scale,
+            "spot_diameter_px": float(self.spot_diameter_px),
+            "settings": json.dumps(dict(self.settings), sort_keys=True),
+        }
+        return record if self.mpp is None else {**record, "mpp": float(self.mpp)}
+
+    @classmethod
+    def from_anndata(cls, adata: ad.AnnData, neighbours: pa.Table | None = None) -> Prediction:
+        """Return the prediction that `to_anndata` made ``adata`` from.
+
+        Raises
+        ------
+        InputError
+            When ``adata`` is no prediction, or one of another format version.
+        """
+        record = adata.uns.get("mclstexp")
+        if not isinstance(record, Mapping) or "format_version" not in record:
+            raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp'].")
+        if int(record["format_version"]) != FORMAT_VERSION:
+            found = int(record["format_version"])
+            raise InputError(
+                f"The prediction has format version {found}, this program reads {FORMAT_VERSION}; repeat mst query."
+            )
+        slide = str(record["slide"])
+        spatial = adata.uns.get("spatial", {}).get(slide)
+        own = {"in_tissue", "array_row", "array_col"}
+        grid = {name: adata.obs[name].to_numpy() for name in ("array_row", "array_col") if name in adata.obs}
+        return cls(
+            slide_id=slide,
+            spot_ids=adata.obs_names.to_numpy().astype(np.str_),
+            xy_px=np.asarray(adata.obsm["spatial"], dtype=np.float64),
+            genes=GenePanel(tuple(adata.var_names), tuple(adata.var["gene_ids"].astype(str))),
+            mean=np.asarray(adata.X),
+            settings=json.loads(str(record["settings"])),
+            spot_diameter_px=float(record["spot_diameter_px"]),
+            obs={str(name): adata.obs[name].to_numpy() for name in adata.obs if name not in own},
+            var={str(name): adata.var[name].to_numpy() for name in adata.var if name != "gene_ids"},
+            neighbours=NEIGHBOUR_SCHEMA.empty_table() if neighbours is None else neighbours,
+            thumbnail=None if spatial is None else np.asarray(spatial["images"]["hires"], dtype=np.uint8),
+            thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
+            mpp=float(record["mpp"]) if "mpp" in record else None,
+            **grid,
+            **{name: np.asarray(adata.layers[name]) if name in adata.layers else None for name in _LAYERS},
+        )
+
+    def save(self, path: Path, *, force: bool = False) -> None:
+        """Write ``path`` (``.h5ad``) and the neighbours beside it; both wholly or, when interrupted, neither.
+
+        Raises
+        ------
+        InputError
+            When ``path`` is no ``.h5ad`` or its folder does not exist.
+        ExistsAlreadyError
+            When either file exists and ``force`` is not set.
+        StorageError
+            When the operating system refuses the write.
+        """
+        path = Path(path)
+        beside = neighbours_path(path)
+        try:
+            check_output(path, force=force)
+            check_output(beside, force=force)
+            with tempfile.TemporaryDirectory(prefix=".mst-", dir=path.parent) as scratch:
+                table, h5ad = Path(scratch) / beside.name, Path(scratch) / path.name
+                parquet = pa.BufferOutputStream()
+                pq.write_table(self.neighbours, parquet, compression="zstd")
+                whole = parquet.getvalue().to_pybytes()
+                table.write_bytes(whole)
+                adata = self.to_anndata()
+                # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
+                adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
+                write_h5ad(adata, h5ad)
+                table.replace(beside)
+                h5ad.replace(path)
+        except OSError as error:
+            raise StorageError(f"Cannot write {path}: {reason(error)}.") from error
+
+
+def scale_name(normalisation: Normalisation) -> str:
+    """Name the scale of normalised expression, for example ``log1p(counts per 10,000 of the panel)``."""
+    log = "log1p(" if normalisation.log == "natural" else "log10(1 + "
+    of = "the panel" if normalisation.total == "panel" else "all genes"
+    return f"{log}counts per {normalisation.target_sum:,.0f} of {of})"
+
+
+def neighbours_path(path: Path) -> Path:
+    """Name of the neighbours' file beside a prediction: ``a.h5ad`` has ``a.neighbours.parquet``."""
+    path = Path(path)
+    if path.suffix != ".h5ad":
+        raise InputError(f"A prediction is an .h5ad file, got {path.name!r}.")
+    return path.with_name(f"{path.stem}.neighbours.parquet")
+
+
+def load_prediction(path: Path) -> Prediction:
+    """Read a prediction and its neighbours.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged, is no prediction, or the two are not of one run.
+    """
+    path = Path(path)
+    beside = neighbours_path(path)
+    adata = read_anndata(path)
+    table = _read_neighbours(beside)
+    prediction = Prediction.from_anndata(adata, table)
+    stated = str(adata.uns["mclstexp"].get("neighbours_sha256", ""))
+    if stated != sha256_file(beside):
+        raise InputError(f"{beside.name} is not of the same run as {path.name}; repeat mst query with --force.")
+    return prediction
+
+
+def neighbours_of(prediction_path: Path, spot: str) -> pa.Table:
+    """Return the neighbours that a spot's prediction was made from, the most similar first.
+
+    Raises
+    ------
+    InputError
+        When the neighbours' file is missing or damaged, or holds no such spot.
+    """
+    path = Path(prediction_path)
+    beside = neighbours_path(path)
+    if not path.is_file() and not beside.is_file():
+        raise InputError(f"{path} does not exist; mst query writes it.")
+    table = _read_neighbours(beside)
+    rows = table.filter(pc.equal(table["query_spot"], spot))
+    if not rows.num_rows:
+        known = pc.unique(table["query_spot"])
+        some = ", ".join(known.slice(0, 5).to_pylist())
+        raise InputError(f"{beside.name} has no spot {spot!r}; it has {len(known)} spots, for example {some}.")
+    return rows.sort_by("rank")
+
+
+def _read_neighbours(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: it belongs beside its .h5ad; repeat mst query or copy both files.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({reason(error)}).") from error
+    absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in table.column_names]
+    if absent:
+        raise InputError(f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}.")
+    return table
+
+
+def _column(values: NDArray[Any] | Sequence[Any]) -> NDArray[Any]:
+    array = np.asarray(values)
+    return array.astype(object) if array.dtype.kind in "US" else array
+
+
+def _shrink(image: NDArray[np.uint8], max_px: int) -> tuple[NDArray[np.uint8], float]:
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    factor = min(1.0, max_px / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), dtype=np.uint8), factor

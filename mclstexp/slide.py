@@ -1,0 +1,204 @@
+"""A slide: its spots and its image. Frozen, checked once in their constructors, plain arrays inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from mclstexp.errors import InputError
+from mclstexp.panel import GenePanel
+from mclstexp.text import duplicates
+
+MppSource = Literal["given", "file", "pitch"]
+"""Where a pixel size came from: the user, the image file, or the distance between spots."""
+
+MPP_RANGE = (0.1, 10.0)
+"""Plausible pixel sizes in um per pixel. A TIFF without resolution reads as 352.8."""
+
+
+class SlideImage(Protocol):
+    """A slide's H&E image, read a region at a time. Handles are cheap to hold and open on first use."""
+
+    @property
+    def path(self) -> Path:
+        """File that the image is read from."""
+        ...
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height at full resolution."""
+        ...
+
+    @property
+    def mpp(self) -> float | None:
+        """Pixel size in um that the file states, or None when it states none that is plausible."""
+        ...
+
+    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
+        ...
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
+        ...
+
+    def close(self) -> None:
+        """Release the file and any decoded pixels. The handle opens again when it is next used."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SpotTable:
+    """The spots of one slide.
+
+    Attributes
+    ----------
+    spot_ids
+        ``(n,)`` str, unique within the slide (barcodes, or ``10x14`` for legacy ST).
+    xy_px
+        ``(n, 2)`` float64 spot centres as (x, y) at full resolution, finite.
+    array_row, array_col
+        ``(n,)`` int64 grid coordinates.
+    counts
+        ``(n, len(genes))`` CSR of whole, non-negative numbers, or None (a query slide).
+    genes
+        Every gene that was measured, or None when there are no counts.
+    labels
+        ``(n,)`` str annotation of each spot ("" where unknown), or None.
+    """
+
+    spot_ids: NDArray[np.str_]
+    xy_px: NDArray[np.float64]
+    array_row: NDArray[np.int64]
+    array_col: NDArray[np.int64]
+    counts: sparse.csr_matrix | None = None
+    genes: GenePanel | None = None
+    labels: NDArray[np.str_] | None = None
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "spot_ids", np.asarray(self.spot_ids, dtype=np.str_))
+        set_(self, "xy_px", np.asarray(self.xy_px, dtype=np.float64))
+        set_(self, "array_row", np.asarray(self.array_row, dtype=np.int64))
+        set_(self, "array_col", np.asarray(self.array_col, dtype=np.int64))
+        n = len(self.spot_ids)
+        if self.xy_px.shape != (n, 2):
+            raise InputError(f"{n} spots need coordinates of shape ({n}, 2), got {self.xy_px.shape}.")
+        for name in ("array_row", "array_col", "labels"):
+            values = getattr(self, name)
+            if values is not None and len(values) != n:
+                raise InputError(f"{n} spots but {len(values)} values of {name}.")
+        bad = int((~np.isfinite(self.xy_px).all(axis=1)).sum())
+        if bad:
+            raise InputError(f"{bad} of {n} spots have NaN or infinite coordinates; remove or correct them.")
+        repeated = duplicates(self.spot_ids.tolist())
+        if repeated:
+            raise InputError(f"{len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
+        self._check_counts(n)
+
+    def _check_counts(self, n: int) -> None:
+        if (self.counts is None) != (self.genes is None):
+            raise InputError("Counts and genes go together: one of them is missing.")
+        if self.counts is None or self.genes is None:
+            return
+        counts = sparse.csr_matrix(self.counts)
+        object.__setattr__(self, "counts", counts)
+        if counts.shape != (n, len(self.genes)):
+            raise InputError(f"Counts have shape {counts.shape}, expected ({n}, {len(self.genes)}) (spots, genes).")
+        if not np.isfinite(counts.data).all():
+            raise InputError("Counts hold NaN or infinite values.")
+        if counts.nnz and counts.data.min() < 0:
+            raise InputError(f"Counts hold negative values (lowest {counts.data.min():g}); raw counts are needed.")
+        if counts.nnz and np.any(counts.data != np.floor(counts.data)):
+            raise InputError("Counts hold fractions: they look normalised; raw whole counts are needed.")
+
+    def __len__(self) -> int:
+        return len(self.spot_ids)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> SpotTable:
+        """Return the given spots (indices or a mask), in order."""
+        return SpotTable(
+            spot_ids=self.spot_ids[rows],
+            xy_px=self.xy_px[rows],
+            array_row=self.array_row[rows],
+            array_col=self.array_col[rows],
+            counts=None if self.counts is None else self.counts[rows],
+            genes=self.genes,
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Slide:
+    """One tissue section: its spots and, where there is one, its image.
+
+    Attributes
+    ----------
+    slide_id, patient, cohort
+        Identity. ``patient`` and ``cohort`` are "" where the reader could not tell.
+    spots
+        The slide's spots.
+    image
+        Handle of the H&E image, or None: counts alone can be a reference.
+    mpp, mpp_source
+        Pixel size at full resolution in um, and where it came from; None when unknown.
+    layout
+        The reader that made the slide: "her2st", "space_ranger", "h5ad" or "slides_csv".
+    sources
+        Every file that the slide was read from.
+    notes
+        What the reader assumed or dropped, one sentence each; never silent.
+    pitch_um
+        Distance between neighbouring spots in um where the technology fixes it (200, 100, ...).
+    """
+
+    slide_id: str
+    patient: str
+    cohort: str
+    spots: SpotTable
+    image: SlideImage | None = None
+    mpp: float | None = None
+    mpp_source: MppSource | None = None
+    layout: str = ""
+    sources: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    pitch_um: float | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.slide_id:
+            raise InputError("A slide has an empty name.")
+        if self.mpp is not None and not MPP_RANGE[0] <= self.mpp <= MPP_RANGE[1]:
+            low, high = MPP_RANGE
+            raise InputError(
+                f"Slide {self.slide_id}: pixel size {self.mpp:g} um is outside {low:g} to {high:g}; give it with --mpp."
+            )
+        if (self.mpp is None) != (self.mpp_source is None):
+            raise InputError(f"Slide {self.slide_id}: a pixel size needs its source, and a source its pixel size.")
+
+    def __len__(self) -> int:
+        return len(self.spots)
+
+    def require_mpp(self) -> float:
+        """Return the pixel size, or say how to give it.
+
+        Raises
+        ------
+        InputError
+            When no pixel size is known.
+        """
+        if self.mpp is None:
+            raise InputError(
+                f"Slide {self.slide_id}: the pixel size is unknown (not given, not in the file, no known spot pitch); "
+                "give it with --mpp, or as the column mpp of slides.csv."
+            )
+        return self.mpp
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Slide:
+        """Return the slide with the given spots only."""
+        return replace(self, spots=self.spots.take(rows))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import numpy as np
 
-from mclstexp.errors import StorageError
 from mclstexp.index.search.spot_index import Neighbors
-from mclstexp.index.store.expression import read_scale
-from mclstexp.index.store.manifest import CACHE
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.storage import storage_errors, write_digested
 from mclstexp.types import BoolArray, Device, FloatArray
 
 Progress = Callable[[int, int], None]
@@ -70,16 +65,14 @@ def reference_scores(
 ) -> FloatArray:
     """Return the sorted scores of a sample of the reference's patches; empty when there is no scale.
 
-    They are derived and kept in the folder ``cache`` when that can be written.
+    They are derived and kept beside the table when that can be written.
     """
-    path = store.root / CACHE / f"familiarity-{store.version}-{k}.json"
-    scores = read_scale(path)
-    if scores is None:
-        scores = _compute(store, k, device, on_progress)
-        # A reference that cannot be written to computes its scale anew each time.
-        with contextlib.suppress(StorageError), storage_errors(store.root):
-            path.parent.mkdir(exist_ok=True)
-            write_digested(path, {"scores": scores.astype(np.float64).tolist()})
+    kept = store.kept(f"familiarity-{k}")
+    if kept is not None:
+        return np.asarray(kept["scores"], dtype=np.float32)
+    scores = _compute(store, k, device, on_progress)
+    # A reference that cannot be written to computes its scale anew each time.
+    store.keep(f"familiarity-{k}", {"scores": scores.astype(np.float64).tolist()})
     return scores
 
 
@@ -91,9 +84,7 @@ def _compute(store: ReferenceStore, k: int, device: Device, on_progress: Progres
     chosen = np.unique(np.linspace(0, ends[-1] - 1, min(SAMPLE, int(ends[-1]))).astype(np.int64))
     owner = np.searchsorted(ends, chosen, side="right")
     index = store.index(device)
-    others = np.zeros(store.manifest.next_row_id, dtype=bool)
-    for entry in store.entries:
-        others[slice(*entry.rows)] = True
+    others = store.live_mask.copy()
     scores = []
     for i, entry in enumerate(pictured):
         rows = chosen[owner == i] - (ends[i] - entry.n_spots) + entry.row_start

@@ -95,7 +95,7 @@ def allowed_rows(store: ReferenceStore, condition: Filter | None) -> NDArray[np.
     _check_names("patient", condition.exclude_patients, {entry.patient for entry in entries})
     _check_names("slide", condition.exclude_slides, {entry.slide_id for entry in entries})
     _check_names("cohort", condition.only_cohorts, {entry.cohort for entry in entries})
-    mask = np.zeros(store.manifest.next_row_id, dtype=bool)
+    mask = np.zeros(store.n_ids, dtype=bool)
     for entry in entries:
         out = entry.patient in condition.exclude_patients or entry.slide_id in condition.exclude_slides
         if not out and (not condition.only_cohorts or entry.cohort in condition.only_cohorts):

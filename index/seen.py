@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mclstexp.files import sha256_file
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.index.store.tables import SlideEntry
+from mclstexp.index.store.schema import SlideEntry
 from mclstexp.slide import Slide
 from mclstexp.text import shorten
 

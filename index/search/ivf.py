@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
-from mclstexp.types import FloatArray
+from mclstexp.types import BoolArray, FloatArray, IdArray
 
 KINDS = ("exact", "ivf-sq8", "ivf-fp16", "ivf-flat")
 CHOICES = ("auto", *KINDS)
@@ -89,10 +87,10 @@ def lists_for(n_rows: int) -> int:
     return max(16, 1 << round(math.log2(2 * math.sqrt(max(n_rows, 1)))))
 
 
-def train(keys: FloatArray, kind: str) -> Any:
-    """Train an empty inverted file on a deterministic sample of ``(n, d)`` keys."""
+def train(keys: FloatArray, ids: IdArray, kind: str) -> Any:
+    """Train an empty inverted file on a deterministic sample of the rows ``ids`` of keys."""
     faiss = load_faiss()
-    n, dim = keys.shape
+    n, dim = len(ids), keys.shape[1]
     n_lists = min(lists_for(n), max(1, n // TRAIN_POINTS_PER_LIST))
     sample = min(n, TRAIN_POINTS_PER_LIST * n_lists)
     rows = np.unique(np.linspace(0, n - 1, sample).astype(np.int64))
@@ -108,21 +106,15 @@ def train(keys: FloatArray, kind: str) -> Any:
     index.cp.niter = 10
     index.cp.seed = 1234
     index.cp.min_points_per_centroid = 1
-    index.train(np.ascontiguousarray(keys[rows]))
+    index.train(np.ascontiguousarray(keys[ids[rows]]))
     return index
 
 
-def fill(index: Any, keys: FloatArray, row_ids: NDArray[np.int64], block: int = 65_536) -> None:
-    """Add keys under their row ids."""
-    for start in range(0, len(keys), block):
-        index.add_with_ids(np.ascontiguousarray(keys[start : start + block]), row_ids[start : start + block])
-
-
-def empty_copy(path: Path) -> Any:
-    """Return a trained inverted file without entries, from a file."""
-    index = _read(path, 0)
-    index.reset()
-    return index
+def fill(index: Any, keys: FloatArray, ids: IdArray, block: int = 65_536) -> None:
+    """Add the rows ``ids`` of keys under their ids."""
+    for start in range(0, len(ids), block):
+        rows = ids[start : start + block]
+        index.add_with_ids(np.ascontiguousarray(keys[rows]), rows)
 
 
 def write(index: Any, path: Path) -> None:
@@ -130,58 +122,42 @@ def write(index: Any, path: Path) -> None:
     load_faiss().write_index(index, str(path))
 
 
-@dataclass(frozen=True, eq=False)
-class InvertedFile:
-    """A memory-mapped inverted file whose entries carry row ids."""
+def read(path: Path, *, mapped: bool) -> Any:
+    """Read an inverted file; a mapped one is read where it is searched.
 
-    index: Any
-
-    @classmethod
-    def open(cls, path: Path) -> InvertedFile:
-        """Map a file; nothing is read until it is searched."""
-        return cls(_read(path, load_faiss().IO_FLAG_MMAP_IFC))
-
-    @property
-    def n_rows(self) -> int:
-        """Number of entries."""
-        return int(self.index.ntotal)
-
-    @property
-    def n_lists(self) -> int:
-        """Number of inverted lists."""
-        return int(self.index.nlist)
-
-    def row_ids(self) -> NDArray[np.int64]:
-        """Row ids of all entries, list by list."""
-        faiss = load_faiss()
-        lists = self.index.invlists
-        parts = [
-            faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()
-            for i in range(self.n_lists)
-            if lists.list_size(i)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def search(
-        self, query: FloatArray, k: int, *, nprobe: int, allowed: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.int64], FloatArray]:
-        """Return row ids and approximate similarities, both ``(n, k)``, -1 where fewer were found.
-
-        ``allowed`` says by row id which rows may be found.
-        """
-        faiss = load_faiss()
-        parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, self.n_lists))
-        if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
-            parameters.sel = selector
-        similarity, row_ids = self.index.search(np.ascontiguousarray(query), k, params=parameters)
-        return row_ids, similarity
-
-
-def _read(path: Path, flags: int) -> Any:
+    Raises
+    ------
+    FormatError
+        When it cannot be read.
+    """
     faiss = load_faiss()
     try:
-        return faiss.read_index(str(path), flags)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
         raise FormatError(f"The index file {path} is missing or damaged; run mst verify --repair.") from error
+
+
+def entries(index: Any) -> IdArray:
+    """Return the ids of all entries, list by list."""
+    faiss, lists = load_faiss(), index.invlists
+    parts = [
+        faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy() for i in range(index.nlist) if lists.list_size(i)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def search(
+    index: Any, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray | None = None
+) -> tuple[IdArray, FloatArray]:
+    """Return ids and approximate similarities, both ``(n, k)``, -1 where fewer were found.
+
+    ``allowed`` says by id which rows may be found.
+    """
+    faiss = load_faiss()
+    parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, int(index.nlist)))
+    if allowed is not None:
+        bits = np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
+        parameters.sel = selector
+    similarity, ids = index.search(np.ascontiguousarray(query), k, params=parameters)
+    return ids, similarity

@@ -51,3 +51,34 @@ class RowRanges:
         for start, stop in zip(self.starts, self.stops, strict=True):
             mask[start:stop] = True
         return mask
+
+
+def overlap(ranges: Ranges, others: Ranges) -> Ranges:
+    """Return the part of some ranges that lies in others."""
+    both, i = [], 0
+    for start, stop in ranges:
+        while i < len(others) and others[i][1] <= start:
+            i += 1
+        for low, high in others[i:]:
+            if low >= stop:
+                break
+            both.append((max(start, low), min(stop, high)))
+    return tuple(both)
+
+
+def minus(ranges: Ranges, others: Ranges) -> Ranges:
+    """Return the part of some ranges that lies in no other."""
+    rest = []
+    for start, stop in ranges:
+        for low, high in overlap(((start, stop),), others):
+            if low > start:
+                rest.append((start, low))
+            start = high
+        if start < stop:
+            rest.append((start, stop))
+    return tuple(rest)
+
+
+def total(ranges: Ranges) -> int:
+    """Number of rows in ranges."""
+    return sum(stop - start for start, stop in ranges)

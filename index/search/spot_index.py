@@ -1,24 +1,18 @@
-"""Nearest reference spots: exact search, and inverted files whose candidates are scored again exactly."""
+"""Nearest reference spots: candidates from a backend, scored again exactly, ties cut by slide and spot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 
-from mclstexp.errors import InputError
+from mclstexp.errors import FormatError, InputError
+from mclstexp.index.search.backend import Backend
+from mclstexp.index.search.exact import ExactBackend
 from mclstexp.index.search.ivf import EXACT_ROWS
-from mclstexp.index.search.keys import unit_rows
-from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges
-from mclstexp.index.search.segment import LoadedSegment
-from mclstexp.types import BoolArray, Device, FloatArray, IdArray
-
-Method = Literal["auto", "exact", "inverted"]
-
-KEY_BLOCK = 65_536
+from mclstexp.index.search.vectors import pair_similarity, unit_rows
+from mclstexp.types import BoolArray, FloatArray, IdArray
 
 QUERY_BLOCK = 512
 
@@ -33,7 +27,7 @@ class Neighbors:
     Attributes
     ----------
     row_ids
-        ``(n_query, k)`` int64; -1 only where fewer than k spots remain.
+        ``(n_query, k)`` int64 ids; -1 only where fewer than k spots remain.
     similarity
         ``(n_query, k)`` float32 cosine similarity; 0 at padding.
     """
@@ -47,65 +41,64 @@ class SpotIndex:
 
     Parameters
     ----------
-    segments
-        Parts that together hold every live row once.
+    keys
+        ``(n_ids, d)`` float32 of unit length whose row is the spot's id.
     live
-        Ranges of the row ids that exist in this version.
+        ``(n_ids,)`` truth by id: the spots of this version.
     tie_rank
-        Row ids to a number that orders spots of equal similarity, whatever the order in which they were added.
-    device
-        ``auto`` takes a GPU when torch sees one.
+        Ids to a number that orders spots of equal similarity, whatever the order in which they were added.
+    backend
+        What finds candidates; None compares with every key.
+    note
+        What was assumed when the backend was chosen, or "".
     """
 
     def __init__(
         self,
-        segments: Sequence[LoadedSegment],
-        live: Ranges,
+        keys: FloatArray,
+        live: BoolArray,
         *,
-        dim: int,
         tie_rank: Callable[[IdArray], IdArray],
-        device: Device = "auto",
+        backend: Backend | None = None,
+        note: str = "",
     ) -> None:
-        self.segments = list(segments)
-        self.dim = dim
-        self.live = RowRanges(live)
+        self._keys = keys
+        self.live = live
+        self.n_live = int(live.sum())
         self.tie_rank = tie_rank
-        self.device, self.device_note = choose_device(device)
-        self._n_ids = max((stop for segment in segments for _, stop in segment.segment.ranges), default=0)
+        self.oracle = ExactBackend(keys)
+        self.backend: Backend = backend or self.oracle
+        self.note = note
 
     def __len__(self) -> int:
-        return len(self.live)
+        return self.n_live
 
     @property
-    def exact(self) -> bool:
-        """Whether every search is exact."""
-        return all(segment.inverted is None for segment in self.segments)
-
-    @cached_property
-    def _live_mask(self) -> BoolArray | None:
-        """Truth by row id, or None when every indexed row is live."""
-        if sum(len(segment.rows) for segment in self.segments) == len(self.live):
-            return None
-        return self.live.mask(self._n_ids)
+    def dim(self) -> int:
+        """Length of a key."""
+        return int(self._keys.shape[1])
 
     def keys(self, row_ids: IdArray) -> FloatArray:
-        """Return ``(n, d)`` keys of row ids in their order; NaN for -1."""
-        flat = np.asarray(row_ids, dtype=np.int64).ravel()
-        keys = np.full((len(flat), self.dim), np.nan, dtype=np.float32)
-        missing = flat >= 0
-        for segment in self.segments:
-            positions = segment.rows.positions(flat)
-            here = positions >= 0
-            if here.all():
-                return np.asarray(segment.keys[positions])
-            keys[here] = segment.keys[positions[here]]
-            missing &= ~here
-        if missing.any():
-            raise InputError(f"Row id {flat[missing][0]} is not in the index.")
+        """Return ``(n, d)`` keys of ids in their order; NaN for -1.
+
+        Raises
+        ------
+        InputError
+            For an id that this version does not have.
+        """
+        ids = np.asarray(row_ids, dtype=np.int64).ravel()
+        inside = (ids >= 0) & (ids < len(self.live))
+        known = inside & self.live[np.where(inside, ids, 0)]
+        if not np.all(known | (ids == -1)):
+            raise InputError(f"Row id {ids[~known & (ids != -1)][0]} is not in the index.")
+        if known.all():
+            return np.asarray(self._keys[ids])
+        keys = np.full((len(ids), self.dim), np.nan, dtype=np.float32)
+        keys[known] = self._keys[ids[known]]
         return keys
 
     def search(
-        self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, method: Method = "auto"
+        self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, exact: bool = False
     ) -> Neighbors:
         """Find the k nearest allowed spots of each query.
 
@@ -116,163 +109,82 @@ class SpotIndex:
         k
             Number of neighbours.
         allowed
-            Truth by row id; None allows every live row.
-        method
-            ``auto`` searches inverted files where the reference has them and enough rows are allowed; ``exact``
-            compares with every key, ``inverted`` never does unless too few were found.
+            Truth by id; None allows every spot of this version, and no mask allows another.
+        exact
+            Compare with every key, whatever the backend.
         """
         query = unit_rows(query, "The query embedding")
         if query.shape[1] != self.dim:
             raise InputError(f"Query embeddings have length {query.shape[1]}, the reference's {self.dim}.")
         if k < 1:
             raise InputError(f"The number of neighbours is {k}; at least 1 is needed.")
-        if allowed is not None and self._live_mask is not None:
-            allowed = allowed[: self._n_ids] & self._live_mask
-        elif allowed is None:
-            allowed = self._live_mask
-        n_allowed = len(self) if allowed is None else int(allowed.sum())
-        k_found = min(k, n_allowed)
-        if not k_found or not len(query):
-            return _padded(np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0), np.float32), k)
-        quick = self.exact or self.device == "cuda" or n_allowed <= EXACT_ROWS
-        use_exact = method == "exact" or (quick and method != "inverted")
-        parts = []
-        for start in range(0, len(query), QUERY_BLOCK):
-            block = query[start : start + QUERY_BLOCK]
-            parts.append(
-                self._exact(block, k_found, allowed, n_allowed)
-                if use_exact
-                else self._approximate(block, k_found, allowed, n_allowed)
-            )
-        return _padded(np.concatenate([ids for ids, _ in parts]), np.concatenate([sim for _, sim in parts]), k)
+        mask = self.live if allowed is None else _fitted(allowed, len(self.live)) & self.live
+        n_allowed = self.n_live if allowed is None else int(mask.sum())
+        n_found = min(k, n_allowed)
+        ids = np.full((len(query), k), -1, dtype=np.int64)
+        similarity = np.zeros((len(query), k), dtype=np.float32)
+        # A filter that leaves little would leave the lists of an index nearly empty.
+        few = n_allowed <= EXACT_ROWS and allowed is not None and not self.backend.certain
+        for start in range(0, len(query) if n_found else 0, QUERY_BLOCK):
+            part = slice(start, start + QUERY_BLOCK)
+            find = self._exact if exact or few else self._by_backend
+            ids[part, :n_found], similarity[part, :n_found] = find(query[part], n_found, mask, n_allowed)
+        return Neighbors(ids, similarity)
 
-    def _exact(
-        self, query: FloatArray, k: int, allowed: BoolArray | None, n_allowed: int
+    def _by_backend(
+        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
     ) -> tuple[IdArray, FloatArray]:
-        """Take a few more than k by matrix product, score them pair by pair, and ask again where a tie may be cut."""
+        if self.backend.certain:
+            return self._certain(self.backend, query, k, allowed, n_allowed)
+        wanted = k + max(16, k // 4)
+        if wanted > self.backend.most:
+            return self._exact(query, k, allowed, n_allowed)
+        try:
+            found, _ = self.backend.candidates(query, wanted, allowed, n_allowed)
+        except FormatError as error:
+            self.note = f"{error} Until then every key is compared."
+            self.backend = self.oracle
+            return self._exact(query, k, allowed, n_allowed)
+        ids, scores = self._rescore(query, found)
+        short = ~np.isfinite(scores[:, k - 1]) if scores.shape[1] >= k else np.ones(len(query), dtype=bool)
+        near, similarity = np.full((len(query), k), -1, dtype=np.int64), np.zeros((len(query), k), np.float32)
+        near[~short], similarity[~short] = ids[~short, :k], scores[~short, :k]
+        if short.any():
+            near[short], similarity[short] = self._exact(query[short], k, allowed, n_allowed)
+        return near, similarity
+
+    def _exact(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
+        return self._certain(self.oracle, query, k, allowed, n_allowed)
+
+    def _certain(
+        self, backend: Backend, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
+    ) -> tuple[IdArray, FloatArray]:
+        """Take a few more than k, score them pair by pair, and ask again where a tie may be cut."""
         row_ids = np.full((len(query), k), -1, dtype=np.int64)
         similarity = np.zeros((len(query), k), dtype=np.float32)
         todo = np.arange(len(query))
         fetch = k + 16
         while len(todo):
             fetch = min(fetch, n_allowed)
-            ids, rough = self._product(query[todo], fetch, allowed)
-            row_ids[todo], similarity[todo], scores = self._rescore(query[todo], ids, k)
+            source = backend if fetch <= backend.most else self.oracle
+            found, rough = source.candidates(query[todo], fetch, allowed, n_allowed)
+            ids, scores = self._rescore(query[todo], found)
+            row_ids[todo], similarity[todo] = ids[:, :k], scores[:, :k]
             if fetch == n_allowed:
                 break
             todo = todo[rough.min(axis=1) >= scores[:, k - 1] - TIE_TOLERANCE]
             fetch *= 4
         return row_ids, similarity
 
-    def _rescore(self, query: FloatArray, ids: IdArray, k: int) -> tuple[IdArray, FloatArray, FloatArray]:
-        """Order candidates by exact similarity, then by tie rank; return the best k and all scores, sorted."""
+    def _rescore(self, query: FloatArray, ids: IdArray) -> tuple[IdArray, FloatArray]:
+        """Order candidates by exact similarity, then by tie rank."""
         scores = pair_similarity(query, self.keys, ids)
         scores = np.where(ids >= 0, scores, -np.inf).astype(np.float32)
         ranks = self.tie_rank(np.maximum(ids, 0).ravel()).reshape(ids.shape)
         order = np.lexsort((ranks, -scores), axis=1)
-        ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-        return ids[:, :k], scores[:, :k], scores
-
-    def _product(self, query: FloatArray, k: int, allowed: BoolArray | None) -> tuple[IdArray, FloatArray]:
-        """Take the best k by matrix product, block by block of keys."""
-        import torch
-
-        target = torch.from_numpy(query).to(self.device)
-        best: Any = torch.full((len(query), 0), 0.0, device=self.device)
-        ids: Any = torch.zeros((len(query), 0), dtype=torch.int64, device=self.device)
-        for segment in self.segments:
-            for row_ids, keys in _key_blocks(segment, allowed):
-                product = target @ torch.from_numpy(keys).to(self.device).T
-                found, where = product.topk(min(k, product.shape[1]), dim=1)
-                best = torch.cat([best, found], dim=1)
-                ids = torch.cat([ids, torch.from_numpy(row_ids).to(self.device)[where]], dim=1)
-                best, where = best.topk(min(k, best.shape[1]), dim=1)
-                ids = ids.gather(1, where)
-        return ids.cpu().numpy(), best.cpu().numpy()
-
-    def _approximate(
-        self, query: FloatArray, k: int, allowed: BoolArray | None, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
-        """Search the inverted files, and the small new segments exactly; search exactly where too few were found."""
-        wanted = k + max(16, k // 4)
-        flat = [segment for segment in self.segments if segment.inverted is None]
-        candidates = []
-        if flat:
-            part = SpotIndex(flat, (), dim=self.dim, tie_rank=self.tie_rank, device="cpu")
-            candidates.append(part._product(query, wanted, allowed)[0])
-        widen = max(1.0, len(self) / n_allowed)
-        for segment in self.segments:
-            if segment.inverted is not None:
-                nprobe = int(np.ceil(segment.segment.nprobe * widen))
-                candidates.append(segment.inverted.search(query, wanted, nprobe=nprobe, allowed=allowed)[0])
-        ids, similarity, scores = self._rescore(query, np.concatenate(candidates, axis=1), k)
-        short = ~np.isfinite(scores[:, k - 1])
-        if short.any():
-            ids[short], similarity[short] = self._exact(query[short], k, allowed, n_allowed)
-        return ids, similarity
+        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def pair_similarity(query: FloatArray, keys_of: Callable[[IdArray], FloatArray], ids: IdArray) -> FloatArray:
-    """Cosine similarity of each query and its ``(n_query, m)`` rows, the same bits in any company."""
-    scores = np.empty(ids.shape, dtype=np.float32)
-    step = max(1, 16_384 // max(ids.shape[1], 1))
-    for start in range(0, len(query), step):
-        block = ids[start : start + step]
-        keys = keys_of(block).reshape(*block.shape, query.shape[1])
-        np.einsum("qd,qkd->qk", query[start : start + step], keys, out=scores[start : start + step])
-    return np.clip(scores, -1.0, 1.0, out=scores)
-
-
-def _key_blocks(segment: LoadedSegment, allowed: BoolArray | None) -> Any:
-    for start in range(0, len(segment.rows), KEY_BLOCK):
-        stop = min(start + KEY_BLOCK, len(segment.rows))
-        row_ids = segment.rows.row_ids(np.arange(start, stop))
-        keys = segment.keys[start:stop]
-        if allowed is not None:
-            keep = allowed[row_ids]
-            if not keep.any():
-                continue
-            if not keep.all():
-                row_ids, keys = row_ids[keep], keys[keep]
-        yield row_ids, np.asarray(keys)
-
-
-def _padded(row_ids: IdArray, similarity: FloatArray, k: int) -> Neighbors:
-    n, found = row_ids.shape
-    if found == k:
-        return Neighbors(row_ids, similarity)
-    ids = np.full((n, k), -1, dtype=np.int64)
-    scores = np.zeros((n, k), dtype=np.float32)
-    ids[:, :found], scores[:, :found] = row_ids, similarity
-    return Neighbors(ids, scores)
-
-
-def choose_device(device: Device) -> tuple[str, str]:
-    """Return the torch device to search on, and why.
-
-    Raises
-    ------
-    InputError
-        When a GPU is asked for and there is none.
-    """
-    if device == "cpu":
-        return "cpu", "asked for"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name()
-    if device == "cuda":
-        raise InputError("Device cuda was asked for, but torch sees no GPU; use --device cpu or auto.")
-    return "cpu", "no GPU is available"
-
-
-def brute_force(query: FloatArray, keys: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
-    """Compare every query with every key in float64: the oracle of tests and recall measurements."""
-    product = query.astype(np.float64) @ keys.astype(np.float64).T
-    order = np.argsort(-product, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(product, order, axis=1).astype(np.float32)
-
-
-def live_ranges(rows: Sequence[tuple[int, int]]) -> Ranges:
-    """Ranges of all slides' rows, joined."""
-    return merge_ranges(list(rows))
+def _fitted(mask: BoolArray, size: int) -> BoolArray:
+    """Return a mask cut or padded to a size."""
+    return np.pad(mask, (0, max(0, size - len(mask))))[:size]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mclstexp.errors import FormatError, MismatchError
+from mclstexp.errors import MismatchError
 from mclstexp.panel import GenePanel
 from mclstexp.storage import canonical_json
 
@@ -34,20 +34,17 @@ class ReferenceIdentity:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values; of the panel the digest."""
         return {
             "model_digest": self.model_digest,
             "embed_dim": self.embed_dim,
-            "panel": {"digest": self.panel.digest, "symbols": self.panel.symbols, "ensembl": self.panel.ensembl},
+            "panel": self.panel.digest,
             "settings": self.settings,
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ReferenceIdentity:
-        """Rebuild from plain JSON values."""
-        panel = GenePanel(tuple(values["panel"]["symbols"]), tuple(values["panel"]["ensembl"]))
-        if panel.digest != values["panel"]["digest"]:
-            raise FormatError("The manifest's gene panel does not match its digest; run mst verify.")
+    def from_json(cls, values: dict[str, Any], panel: GenePanel) -> ReferenceIdentity:
+        """Rebuild from plain JSON values and the panel that they name."""
         return cls(values["model_digest"], int(values["embed_dim"]), panel, dict(values["settings"]))
 
     def differences(self, other: ReferenceIdentity) -> list[tuple[str, str, str]]:
@@ -65,7 +62,7 @@ class ReferenceIdentity:
             found.append(("model", self.model_digest[:12], other.model_digest[:12]))
         return found
 
-    def check(self, other: ReferenceIdentity, root: Path) -> None:
+    def check(self, other: ReferenceIdentity, root: Path | str) -> None:
         """Refuse another model, panel, patch spec or spot context than the reference's.
 
         Raises

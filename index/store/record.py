@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.errors import InputError
-from mclstexp.index.search.keys import unit_rows
+from mclstexp.index.search.vectors import unit_rows
 from mclstexp.panel import GenePanel
 from mclstexp.slide import SpotTable
 from mclstexp.types import FloatArray

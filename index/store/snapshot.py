@@ -3,63 +3,116 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation, from_dict
-from mclstexp.errors import FormatError, InputError
-from mclstexp.index.search.ranges import RowRanges, merge_ranges
-from mclstexp.index.search.segment import LoadedSegment
+from mclstexp.config import Normalisation, from_dict, to_dict
+from mclstexp.errors import FormatError, InputError, MclstexpError
+from mclstexp.index.search import pieces
+from mclstexp.index.search.backend import Backend, Search
+from mclstexp.index.search.exact import ExactBackend
+from mclstexp.index.search.faiss_cpu import FaissBackend
+from mclstexp.index.search.faiss_gpu import choose_device, on_gpu
+from mclstexp.index.search.lancedb import LanceBackend, open_table
+from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges
 from mclstexp.index.search.spot_index import SpotIndex
-from mclstexp.index.store import tables
-from mclstexp.index.store.commit import read_entries
 from mclstexp.index.store.counts import decode_counts
-from mclstexp.index.store.expression import ExpressionCache, ExpressionRows, Progress, SlideCounts, read_expression
+from mclstexp.index.store.expression import ExpressionRows, HalfArray, SlideCounts, read_expression
+from mclstexp.index.store.genes import read_genes
+from mclstexp.index.store.hashes import check_manifest
 from mclstexp.index.store.identity import ReferenceIdentity
-from mclstexp.index.store.manifest import Manifest, model_folder
-from mclstexp.index.store.tables import LanceTable, SlideEntry
+from mclstexp.index.store.matrix import Progress, RowMatrix
+from mclstexp.index.store.place import TABLE, Place
+from mclstexp.index.store.schema import SlideEntry, matrix
+from mclstexp.index.store.table import ROW_ID, Table
 from mclstexp.panel import GenePanel
-from mclstexp.storage import storage_error
-from mclstexp.types import Device, FloatArray
+from mclstexp.storage import canonical_json, read_digested, sha256_bytes, storage_error, write_digested
+from mclstexp.types import BoolArray, Device, FloatArray, IdArray
 
-IdArray = NDArray[np.int64]
+FORMAT = "mclstexp-reference"
+FORMAT_VERSION = 2
+METADATA = b"mclstexp"
+"""Key of the table's schema metadata that says what the reference is."""
 
 
 class Snapshot:
-    """One version of a reference, to be read. It stays what it is, whatever is committed meanwhile."""
+    """One version of a reference, to be read. It stays what it is, whatever is committed meanwhile.
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
-        self.manifest = manifest
-        self._index: dict[str, SpotIndex] = {}
+    Ids of spots are int64, unique in the reference for ever and never given out again; a slide's are consecutive. A mask
+    of allowed spots is ``(n_ids,)`` truth by id.
+    """
+
+    def __init__(self, place: Place, table: Table, metadata: Mapping[str, Any], manifest_sha256: str = "") -> None:
+        self.place = place
+        self.table = table
+        self.metadata = dict(metadata)
+        self.manifest_sha256 = manifest_sha256
+        self._index: dict[tuple[str, str], SpotIndex] = {}
+
+    @classmethod
+    def open(cls, place: Place, version: int | None = None) -> Snapshot:
+        """Open the newest version, or the one of this number.
+
+        Raises
+        ------
+        InputError
+            When there is no reference.
+        FormatError
+            When it is damaged, or of another format version.
+        """
+        refuse_version_1(place)
+        return cls.of(place, Table.open(place, version))
+
+    @classmethod
+    def of(cls, place: Place, table: Table) -> Snapshot:
+        """Look at an open table."""
+        return cls(place, table, read_metadata(place, table), check_manifest(place, table.version))
+
+    @property
+    def root(self) -> Path | str:
+        """The reference's folder, or its URI."""
+        return self.place.root
 
     @property
     def version(self) -> int:
         """Number of the open version."""
-        return self.manifest.version
+        return self.table.version
 
     @property
+    def reference_id(self) -> str:
+        """Identity of the reference, the same in all of its versions."""
+        return str(self.metadata["reference_id"])
+
+    @cached_property
     def identity(self) -> ReferenceIdentity:
         """What a model must agree on with this reference."""
-        return self.manifest.identity
+        values = self.metadata["identity"]
+        return ReferenceIdentity.from_json(values, read_genes(self.place, values["genes"]))
+
+    @property
+    def index_choice(self) -> str:
+        """Kind of index that the reference was built with, or "auto"."""
+        return str(self.metadata["index"])
 
     @property
     def model_folder(self) -> Path:
-        """Folder of the copy of the model; it exists when the reference was built with one."""
-        return model_folder(self.root, self.identity)
+        """Local folder of the copy of the model; it exists when the reference was built with one."""
+        return self.place.model(str(self.metadata["identity"]["model_digest"]))
 
     @property
     def n_spots(self) -> int:
         """Number of spots."""
-        return self.manifest.n_spots
+        return self.table.n_rows
 
     def __len__(self) -> int:
-        return self.manifest.n_spots
+        return self.n_spots
 
     def check_identity(self, identity: ReferenceIdentity) -> None:
         """Refuse another model, panel, patch spec or spot context, with both values.
@@ -71,15 +124,45 @@ class Snapshot:
         """
         self.identity.check(identity, self.root)
 
+    # --- what is derived from this version
+
+    @property
+    def derived(self) -> Path:
+        """Local folder of all that can be derived again."""
+        return self.place.derived(self.reference_id)
+
+    def kept_path(self, name: str) -> Path:
+        """Path of a small derived value of this version."""
+        return self.derived / f"{name}-{self.version}-{self.manifest_sha256[:12]}.json"
+
+    def kept(self, name: str) -> dict[str, Any] | None:
+        """Return a small derived value of this version; None where it is missing or damaged."""
+        return read_digested(self.kept_path(name))
+
+    def keep(self, name: str, values: dict[str, Any]) -> str:
+        """Keep a small derived value; returns why it could not be written, or ""."""
+        try:
+            self.derived.mkdir(parents=True, exist_ok=True)
+            write_digested(self.kept_path(name), values)
+        except OSError as error:
+            return str(storage_error(error, Path(self.place.uri)))
+        return ""
+
     # --- slides
 
     @cached_property
     def entries(self) -> tuple[SlideEntry, ...]:
-        """The slides in the order of their rows."""
-        entries = tuple(read_entries(self.root, self.manifest))
-        if sum(entry.n_spots for entry in entries) != self.n_spots or len(entries) != self.manifest.n_slides:
-            raise FormatError(f"Reference {self.root}: slides and manifest disagree in number; run mst verify.")
-        return entries
+        """The slides in the order of their rows: from the list that is kept of them, or from the rows."""
+        values = self.kept("slides")
+        if values is not None:
+            return tuple(SlideEntry(**item) for item in values["slides"])
+        entries = self.table.slides()
+        self.keep_entries(entries)
+        return tuple(entries)
+
+    def keep_entries(self, entries: Sequence[SlideEntry]) -> str:
+        """Keep the list of slides, so that opening need not look at the rows."""
+        return self.keep("slides", {"slides": [entry.to_json() for entry in entries]})
 
     def slides(self) -> list[SlideEntry]:
         """Slides, by name."""
@@ -99,46 +182,53 @@ class Snapshot:
         ]
 
     @cached_property
+    def live(self) -> Ranges:
+        """Ranges of the ids of this version's spots."""
+        return merge_ranges([entry.rows for entry in self.entries])
+
+    @cached_property
     def rows(self) -> RowRanges:
-        """Row ids of the live spots; a position is the row's offset in the table."""
-        return RowRanges(merge_ranges([entry.rows for entry in self.entries]))
+        """Ids of the spots; a position is the row's offset in the table."""
+        return RowRanges(self.live)
+
+    @property
+    def n_ids(self) -> int:
+        """Length of a mask by id: every id of this version is below it."""
+        return self.live[-1][1] if self.live else 0
+
+    @cached_property
+    def live_mask(self) -> BoolArray:
+        """``(n_ids,)`` truth by id: the spots of this version."""
+        return self.rows.mask(self.n_ids)
 
     @cached_property
     def _starts(self) -> IdArray:
         return np.array([entry.row_start for entry in self.entries], dtype=np.int64)
 
     def slide_numbers(self, row_ids: IdArray) -> IdArray:
-        """Position in `entries` of each row's slide."""
+        """Position in `entries` of each spot's slide."""
         return np.searchsorted(self._starts, row_ids, side="right") - 1
+
+    @cached_property
+    def _ranks(self) -> IdArray:
+        sizes = np.array([entry.n_spots for entry in self.entries], dtype=np.int64)
+        order = sorted(range(len(self.entries)), key=lambda i: self.entries[i].slide_id)
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.cumsum(sizes[order]) - sizes[order]
+        return ranks
 
     def tie_rank(self, row_ids: IdArray) -> IdArray:
         """Order spots by slide name, then by position within the slide: the same however the reference grew."""
-        order = sorted(range(len(self.entries)), key=lambda i: self.entries[i].slide_id)
-        first = np.zeros(len(order) + 1, dtype=np.int64)
-        first[1:] = np.cumsum([self.entries[i].n_spots for i in order])
-        base = np.empty(len(order), dtype=np.int64)
-        base[order] = first[:-1]
         number = np.clip(self.slide_numbers(row_ids), 0, None)
-        return base[number] + row_ids - self._starts[number]
+        return self._ranks[number] + row_ids - self._starts[number]
 
     # --- genes
 
     @cached_property
     def panels(self) -> dict[str, GenePanel]:
         """Measured genes by their digest."""
-        wanted: dict[str, int] = {}
-        for entry in self.entries:
-            wanted.setdefault(entry.genes_digest, entry.row_start)
-        starts = ", ".join(map(str, wanted.values())) or "-1"
-        columns = ["genes_digest", "genes", "ensembl"]
-        table = self._slides.read(lambda ds: ds.to_table(columns=columns, filter=f"row_start IN ({starts})"))
-        found = {}
-        for row in table.to_pylist():
-            panel = GenePanel(tuple(row["genes"].split("\n")), tuple(row["ensembl"].split("\n")))
-            if panel.digest != row["genes_digest"]:
-                raise FormatError(f"Reference {self.root}: a slide's genes do not match their digest; run mst verify.")
-            found[panel.digest] = panel
-        return found
+        digests = dict.fromkeys(entry.genes_digest for entry in self.entries)
+        return {digest: read_genes(self.place, digest) for digest in digests}
 
     @cached_property
     def genes(self) -> GenePanel:
@@ -152,21 +242,13 @@ class Snapshot:
 
     # --- spots
 
-    @cached_property
-    def _spots(self) -> LanceTable:
-        return LanceTable(self.root, self.manifest.spots)
-
-    @cached_property
-    def _slides(self) -> LanceTable:
-        return LanceTable(self.root, self.manifest.slides)
-
     def spots(self, row_ids: IdArray, columns: Sequence[str]) -> pa.Table:
         """Read columns of spots, in the order of ``row_ids``, repeats included.
 
         Raises
         ------
         InputError
-            For a row id that is not in this version.
+            For an id that is not in this version.
         """
         asked = np.asarray(row_ids, dtype=np.int64)
         unique, inverse = np.unique(asked, return_inverse=True)
@@ -174,20 +256,20 @@ class Snapshot:
         return table.take(pa.array(inverse)) if len(unique) != len(asked) or np.any(unique != asked) else table
 
     def spot_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Read columns of every spot in the order of row ids, a batch at a time."""
-        return self._spots.batches(columns)
+        """Read columns of every spot in the order of ids, a batch at a time."""
+        return self.table.batches(columns)
 
     def _take(self, unique: IdArray, columns: Sequence[str]) -> pa.Table:
         offsets = self.rows.positions(unique)
         if len(unique) and offsets.min() < 0:
             raise InputError(f"Row id {unique[offsets < 0][0]} is not in version {self.version} of {self.root}.")
-        table = self._spots.take(offsets, [*dict.fromkeys([*columns, "row_id"])])
-        if not np.array_equal(np.asarray(table["row_id"], dtype=np.int64), unique):
-            raise FormatError(f"Reference {self.root}: rows are not where their slides say; run mst verify.")
+        table = self.table.take(offsets, [*dict.fromkeys([*columns, ROW_ID])])
+        if not np.array_equal(np.asarray(table[ROW_ID], dtype=np.int64), unique):
+            raise FormatError(f"Reference {self.root}: rows are not where their slides say; run mst verify --repair.")
         return table.select(list(columns))
 
     def counts(self, row_ids: IdArray) -> Iterator[SlideCounts]:
-        """Read the counts of ascending, different row ids, slide by slide."""
+        """Read the counts of ascending, different ids, slide by slide."""
         columns = ["count_genes", "count_values", "total_counts", "panel_counts"]
         table = self._take(row_ids, columns)
         numbers = self.slide_numbers(row_ids)
@@ -207,66 +289,194 @@ class Snapshot:
 
     def embeddings(self, row_ids: IdArray, column: str = "embedding") -> FloatArray:
         """Read ``(n, d)`` float32 embeddings from the table, in order; NaN where there is none."""
-        return tables.matrix(self.spots(row_ids, [column])[column], self.identity.embed_dim)
-
-    def expression(self, row_ids: IdArray, genes: GenePanel, rule: Normalisation) -> ExpressionRows:
-        """Read the expression of ascending, different row ids from the table."""
-        return read_expression(self.counts(row_ids), self.panels, len(row_ids), genes, rule)
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """The normalisation that the reference's model was trained with."""
-        return from_dict(Normalisation, dict(self.identity.settings.get("normalisation", {})))
-
-    @cached_property
-    def expression_cache(self) -> ExpressionCache:
-        """The copy of the panel's expression; it may lack slides until `fill_cache`."""
-        return ExpressionCache(self.root, self.manifest.reference_id, self.identity.panel, self.normalisation)
-
-    def fill_cache(self, *, on_progress: Progress | None = None) -> str:
-        """Complete the copy of the panel's expression; returns why it could not be written, or ""."""
-        cache = self.expression_cache
-
-        def read(entry: SlideEntry) -> ExpressionRows:
-            return self.expression(np.arange(*entry.rows), cache.genes, cache.rule)
-
-        try:
-            cache.fill(self.entries, read, on_progress=on_progress)
-        except OSError as error:
-            return str(storage_error(error, self.root))
-        return ""
+        return matrix(self.spots(row_ids, [column])[column], self.identity.embed_dim)
 
     def matching(self, condition: str) -> IdArray:
-        """Row ids of the spots that meet an SQL condition on the spot columns."""
-        return self._spots.where(condition)
+        """Ids of the spots that meet an SQL condition on the columns of the table."""
+        return self.table.where(condition)
 
     @cached_property
     def median_depths(self) -> tuple[float, NDArray[np.float64]]:
         """Median of the spots' total counts, over all of them and ``(slides,)`` over each slide's."""
-        table = self._spots.read(lambda ds: ds.to_table(columns=["row_id", "total_counts"]))
+        table = self.table.read(lambda ds: ds.to_table(columns=["total_counts"], with_row_id=True))
         depth = np.asarray(table["total_counts"], dtype=np.float64)
-        numbers = self.slide_numbers(np.asarray(table["row_id"], dtype=np.int64))
+        numbers = self.slide_numbers(np.asarray(table[ROW_ID], dtype=np.int64))
         order = np.argsort(numbers, kind="stable")
         parts = np.split(depth[order], np.searchsorted(numbers[order], np.arange(1, len(self.entries))))
         of_slide = [np.median(part) for part in parts]
         return float(np.median(depth)) if len(depth) else 0.0, np.asarray(of_slide, dtype=np.float64)
 
+    # --- expression
+
+    def expression(self, row_ids: IdArray, genes: GenePanel, rule: Normalisation) -> ExpressionRows:
+        """Read the expression of ascending, different ids from the table."""
+        return read_expression(self.counts(row_ids), self.panels, len(row_ids), genes, rule)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The normalisation that the reference's model was trained with."""
+        return from_dict(Normalisation, dict(self.metadata["identity"]["settings"].get("normalisation", {})))
+
+    @cached_property
+    def expression_cache(self) -> RowMatrix:
+        """The float16 copy of the panel's expression; it may lack slides until `fill_cache`."""
+        panel = self.identity.panel
+        key = {"reference_id": self.reference_id, "genes": panel.digest, "normalisation": to_dict(self.normalisation)}
+        folder = self.derived / f"expression-{sha256_bytes(canonical_json(key).encode())[:16]}"
+        return RowMatrix(folder, key, "<f2", len(panel))
+
+    def panel_expression(self, entry: SlideEntry) -> HalfArray:
+        """Read ``(n_spots, len(panel))`` float16 expression of a slide from the table."""
+        panel = self.identity.panel
+        return self.expression(np.arange(*entry.rows), panel, self.normalisation).dense(0, len(panel))
+
+    def fill_cache(self, *, on_progress: Progress | None = None) -> str:
+        """Complete the copy of the panel's expression; returns why it could not be written, or ""."""
+        try:
+            self.expression_cache.fill(self.entries, self.panel_expression, on_progress=on_progress)
+        except OSError as error:
+            return str(storage_error(error, Path(self.place.uri)))
+        return ""
+
     # --- search
 
-    def index(self, device: Device = "auto") -> SpotIndex:
-        """Return the search index of this version; its files are memory-mapped.
+    @cached_property
+    def keys_file(self) -> RowMatrix:
+        """The copy of the column ``embedding``, so that it can be memory-mapped."""
+        dim = int(self.metadata["identity"]["embed_dim"])
+        return RowMatrix(self.derived / f"keys-{dim}", self._index_key, "<f4", dim)
 
-        Raises
-        ------
-        FormatError
-            When a file is missing or damaged, or the index does not hold exactly this version's rows.
+    @property
+    def _index_key(self) -> dict[str, Any]:
+        return {"reference_id": self.reference_id, "dim": int(self.metadata["identity"]["embed_dim"])}
+
+    def slide_keys(self, entry: SlideEntry) -> FloatArray:
+        """Read ``(n_spots, d)`` keys of a slide from the table."""
+        return self.embeddings(np.arange(*entry.rows))
+
+    @cached_property
+    def keys(self) -> FloatArray:
+        """``(at least n_ids, d)`` keys whose row is the id, memory-mapped, or in memory where no file can be kept."""
+        try:
+            self.keys_file.fill(self.entries, self.slide_keys)
+        except OSError:
+            return self.keys_file.in_memory(self.entries, self.slide_keys)
+        return self.keys_file.values()
+
+    @property
+    def index_folder(self) -> Path:
+        """Folder of the inverted files."""
+        return self.keys_file.folder
+
+    def pieces(self) -> list[pieces.LoadedPiece]:
+        """Inverted files that are at hand for this version."""
+        return pieces.load(self.index_folder, self._index_key)
+
+    def bring_up(self, *, anew: bool = False) -> list[str]:
+        """Derive what is missing: keys, inverted files, expression; returns what could not be written and why."""
+        problems = []
+        try:
+            pieces.update(
+                self.index_folder, self._index_key, self.keys, self.live, choice=self.index_choice, anew=anew
+            )
+        except (OSError, RuntimeError) as error:
+            problems.append(f"The search index: {storage_error(error, Path(self.place.uri))}")
+        problem = self.fill_cache()
+        return [*problems, f"The copy of the expression: {problem}"] if problem else problems
+
+    def lance_table(self) -> Any:
+        """Return the table as LanceDB opens it, at this version."""
+        return open_table(self.place.uri, TABLE, self.version, self.place.options)
+
+    def index(self, device: Device = "auto", search: Search = "faiss") -> SpotIndex:
+        """Return the search over this version's keys.
+
+        Parameters
+        ----------
+        device
+            ``auto`` takes a GPU where FAISS sees one.
+        search
+            ``faiss``, ``lancedb`` for the table's own index, or ``exact`` for every key on the CPU.
         """
-        if device not in self._index:
-            dim = self.identity.embed_dim
-            segments = [LoadedSegment.open(self.root, segment, dim) for segment in self.manifest.segments]
-            live = merge_ranges([entry.rows for entry in self.entries])
-            held = merge_ranges([part for segment in self.manifest.segments for part in segment.ranges])
-            if np.any(RowRanges(held).positions(np.array([b for pair in live for b in (pair[0], pair[1] - 1)])) < 0):
-                raise FormatError(f"Reference {self.root}: the index lacks spots; run mst verify --repair.")
-            self._index[device] = SpotIndex(segments, live, dim=dim, tie_rank=self.tie_rank, device=device)
-        return self._index[device]
+        if (device, search) not in self._index:
+            keys = self.keys[: self.n_ids]
+            backend, note = self._backend(keys, device, search)
+            self._index[device, search] = SpotIndex(
+                keys, self.live_mask, tie_rank=self.tie_rank, backend=backend, note=note
+            )
+        return self._index[device, search]
+
+    def _backend(self, keys: FloatArray, device: Device, search: Search) -> tuple[Backend, str]:
+        if search == "lancedb":
+            return LanceBackend(self.lance_table(), self.live_mask), ""
+        if search == "exact":
+            return ExactBackend(keys), ""
+        parts = [loaded for loaded in self.pieces() if any(self.live_mask[a:b].any() for a, b in loaded.piece.ranges)]
+        note = ""
+        if choose_device(device)[0] == "cuda":
+            backend, note = on_gpu(keys, self.live_mask, parts)
+            if backend is not None:
+                return backend, note
+        if not parts:
+            return ExactBackend(keys), note
+        return FaissBackend(keys, parts, pieces.outside(parts, self.live_mask)), note
+
+
+def refuse_version_1(place: Place) -> None:
+    """Refuse a reference of format version 1, with the command that builds it again.
+
+    Raises
+    ------
+    FormatError
+        When there is one.
+    """
+    data = place.read("manifest.json") if place.local is not None else None
+    if data is None or f'"{FORMAT}"'.encode() not in data:
+        return
+    model = next(iter(sorted({f"{place}/{name.rpartition('/')[0]}" for name in place.names("models")})), "MODEL")
+    raise FormatError(
+        f"Reference {place} has format version 1, this program reads {FORMAT_VERSION}; build it again from its slides: "
+        f"mst build-index REFS --model {model} -o NEW."
+    )
+
+
+def read_metadata(place: Place, table: Table) -> dict[str, Any]:
+    """Read what the table says of the reference.
+
+    Raises
+    ------
+    InputError
+        When it is no reference's table.
+    FormatError
+        When it is of a newer format version, or damaged.
+    """
+    text = table.metadata.get(METADATA)
+    if text is None:
+        raise InputError(f"{place} is not a reference: its table was not written by mst build-index.")
+    try:
+        values = dict(json.loads(text))
+        version = int(values["format_version"])
+        if version != FORMAT_VERSION:
+            raise FormatError(
+                f"Reference {place} has format version {version}, this program reads {FORMAT_VERSION}; update mclstexp."
+            )
+        missing = {"reference_id", "index", "identity"} - set(values)
+        if missing or not {"model_digest", "embed_dim", "genes", "settings"} <= set(values["identity"]):
+            raise KeyError(*missing)
+    except MclstexpError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"Reference {place}: the table's metadata is damaged; run mst verify.") from error
+    return values
+
+
+def metadata_of(identity: ReferenceIdentity, genes: str, reference_id: str, index: str) -> dict[bytes, bytes]:
+    """Return the schema metadata of a reference; ``genes`` is the digest of the panel's gene list."""
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "reference_id": reference_id,
+        "index": index,
+        "identity": {**identity.to_json(), "genes": genes},
+    }
+    return {METADATA: canonical_json(values).encode()}

@@ -1,39 +1,63 @@
-"""The reference: its slides, spots, counts and embeddings, as one version of one folder."""
+"""The reference: its slides, spots, counts and embeddings, as a table that grows by commits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mclstexp.errors import InputError
-from mclstexp.index.store.build import create_reference
-from mclstexp.index.store.commit import history
 from mclstexp.index.store.identity import ReferenceIdentity
-from mclstexp.index.store.manifest import MANIFEST, Manifest, history_path, read_manifest
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.record import SlideRecord
+from mclstexp.index.store.schema import SlideEntry
 from mclstexp.index.store.snapshot import Snapshot
-from mclstexp.index.store.tables import SlideEntry
-from mclstexp.index.store.tags import resolve_version, write_tag
-from mclstexp.index.store.writer import AddReport, add_records, optimize_reference, remove_slides, restore_version
+from mclstexp.index.store.table import Commit
+from mclstexp.index.store.writer import (
+    AddReport,
+    add_records,
+    create_reference,
+    optimize_reference,
+    remove_slides,
+    remove_tag,
+    resolve_version,
+    restore_version,
+    tags_of,
+    write_tag,
+)
 
-IdArray = NDArray[np.int64]
+Target = str | os.PathLike[str]
+
+# A store answers what its snapshot answers, by delegation; a type checker is told so.
+_Readable = Snapshot if TYPE_CHECKING else object
 
 
-class ReferenceStore(Snapshot):
-    """A reference: one version of it to be read, and what changes it. After a change it shows the new version."""
+class ReferenceStore(_Readable):
+    """A reference: a snapshot of one version, and what changes it. After a change it shows the new version.
 
-    def __init__(self, root: Path, manifest: Manifest, *, pinned: bool = False) -> None:
-        super().__init__(root, manifest)
+    Everything that a `Snapshot` can be asked can be asked of a store.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, pinned: bool = False) -> None:
+        self.snapshot = snapshot
         self.pinned = pinned
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "snapshot":
+            raise AttributeError(name)
+        return getattr(self.snapshot, name)
+
+    def __len__(self) -> int:
+        return self.snapshot.n_spots
+
+    def __repr__(self) -> str:
+        return f"ReferenceStore({str(self.root)!r}, {self.n_spots:,} spots, version {self.version})"
 
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Target,
         identity: ReferenceIdentity,
         records: Iterable[SlideRecord],
         *,
@@ -42,10 +66,12 @@ class ReferenceStore(Snapshot):
         index: str = "auto",
         force: bool = False,
         save_model: Callable[[Path], None] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> ReferenceStore:
-        """Build a reference from slides that come one at a time.
+        """Build a reference from slides that come one at a time, in a folder or at a URI such as ``s3://bucket/ref``.
 
-        ``save_model`` is given the folder to write a copy of the model to; the copy is part of the commit.
+        ``save_model`` is given the folder to write a copy of the model to; ``options`` are an object store's, what they
+        lack comes from the environment.
 
         Raises
         ------
@@ -53,7 +79,7 @@ class ReferenceStore(Snapshot):
             When there is something at ``path`` and ``force`` is not set.
         """
         create_reference(
-            Path(path),
+            Place(path, options),
             identity,
             records,
             message=message,
@@ -62,38 +88,36 @@ class ReferenceStore(Snapshot):
             force=force,
             save_model=save_model,
         )
-        store = cls.open(path)
-        store.fill_cache()
-        return store
+        return cls.open(path, options=options)
 
     @classmethod
-    def open(cls, path: Path, *, version: int | str | None = None) -> ReferenceStore:
+    def open(
+        cls, path: Target, *, version: int | str | None = None, options: Mapping[str, str] | None = None
+    ) -> ReferenceStore:
         """Open the newest version, or an earlier one by its number or tag (then nothing can be written).
 
         Raises
         ------
         InputError
-            When the folder is not a reference, or has no such version.
+            When there is no reference, or no such version.
         FormatError
-            When the reference is damaged or of a newer format.
+            When the reference is damaged or of another format version.
         """
-        root = Path(path)
-        newest = read_manifest(root / MANIFEST, root)
+        newest = Snapshot.open(Place(path, options))
         if version is None:
-            return cls(root, newest)
-        number = resolve_version(root, newest, version)
-        manifest = newest if number == newest.version else read_manifest(history_path(root, number), root)
-        return cls(root, manifest, pinned=True)
+            return cls(newest)
+        number = resolve_version(newest, version)
+        return cls(newest if number == newest.version else Snapshot.open(newest.place, number), pinned=True)
 
     # --- history
 
-    def history(self) -> list[Manifest]:
-        """Every commit up to this version, oldest first."""
-        return history(self.root, self.manifest)
+    def history(self) -> list[Commit]:
+        """Every version up to this one, oldest first."""
+        return self.table.history()
 
     def tags(self) -> dict[str, int]:
         """Tags and their versions."""
-        return dict(read_manifest(self.root / MANIFEST, self.root).tags)
+        return tags_of(self.table)
 
     def tag(self, name: str, version: int | None = None, *, force: bool = False) -> None:
         """Name a version.
@@ -103,7 +127,11 @@ class ReferenceStore(Snapshot):
         ExistsAlreadyError
             When the tag exists and ``force`` is not set.
         """
-        write_tag(self.root, name, self.version if version is None else version, force=force)
+        write_tag(self.place, name, self.version if version is None else version, force=force)
+
+    def untag(self, name: str) -> None:
+        """Forget a tag; the version stays."""
+        remove_tag(self.place, name)
 
     # --- changes: each is one commit, and this object then shows the new version
 
@@ -117,11 +145,8 @@ class ReferenceStore(Snapshot):
     ) -> AddReport:
         """Add slides that come one at a time; see `writer.add_records`."""
         self._refuse_pinned()
-        report = add_records(self.root, records, replace=replace, message=message, command=command)
-        self._reload()
-        problem = self.fill_cache()
-        if problem:
-            report.notes.append(f"The copy of the expression could not be brought up to date: {problem}")
+        report = add_records(self.place, records, replace=replace, message=message, command=command)
+        self._show_newest()
         return report
 
     def remove(
@@ -135,23 +160,22 @@ class ReferenceStore(Snapshot):
     ) -> list[SlideEntry]:
         """Remove slides by name, patient or cohort; returns what was removed."""
         self._refuse_pinned()
-        removed = remove_slides(
-            self.root, {"slide": slides, "patient": patients, "cohort": cohorts}, message=message, command=command
-        )
-        self._reload()
+        names = {"slide": slides, "patient": patients, "cohort": cohorts}
+        removed = remove_slides(self.place, names, message=message, command=command)
+        self._show_newest()
         return removed
 
     def restore(self, version: int | str, *, message: str = "", command: str = "") -> None:
         """Make an earlier version the newest, as a commit of its own."""
         self._refuse_pinned()
-        restore_version(self.root, version, message=message, command=command)
-        self._reload()
+        restore_version(self.place, version, message=message, command=command)
+        self._show_newest()
 
     def optimize(self, *, message: str = "", command: str = "") -> None:
-        """Join small table fragments and rebuild the index in one piece; the answers stay."""
+        """Join small fragments and train the search index anew; the answers stay."""
         self._refuse_pinned()
-        optimize_reference(self.root, message=message, command=command)
-        self._reload()
+        optimize_reference(self.place, message=message, command=command)
+        self._show_newest()
 
     def _refuse_pinned(self) -> None:
         if self.pinned:
@@ -160,7 +184,5 @@ class ReferenceStore(Snapshot):
                 f"or make this one the newest with mst restore {self.version}."
             )
 
-    def _reload(self) -> None:
-        fresh: dict[str, Any] = type(self).open(self.root).__dict__
-        self.__dict__.clear()
-        self.__dict__.update(fresh)
+    def _show_newest(self) -> None:
+        self.snapshot = Snapshot.open(self.place)

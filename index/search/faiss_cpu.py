@@ -1,0 +1,49 @@
+"""FAISS on the CPU: inverted files, memory-mapped, and the rows that are in none of them exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mclstexp.index.search.exact import ExactBackend
+from mclstexp.index.search.pieces import LoadedPiece
+from mclstexp.types import BoolArray, FloatArray, IdArray
+
+
+class FaissBackend:
+    """Inverted files over most rows.
+
+    Parameters
+    ----------
+    keys
+        ``(n_ids, d)`` float32 keys whose row is the spot's id.
+    pieces
+        Inverted files that share no row.
+    outside
+        ``(n_ids,)`` truth by id: rows that lie in none of them.
+    """
+
+    certain = False
+    most = 2**62
+
+    def __init__(self, keys: FloatArray, pieces: Sequence[LoadedPiece], outside: BoolArray) -> None:
+        self.name = f"faiss {pieces[0].piece.kind} on the CPU"
+        self.pieces = list(pieces)
+        self.outside = outside
+        self._exact = ExactBackend(keys)
+
+    def candidates(
+        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
+    ) -> tuple[IdArray, FloatArray]:
+        """Search the lists of every piece, more of them where less is allowed, and the rows outside exactly."""
+        found = []
+        rest = self.outside & allowed
+        if rest.any():
+            found.append(self._exact.candidates(query, k, rest, int(rest.sum())))
+        held = sum(len(loaded) for loaded in self.pieces)
+        widen = max(1.0, held / max(n_allowed, 1))
+        for loaded in self.pieces:
+            nprobe = int(np.ceil(loaded.piece.nprobe * widen))
+            found.append(loaded.search(query, k, nprobe=nprobe, allowed=allowed))
+        return np.concatenate([ids for ids, _ in found], axis=1), np.concatenate([sim for _, sim in found], axis=1)

@@ -1,0 +1,174 @@
+"""Where a reference lies: a local folder or an object store's URI, and its small files there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mclstexp.errors import InputError
+from mclstexp.storage import FromRecords, sha256_bytes, storage_errors, write_atomic
+
+TABLE = "spots"
+TABLE_FOLDER = f"{TABLE}.lance"
+HASHES = "hashes"
+GENES = "genes"
+MODELS = "models"
+DERIVED = "derived"
+LOCK_FILE = ".lock"
+OWN = {TABLE_FOLDER, HASHES, GENES, MODELS, DERIVED, LOCK_FILE}
+"""Everything that a reference's folder holds."""
+
+
+class Place:
+    """A reference's folder or URI.
+
+    Parameters
+    ----------
+    target
+        A local path, or a URI such as ``s3://bucket/reference``.
+    options
+        Storage options of an object store as LanceDB names them (``aws_access_key_id``, ``region``, ``endpoint``,
+        ``allow_http``, ...); what is not given comes from the environment.
+    """
+
+    def __init__(self, target: str | os.PathLike[str], options: Mapping[str, str] | None = None) -> None:
+        text = os.fspath(target)
+        self.options = dict(options or {})
+        self.local = None if "://" in text else Path(text)
+        self.uri = text.rstrip("/") if self.local is None else text
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def root(self) -> Path | str:
+        """The local folder, or the URI."""
+        return self.uri if self.local is None else self.local
+
+    @property
+    def table_uri(self) -> str:
+        """URI of the Lance table."""
+        return f"{self.uri}/{TABLE_FOLDER}"
+
+    @cached_property
+    def _files(self) -> tuple[Any, str]:
+        """The file system, and the path of the reference in it."""
+        from pyarrow import fs
+
+        if self.local is not None:
+            return fs.LocalFileSystem(), str(self.local.absolute())
+        if not self.uri.startswith("s3://"):
+            found: tuple[Any, str] = fs.FileSystem.from_uri(self.uri)
+            return found
+        access = {
+            "access_key": self._option("aws_access_key_id"),
+            "secret_key": self._option("aws_secret_access_key"),
+            "session_token": self._option("aws_session_token"),
+            "region": self._option("aws_region", "region", "aws_default_region"),
+            "endpoint_override": self._option("aws_endpoint", "endpoint", "aws_endpoint_url"),
+        }
+        return fs.S3FileSystem(**{name: value for name, value in access.items() if value}), self.uri[len("s3://") :]
+
+    def _option(self, *names: str) -> str | None:
+        given = [self.options.get(name) for name in names] + [os.environ.get(name.upper()) for name in names]
+        return next((value for value in given if value), None)
+
+    def read(self, name: str) -> bytes | None:
+        """Return a small file's bytes; None when there is none."""
+        files, root = self._files
+        try:
+            with files.open_input_stream(f"{root}/{name}") as stream:
+                return bytes(stream.read())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file so that a reader sees all of it or nothing."""
+        if self.local is not None:
+            path = self.local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+            return
+        files, root = self._files
+        with files.open_output_stream(f"{root}/{name}") as stream:
+            stream.write(data)
+
+    def put_folder(self, source: Path, name: str) -> None:
+        """Copy the files of a local folder to ``name``; one that is there already stays as it is."""
+        present = set(self.names(name))
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            target = f"{name}/{path.relative_to(source).as_posix()}"
+            if target not in present:
+                self.write(target, path.read_bytes())
+
+    def names(self, folder: str = "") -> list[str]:
+        """Paths, below the reference, of every file below a folder."""
+        from pyarrow import fs
+
+        files, root = self._files
+        selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True, recursive=True)
+        found = files.get_file_info(selector)
+        return sorted(item.path[len(root) + 1 :] for item in found if item.type == fs.FileType.File)
+
+    def sha256(self, name: str) -> str | None:
+        """SHA-256 of a file; None when there is none."""
+        files, root = self._files
+        digest = hashlib.sha256()
+        try:
+            with files.open_input_stream(f"{root}/{name}") as stream:
+                while block := stream.read(2**22):
+                    digest.update(block)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        return digest.hexdigest()
+
+    def remove(self, name: str) -> None:
+        """Remove a file; none need be there."""
+        files, root = self._files
+        try:
+            files.delete_file(f"{root}/{name}")
+        except FileNotFoundError:
+            return
+
+    def derived(self, reference_id: str) -> Path:
+        """Local folder for what can be derived again from the table."""
+        if self.local is not None:
+            return self.local / DERIVED
+        import platformdirs
+
+        known = sha256_bytes(f"{self.uri} {reference_id}".encode())[:20]
+        return Path(platformdirs.user_cache_dir("mclstexp")) / "references" / known
+
+    def model(self, digest: str) -> Path:
+        """Local folder of the copy of a model; of an object store's it is fetched once."""
+        name = f"{MODELS}/{digest[:20]}"
+        if self.local is not None:
+            return self.local / name
+        folder = self.derived(digest)
+        for path in self.names(name):
+            target = folder / path
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, self.read(path) or b"")
+        return folder / name
+
+    def require_parent(self) -> None:
+        """Refuse a local folder whose parent does not exist."""
+        if self.local is not None and not self.local.absolute().parent.is_dir():
+            raise InputError(
+                f"The folder {self.local.absolute().parent} does not exist; make it first, or give another -o."
+            )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Report what the storage refuses in one line; what the caller's records raise passes as it is."""
+        try:
+            with storage_errors(Path(self.uri) if self.local is None else self.local):
+                yield
+        except FromRecords as passed:
+            raise passed.error from None

@@ -101,7 +101,7 @@ def verify(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check everything in a reference: hashes, tables, vectors, genes, index, cache, history, orphans."""
+    """Check everything in a reference: hashes, rows, vectors, genes, index, copies, history, orphans."""
     from mclstexp.index.verify.run import verify as verify_reference
 
     report = verify_reference(reference, repair=repair, on_progress=progress("reading spots"))
@@ -186,9 +186,9 @@ def optimize(reference: options.Reference, as_json: options.AsJson = False) -> N
     store = ReferenceStore.open(reference)
     store.optimize(command=_command())
     if as_json:
-        emit_json({"version": store.version, "n_spots": store.n_spots, "segments": len(store.manifest.segments)})
+        emit_json({"version": store.version, "n_spots": store.n_spots, "pieces": len(store.pieces())})
         return
-    emit(f"version {store.version}: {store.n_spots} spots, {len(store.manifest.segments)} index segments")
+    emit(f"version {store.version}: {store.n_spots} spots, {len(store.pieces())} inverted files")
 
 
 def _command() -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.files import sha256_file
-from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.schema import SlideEntry
+from mclstexp.index.store.store import ReferenceStore
 from mclstexp.slide import Slide
 from mclstexp.text import shorten
 

@@ -27,9 +27,7 @@ class Backend(Protocol):
     certain: bool
     most: int
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Return the ids and approximate similarities of about k near spots, both ``(n_query, m)``; -1 pads ids.
 
         Parameters

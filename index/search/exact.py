@@ -28,9 +28,7 @@ class ExactBackend:
     def __init__(self, keys: FloatArray) -> None:
         self.keys = keys
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Return the best k by matrix product."""
         import torch
 

@@ -33,9 +33,7 @@ class FaissBackend:
         self.outside = outside
         self._exact = ExactBackend(keys)
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Search the lists of every piece, more of them where less is allowed, and the rows outside exactly."""
         found = []
         rest = self.outside & allowed

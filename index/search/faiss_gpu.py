@@ -67,7 +67,7 @@ def on_gpu(keys: FloatArray, live: BoolArray, pieces: Sequence[LoadedPiece]) -> 
         if flat <= room:
             return GpuFlatBackend(keys, live), ""
         if pieces and inverted <= room:
-            note = f"The keys take {flat / 1e9:.1f} GB and do not fit on the GPU; its inverted files are searched there."
+            note = f"The keys ({flat / 1e9:.1f} GB) do not fit on the GPU; the inverted files are searched there."
             return GpuInvertedBackend(keys, live, pieces), note
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["?"])[0][:120]
@@ -104,9 +104,7 @@ class GpuFlatBackend:
         for start in range(0, len(self.ids), 65_536):
             self.index.add(np.ascontiguousarray(keys[self.ids[start : start + 65_536]]))
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Search all rows, or the allowed ones by themselves."""
         if n_allowed < len(self.ids):
             return nearest_on_gpu(self.resources, self.keys, query, k, allowed)
@@ -131,9 +129,7 @@ class GpuInvertedBackend:
         # A row that this version lacks would be found: such pieces are searched as filters are.
         self.whole = all(live[start:stop].all() for item in pieces for start, stop in item.piece.ranges)
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Search the lists, or compare with the allowed rows."""
         faiss = load_faiss()
         if not self.whole or n_allowed < int(self.live.sum()):

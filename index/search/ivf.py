@@ -141,7 +141,9 @@ def entries(index: Any) -> IdArray:
     """Return the ids of all entries, list by list."""
     faiss, lists = load_faiss(), index.invlists
     parts = [
-        faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy() for i in range(index.nlist) if lists.list_size(i)
+        faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()
+        for i in range(index.nlist)
+        if lists.list_size(i)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

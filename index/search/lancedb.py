@@ -1,4 +1,4 @@
-"""LanceDB's own search: the index of the table where it has one, otherwise its own comparison. The importer of lancedb."""
+"""LanceDB's own search: the index of the table where it has one, otherwise its comparison. Imports lancedb."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ class LanceBackend:
         self.table = table
         self.n_live = int(live.sum())
 
-    def candidates(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Return LanceDB's nearest; its distance depends on the index, so that only the ids are of use."""
         ids = np.full((len(query), k), -1, dtype=np.int64)
         similarity = np.full((len(query), k), -np.inf, dtype=np.float32)

@@ -1,7 +1,7 @@
 """The inverted files of a reference: which there are, growing them, measuring them.
 
-They are derived from the keys and lie beside them. An entry is a spot's id, and a key never changes, so the pieces serve
-every version of a reference: rows that a version does not have are masked, rows in no piece are compared exactly.
+They are derived from the keys and lie beside them. An entry is a spot's id, and a key never changes, so the pieces
+serve every version of a reference: rows that a version lacks are masked, rows in no piece are compared exactly.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ class LoadedPiece:
             raise FormatError(f"The index file {self.path} has {index.ntotal} entries, not {self.piece.n_rows}.")
         return index
 
-    def search(
-        self, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray
-    ) -> tuple[IdArray, FloatArray]:
+    def search(self, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray) -> tuple[IdArray, FloatArray]:
         """Return ids and approximate similarities, both ``(n, k)``, -1 where fewer were found."""
         everything = all(allowed[start:stop].all() for start, stop in self.piece.ranges)
         return ivf.search(self.index, query, k, nprobe=nprobe, allowed=None if everything else allowed)

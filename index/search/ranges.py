@@ -80,5 +80,5 @@ def minus(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def total(ranges: Ranges) -> int:
-    """Number of rows in ranges."""
+    """Return the number of rows in ranges."""
     return sum(stop - start for start, stop in ranges)

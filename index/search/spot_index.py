@@ -97,9 +97,7 @@ class SpotIndex:
         keys[known] = self._keys[ids[known]]
         return keys
 
-    def search(
-        self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, exact: bool = False
-    ) -> Neighbors:
+    def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, exact: bool = False) -> Neighbors:
         """Find the k nearest allowed spots of each query.
 
         Parameters
@@ -131,9 +129,7 @@ class SpotIndex:
             ids[part, :n_found], similarity[part, :n_found] = find(query[part], n_found, mask, n_allowed)
         return Neighbors(ids, similarity)
 
-    def _by_backend(
-        self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int
-    ) -> tuple[IdArray, FloatArray]:
+    def _by_backend(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         if self.backend.certain:
             return self._certain(self.backend, query, k, allowed, n_allowed)
         wanted = k + max(16, k // 4)

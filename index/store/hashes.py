@@ -1,6 +1,7 @@
 """SHA-256 of every file, kept beside the table: a record a version, written when the version has been committed.
 
-A version's record also holds copies of Lance's manifest and transaction, which are small and without which a version is lost.
+A version's record also holds copies of Lance's manifest and transaction: they are small, and a version is lost without
+them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mclstexp.errors import FormatError
 from mclstexp.index.store.place import HASHES, TABLE_FOLDER, Place
 from mclstexp.index.store.table import Table, manifest_name
 from mclstexp.storage import canonical_json, sha256_bytes
+
 
 @dataclass
 class VersionRecord:

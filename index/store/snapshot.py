@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,19 +45,20 @@ METADATA = b"mclstexp"
 class Snapshot:
     """One version of a reference, to be read. It stays what it is, whatever is committed meanwhile.
 
-    Ids of spots are int64, unique in the reference for ever and never given out again; a slide's are consecutive. A mask
-    of allowed spots is ``(n_ids,)`` truth by id.
+    Ids of spots are int64, unique in the reference for ever and never given out again; a slide's are consecutive. A
+    mask of allowed spots is ``(n_ids,)`` truth by id.
     """
 
-    def __init__(self, place: Place, table: Table, metadata: Mapping[str, Any], manifest_sha256: str = "") -> None:
+    def __init__(self, place: Place, table: Table, entries: Sequence[SlideEntry] | None = None) -> None:
         self.place = place
         self.table = table
-        self.metadata = dict(metadata)
-        self.manifest_sha256 = manifest_sha256
+        self.metadata = read_metadata(place, table)
+        self.manifest_sha256 = check_manifest(place, table.version)
+        self._entries = entries
         self._index: dict[tuple[str, str], SpotIndex] = {}
 
     @classmethod
-    def open(cls, place: Place, version: int | None = None) -> Snapshot:
+    def at(cls, place: Place, version: int | None = None) -> Snapshot:
         """Open the newest version, or the one of this number.
 
         Raises
@@ -68,12 +69,7 @@ class Snapshot:
             When it is damaged, or of another format version.
         """
         refuse_version_1(place)
-        return cls.of(place, Table.open(place, version))
-
-    @classmethod
-    def of(cls, place: Place, table: Table) -> Snapshot:
-        """Look at an open table."""
-        return cls(place, table, read_metadata(place, table), check_manifest(place, table.version))
+        return cls(place, Table.open(place, version))
 
     @property
     def root(self) -> Path | str:
@@ -153,15 +149,16 @@ class Snapshot:
     @cached_property
     def entries(self) -> tuple[SlideEntry, ...]:
         """The slides in the order of their rows: from the list that is kept of them, or from the rows."""
+        if self._entries is not None:
+            return tuple(self._entries)
         values = self.kept("slides")
         if values is not None:
             return tuple(SlideEntry(**item) for item in values["slides"])
-        entries = self.table.slides()
-        self.keep_entries(entries)
-        return tuple(entries)
+        entries = tuple(self.table.slides())
+        self._keep_slides(entries)
+        return entries
 
-    def keep_entries(self, entries: Sequence[SlideEntry]) -> str:
-        """Keep the list of slides, so that opening need not look at the rows."""
+    def _keep_slides(self, entries: Sequence[SlideEntry]) -> str:
         return self.keep("slides", {"slides": [entry.to_json() for entry in entries]})
 
     def slides(self) -> list[SlideEntry]:
@@ -374,11 +371,10 @@ class Snapshot:
 
     def bring_up(self, *, anew: bool = False) -> list[str]:
         """Derive what is missing: keys, inverted files, expression; returns what could not be written and why."""
-        problems = []
+        problem = self._keep_slides(self.entries)
+        problems = [f"The list of slides: {problem}"] if problem else []
         try:
-            pieces.update(
-                self.index_folder, self._index_key, self.keys, self.live, choice=self.index_choice, anew=anew
-            )
+            pieces.update(self.index_folder, self._index_key, self.keys, self.live, choice=self.index_choice, anew=anew)
         except (OSError, RuntimeError) as error:
             problems.append(f"The search index: {storage_error(error, Path(self.place.uri))}")
         problem = self.fill_cache()

@@ -29,8 +29,10 @@ from mclstexp.index.store.writer import (
 
 Target = str | os.PathLike[str]
 
-# A store answers what its snapshot answers, by delegation; a type checker is told so.
-_Readable = Snapshot if TYPE_CHECKING else object
+if TYPE_CHECKING:  # A store answers what its snapshot answers, by delegation; a type checker is told so.
+    _Readable = Snapshot
+else:
+    _Readable = object
 
 
 class ReferenceStore(_Readable):
@@ -103,11 +105,11 @@ class ReferenceStore(_Readable):
         FormatError
             When the reference is damaged or of another format version.
         """
-        newest = Snapshot.open(Place(path, options))
+        newest = Snapshot.at(Place(path, options))
         if version is None:
             return cls(newest)
         number = resolve_version(newest, version)
-        return cls(newest if number == newest.version else Snapshot.open(newest.place, number), pinned=True)
+        return cls(newest if number == newest.version else Snapshot.at(newest.place, number), pinned=True)
 
     # --- history
 
@@ -185,4 +187,4 @@ class ReferenceStore(_Readable):
             )
 
     def _show_newest(self) -> None:
-        self.snapshot = Snapshot.open(self.place)
+        self.snapshot = Snapshot.at(self.place)

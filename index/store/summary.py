@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from mclstexp.index.search.segment import INDEX
-from mclstexp.index.store.commit import history
-from mclstexp.index.store.manifest import CACHE, FORMAT_VERSION, MODELS, Manifest
+from mclstexp.index.store.place import MODELS, TABLE_FOLDER, Place
+from mclstexp.index.store.snapshot import FORMAT_VERSION
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.table import Commit
 from mclstexp.storage import files_below
 
 
 def describe(store: ReferenceStore) -> dict[str, Any]:
     """Identity, size, index and disk use of a reference."""
-    manifest, identity = store.manifest, store.identity
+    identity, last = store.identity, store.history()[-1]
+    parts = [loaded.piece for loaded in store.pieces()]
     return {
         "path": str(store.root),
-        "reference_id": manifest.reference_id,
+        "reference_id": store.reference_id,
         "format_version": FORMAT_VERSION,
-        "version": manifest.version,
-        "time": manifest.time,
-        "message": manifest.message,
-        "tags": {name: version for name, version in store.tags().items() if version == manifest.version},
+        "version": store.version,
+        "time": last.time,
+        "message": last.message,
+        "tags": {name: version for name, version in store.tags().items() if version == store.version},
         "n_spots": store.n_spots,
-        "n_slides": manifest.n_slides,
+        "n_slides": len(store.entries),
         "n_with_image": sum(entry.has_image for entry in store.entries),
         "n_patients": len({(entry.cohort, entry.patient) for entry in store.entries}),
         "n_cohorts": len({entry.cohort for entry in store.entries}),
@@ -35,25 +35,28 @@ def describe(store: ReferenceStore) -> dict[str, Any]:
         "settings": identity.settings,
         "index": [
             {
-                "kind": segment.kind if segment.ivf else "exact",
-                "n_rows": segment.n_rows,
-                "nprobe": segment.nprobe or None,
-                "recall": segment.recall,
-                "recall_k": segment.recall_k,
+                "kind": part.kind,
+                "n_rows": part.n_rows,
+                "nprobe": part.nprobe,
+                "recall": part.recall,
+                "recall_k": part.recall_k,
             }
-            for segment in manifest.segments
-        ],
-        "bytes": disk_use(store.root),
+            for part in parts
+        ]
+        or [{"kind": "exact", "n_rows": store.n_spots, "nprobe": None, "recall": None, "recall_k": None}],
+        "bytes": disk_use(store.place, store.reference_id),
     }
 
 
-def disk_use(root: Path) -> dict[str, int]:
-    """Bytes on disk by part; files with holes count what they occupy."""
-    parts = {"tables": 0, "index": 0, "cache": 0, "models": 0, "other": 0}
-    names = {INDEX: "index", CACHE: "cache", MODELS: "models"}
-    for path in files_below(root):
-        top = path.relative_to(root).parts[0]
-        part = "tables" if top.endswith(".lance") else names.get(top, "other")
+def disk_use(place: Place, reference_id: str) -> dict[str, int]:
+    """Bytes by part; files with holes count what they occupy. Of an object store only what is derived is counted."""
+    parts = {"tables": 0, "index": 0, "expression": 0, "models": 0, "other": 0}
+    names = {TABLE_FOLDER: "tables", MODELS: "models", "keys": "index", "expression": "expression"}
+    derived = place.derived(reference_id)
+    for path in files_below(derived) | (files_below(place.local) if place.local is not None else set()):
+        above = derived if path.is_relative_to(derived) else place.root
+        top = path.relative_to(above).parts[0]
+        part = names.get(top.partition("-")[0] if above == derived else top, "other")
         parts[part] += min(path.stat().st_size, path.stat().st_blocks * 512)
     return {**parts, "total": sum(parts.values())}
 
@@ -111,10 +114,10 @@ def commits(store: ReferenceStore) -> list[dict[str, Any]]:
     tags: dict[int, list[str]] = {}
     for name, version in store.tags().items():
         tags.setdefault(version, []).append(name)
-    return [_commit(record, tags.get(record.version, [])) for record in history(store.root, store.manifest)]
+    return [_commit(record, tags.get(record.version, [])) for record in store.history()]
 
 
-def _commit(record: Manifest, tags: list[str]) -> dict[str, Any]:
+def _commit(record: Commit, tags: list[str]) -> dict[str, Any]:
     return {
         "version": record.version,
         "time": record.time,

@@ -8,6 +8,7 @@ decided from a version (that a slide is not there yet) still holds when the comm
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,6 +147,11 @@ class Table:
         InputError
             When the condition cannot be understood.
         """
+        # Lance reads up to the first semicolon and takes no text for no condition.
+        unquoted = re.sub("'[^']*'", "", condition)
+        if not condition.strip() or ";" in unquoted:
+            problem = "more than one condition; join them with AND" if ";" in unquoted else "empty"
+            raise InputError(f"Condition {condition!r} cannot be used: it is {problem}.")
         try:
             found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
         except BaseException as error:
@@ -298,7 +304,9 @@ class Table:
             "materialize_deletions_threshold": 0.0,
             "num_threads": 1,
         }
-        results = [json.loads(task.execute(self.dataset).json()) for task in Compaction.plan(self.dataset, options).tasks]
+        results = [
+            json.loads(task.execute(self.dataset).json()) for task in Compaction.plan(self.dataset, options).tasks
+        ]
         if not results:
             return None
         parts = [
@@ -318,9 +326,7 @@ class Table:
         return _commit(self.place, self.version, operation, properties, **options)
 
 
-def write(
-    place: Place, schema: pa.Schema, batches: Iterable[pa.RecordBatch], mode: str
-) -> list[Any]:
+def write(place: Place, schema: pa.Schema, batches: Iterable[pa.RecordBatch], mode: str) -> list[Any]:
     """Write rows into fragments that belong to no version yet; ``mode`` is "create", "append" or "overwrite"."""
     from lance.fragment import write_fragments
 

@@ -151,10 +151,7 @@ def _finish(place: Place, table: Table, entries: Sequence[SlideEntry] | None, *,
         record_version(table)
     except OSError as error:
         problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
-    snapshot = Snapshot.of(place, table)
-    if entries is not None:
-        snapshot.keep_entries(entries)
-    return [*problems, *snapshot.bring_up(anew=anew)]
+    return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
 
 
 # --- build
@@ -209,10 +206,12 @@ def _check_target(place: Place, *, force: bool) -> bool:
     if _exists(place) or place.read("manifest.json") is not None:
         if not force:
             raise ExistsAlreadyError(f"{place} exists already; give --force to replace it, or another -o.")
-        Snapshot.open(place)
+        Snapshot.at(place)
         return False
     # The remains of a build that was killed may be built over; anything else is the user's.
-    present = {path.name for path in place.local.iterdir()} if place.local is not None and place.local.exists() else set()
+    present = (
+        {path.name for path in place.local.iterdir()} if place.local is not None and place.local.exists() else set()
+    )
     strange = sorted(present - OWN)
     if strange or (present and LOCK_FILE not in present):
         held = (strange or sorted(present))[0]
@@ -240,7 +239,7 @@ def _build(
     *,
     force: bool,
 ) -> None:
-    before = Snapshot.open(place) if force and _exists(place) else None
+    before = Snapshot.at(place) if force and _exists(place) else None
     reference_id = uuid.uuid4().hex if before is None else before.reference_id
     metadata = metadata_of(identity, keep_genes(place, identity.panel), reference_id, index)
     schema = spots_schema(identity.embed_dim, metadata)
@@ -278,7 +277,7 @@ def _until_it_passes(place: Place, commit: Callable[[Snapshot], Table]) -> Table
     """Commit from the newest version, and again whenever somebody else was faster."""
     while True:
         with contextlib.suppress(Outdated):
-            return commit(Snapshot.open(place))
+            return commit(Snapshot.at(place))
 
 
 # --- add
@@ -300,7 +299,7 @@ def add_records(
         When a slide's name is taken by other content and ``replace`` is not set.
     """
     with place.errors(), writing(place, command or "add"):
-        start = Snapshot.open(place)
+        start = Snapshot.at(place)
         known = {entry.slide_id: entry for entry in start.entries}
         report = AddReport(version=start.version)
 
@@ -345,16 +344,14 @@ def _stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, rep
         if present.content_hash != content[0]
         else f"patient {present.patient!r} of cohort {present.cohort!r}, now {content[1]!r} of {content[2]!r}"
     )
-    raise ExistsAlreadyError(
-        f"Slide {name} is in the reference with {what}; use --replace, or give it another name."
-    )
+    raise ExistsAlreadyError(f"Slide {name} is in the reference with {what}; use --replace, or give it another name.")
 
 
 def _commit_rows(
     place: Place, rows: Rows, report: AddReport, *, replace: bool, message: str, command: str
 ) -> AddReport:
     while rows.slides:
-        base = Snapshot.open(place)
+        base = Snapshot.at(place)
         if base.metadata != rows.metadata:
             rows.discard()
             raise InputError(f"Reference {place} was built anew meanwhile; add the slides again.")
@@ -457,7 +454,7 @@ def restore_version(place: Place, version: int | str, *, message: str = "", comm
             number = resolve_version(newest, version)
             if number == newest.version:
                 raise InputError(f"Version {number} is the newest already.")
-            n_slides = len(Snapshot.open(place, number).entries)
+            n_slides = len(Snapshot.at(place, number).entries)
             text = message or f"restore version {number}"
             return newest.table.restore(number, _properties(text, command, n_slides))
 
@@ -473,7 +470,7 @@ def optimize_reference(place: Place, *, message: str = "", command: str = "") ->
             return newest.table.compact(properties) or newest.table
 
         table = _until_it_passes(place, commit)
-        _tidy(Snapshot.of(place, table))
+        _tidy(Snapshot(place, table))
         _finish(place, table, None, anew=True)
 
 
@@ -508,7 +505,7 @@ def write_tag(place: Place, name: str, version: int, *, force: bool = False) -> 
     if not _TAG.fullmatch(name):
         raise InputError(f"Tag {name!r} cannot be used: a letter first, then letters, digits, '.', '_' and '-'.")
     with place.errors(), writing(place, "mst tag"):
-        newest = Snapshot.open(place)
+        newest = Snapshot.at(place)
         resolve_version(newest, version)
         present = tags_of(newest.table)
         if name in present and not force:
@@ -529,7 +526,7 @@ def remove_tag(place: Place, name: str) -> None:
         When there is no such tag.
     """
     with place.errors(), writing(place, "mst tag"):
-        newest = Snapshot.open(place)
+        newest = Snapshot.at(place)
         _require_tag(newest, name)
         newest.table.dataset.tags.delete(name)
         place.remove(tag_record(name))

@@ -1,161 +1,158 @@
-"""Verification of the files: manifest, history, hashes, orphans, tags."""
+"""Verification of the files: hashes, what belongs to no version, tags; and putting back what there are copies of."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from pathlib import Path
+import json
+from dataclasses import dataclass, field
 
-from mclstexp.errors import FormatError, InputError
-from mclstexp.index.search.segment import INDEX
-from mclstexp.index.store import tables
-from mclstexp.index.store.commit import LANCE_HINT, data_files
-from mclstexp.index.store.lock import LOCK_FILE
-from mclstexp.index.store.manifest import CACHE, HISTORY, MANIFEST, TABLE_FOLDER, Manifest, history_path, read_manifest
-from mclstexp.index.store.tables import LanceTable
+from mclstexp.errors import FormatError
+from mclstexp.index.store.genes import genes_name
+from mclstexp.index.store.hashes import (
+    VersionRecord,
+    read_record,
+    record_name,
+    record_version,
+    tracked_files,
+    write_record,
+)
+from mclstexp.index.store.place import DERIVED, GENES, HASHES, MODELS, TABLE_FOLDER, Place
+from mclstexp.index.store.snapshot import Snapshot
+from mclstexp.index.store.table import Table, version_of
+from mclstexp.index.store.writer import tag_file, tag_record, tags_of
 from mclstexp.index.verify.findings import Report
-from mclstexp.storage import TEMPORARY, sha256_file
+from mclstexp.storage import TEMPORARY, sha256_bytes
+
+HINT = f"{TABLE_FOLDER}/_versions/latest_version_hint.json"
+"""Lance's own pointer to the newest version: rewritten in place, derived from the folder's listing."""
 
 
-def check_manifest(root: Path, report: Report) -> Manifest | None:
-    """Read the manifest; None when it is damaged or missing though there is a history."""
-    try:
-        return read_manifest(root / MANIFEST, root)
-    except FormatError as error:
-        if "format version" in str(error):
-            raise
-        report.add("manifest", MANIFEST, "the manifest is damaged")
-    except InputError:
-        if not list((root / HISTORY).glob("*.json")):
-            raise
-        report.add("manifest", MANIFEST, "the manifest is missing")
-    return None
+@dataclass
+class Files:
+    """What the records say of a reference's files, and which files there are."""
+
+    present: set[str]
+    hashes: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, bytes] = field(default_factory=dict)
+    versions: set[int] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
 
 
-def newest_record(root: Path) -> Manifest | None:
-    """Return the newest whole commit record whose files are all there with their hashes."""
-    for path in sorted((root / HISTORY).glob("*.json"), reverse=True):
+def read_files(place: Place, report: Report) -> Files:
+    """Read every record of hashes; damaged ones are reported."""
+    files = Files({name for name in place.names() if not name.startswith(f"{DERIVED}/")})
+    for name in sorted(name for name in files.present if name.startswith(f"{HASHES}/") and TEMPORARY not in name):
         try:
-            record = read_manifest(path, root)
-        except (FormatError, InputError):
-            continue
-        if all(
-            (root / name).is_file() and sha256_file(root / name) == digest for name, digest in record.new_files.items()
-        ):
-            return record
-    return None
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_file(path) == digest
-
-
-def check_history(root: Path, manifest: Manifest, report: Report) -> list[Manifest]:
-    """Check every commit's record; return those that are whole, oldest first."""
-    whole = []
-    for version in range(manifest.first_version, manifest.version + 1):
-        path = history_path(root, version)
-        name = path.relative_to(root).as_posix()
-        try:
-            record = read_manifest(path, root)
-        except InputError:
-            report.add("history", name, f"the record of version {version} is missing")
-            continue
+            record = read_record(place, name) or VersionRecord()
         except FormatError:
-            report.add("history", name, f"the record of version {version} is damaged")
+            report.add("record", name, "the record of hashes is damaged")
             continue
-        if record.version != version:
-            report.add("history", name, f"the record of version {version} says version {record.version}")
-        elif version == manifest.version and path.read_bytes() != (root / MANIFEST).read_bytes():
-            report.add("history", name, f"the record of version {version} differs from the manifest")
-        elif version < manifest.version:
-            whole.append(record)
-    return [*whole, manifest]
+        files.hashes |= record.files
+        files.copies |= record.copies
+        stem = name.rpartition("/")[2].removesuffix(".json")
+        files.versions |= {int(stem)} if stem.isdigit() else set()
+    return files
 
 
-def check_hashes(root: Path, records: list[Manifest], report: Report) -> dict[str, str]:
-    """Hash every file that belongs to a commit; return them all."""
-    owned = {name: digest for record in records for name, digest in record.new_files.items()}
-    manifest = records[-1]
-    current = current_files(root, manifest)
-    report.n_files = len(owned)
-    for name, digest in sorted(owned.items()):
-        used = current is None or name in current
-        note = "" if used else f" (version {manifest.version} does not use it)"
+def check_hashes(place: Place, files: Files, report: Report, *, repair: bool) -> None:
+    """Hash every file that a record names; put back what there is a copy of."""
+    report.n_files = len(files.hashes)
+    for name, digest in sorted(files.hashes.items()):
         try:
-            found = sha256_file(root / name)
-        except FileNotFoundError:
-            report.add("missing", name, f"the file is missing{note}").used = used
+            found = place.sha256(name)
         except OSError as error:
-            report.add("damaged", name, f"the file cannot be read: {error.strerror}{note}").used = used
+            finding = report.add("damaged", name, f"the file cannot be read: {error.strerror}")
         else:
-            if found != digest:
-                text = f"the file's SHA-256 is {found[:12]}, expected {digest[:12]}{note}"
-                report.add("damaged", name, text).used = used
-    return owned
+            if found == digest:
+                continue
+            if found is None:
+                finding = report.add("missing", name, "the file is missing")
+            else:
+                finding = report.add("damaged", name, f"the file's SHA-256 is {found[:12]}, expected {digest[:12]}")
+        files.broken.add(name)
+        copy = files.copies.get(name)
+        if repair and copy is not None and sha256_bytes(copy) == digest:
+            place.write(name, copy)
+            finding.repaired = True
+            files.broken.discard(name)
+    for name in sorted(files.present):
+        if name.startswith(f"{GENES}/") and TEMPORARY not in name and place.sha256(name) is not None:
+            report.n_files += 1
+            if genes_name(place.sha256(name) or "") != name:
+                report.add("damaged", name, "the gene list is not what its name says")
 
 
-def current_files(root: Path, manifest: Manifest) -> set[str] | None:
-    """Return the files that the newest version reads; None when its tables cannot be opened."""
-    used = {name for segment in manifest.segments for name in segment.files}
-    for table in (manifest.spots, manifest.slides):
-        try:
-            dataset = LanceTable(root, table).dataset
-            fragments = dataset.get_fragments()
-        except (FormatError, OSError, ValueError, RuntimeError):
-            return None
-        used.add(f"{table.path}/_versions/{2**64 - 1 - table.version}.manifest")
-        for fragment in fragments:
-            metadata = fragment.metadata
-            used.update(f"{table.path}/data/{item.path}" for item in metadata.files)
-            if metadata.deletion_file is not None:
-                used.add(f"{table.path}/{metadata.deletion_file.path(fragment.fragment_id)}")
-    return used
-
-
-def writer_is_busy(root: Path) -> bool:
-    """Say whether a writer holds the lock now, without waiting for it."""
+def check_use(files: Files, newest: Snapshot, report: Report) -> None:
+    """Tell apart which broken files the newest version reads."""
     try:
-        handle = os.open(root / LOCK_FILE, os.O_RDONLY)
-    except OSError:
-        return False
+        used = tracked_files(newest.table, newest.version).get(newest.version, set())
+    except FormatError:
+        return
+    for finding in report.of("damaged", "missing"):
+        if not finding.repaired and finding.path.startswith(TABLE_FOLDER) and finding.path not in used:
+            finding.used = False
+            finding.message += f" (version {newest.version} does not use it)"
+
+
+def check_orphans(place: Place, files: Files, newest: Snapshot, report: Report, *, repair: bool) -> None:
+    """Find what belongs to no version, and what no hash is kept of; a repair removes the one and hashes the other."""
+    for name in sorted(name for name in files.present if TEMPORARY in name.rpartition("/")[2]):
+        report.add("orphan", name, "the file was never finished")
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+        by_version = tracked_files(newest.table, 1)
+    except FormatError:
+        report.add("orphan", "", "orphans cannot be told while a version of the table is damaged", note=True)
+        by_version = None
+    if by_version is not None:
+        tracked = set().union(*by_version.values())
+        tags = {tag_file(name) for name in tags_of(newest.table)}
+        reported = {finding.path for finding in report.findings}
+        for name in sorted(files.present - set(files.hashes) - reported - {HINT}):
+            if not name.startswith((f"{TABLE_FOLDER}/", f"{MODELS}/")):
+                continue
+            if name in tracked or name in tags:
+                report.add("unhashed", name, "no hash is kept: its writer was killed, or was another program")
+            else:
+                report.add("orphan", name, "the file belongs to no version")
+    if HINT in files.present and _hinted(place) != newest.version:
+        report.add("hint", HINT, "Lance's pointer to the newest version is damaged or wrong")
+    if repair:
+        _repair(place, newest, by_version, report)
 
 
-def check_orphans(root: Path, owned: dict[str, str], manifest: Manifest, report: Report) -> None:
-    """Find what belongs to no commit: remains of killed writers, and Lance's own pointers when they are wrong."""
-    used_tables = {name.split("/", 1)[0] for name in owned}
-    for path in sorted(data_files(root)):
-        name = path.relative_to(root).as_posix()
-        if name not in owned and not (path.parent == root / INDEX and path.name.startswith(TEMPORARY)):
-            report.add("orphan", name, "the file belongs to no commit")
-    folders = [root, root / HISTORY, root / INDEX, root / CACHE, *(root / CACHE).glob("*/")]
-    for path in sorted(path for folder in folders for path in folder.glob(f"{TEMPORARY}*")):
-        report.add("orphan", path.relative_to(root).as_posix(), "the file was never finished")
-    for path in sorted((root / HISTORY).glob("*")):
-        if path.name.startswith(TEMPORARY):
-            continue
-        number = int(path.stem) if path.stem.isdigit() and path.suffix == ".json" else -1
-        if not manifest.first_version <= number <= manifest.version:
-            report.add("orphan", path.relative_to(root).as_posix(), "the file is the record of no version")
-    for folder in sorted(root.iterdir()):
-        if TABLE_FOLDER.fullmatch(folder.name) and folder.name not in used_tables:
-            report.add("orphan", folder.name, "the table belongs to no commit")
-    for table in (manifest.spots, manifest.slides):
-        hint = f"{table.path}/_versions/{LANCE_HINT}"
-        newest = tables.latest_version(root, table.path)
-        if (root / hint).exists() and tables.hinted_version(root / hint) != newest:
-            report.add("hint", hint, "Lance's pointer to the newest version is damaged or wrong")
+def _hinted(place: Place) -> int | None:
+    try:
+        return int(json.loads(place.read(HINT) or b"")["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def check_tags(manifest: Manifest, report: Report) -> None:
+def _repair(place: Place, newest: Snapshot, by_version: dict[int, set[str]] | None, report: Report) -> None:
+    for finding in report.of("orphan", "hint"):
+        if finding.level == "error":
+            place.remove(finding.path)
+            finding.repaired = True
+    again = report.of("unhashed", "record")
+    if not again:
+        return
+    for finding in report.of("record"):
+        place.remove(finding.path)
+    known = {number for number in by_version or () if place.read(record_name(number)) is not None}
+    for number in sorted(set(by_version or ()) - known):
+        record_version(Table.open(place, number))
+    for name in tags_of(newest.table):
+        if place.read(tag_record(name)) is None:
+            write_record(place, tag_record(name), [tag_file(name)])
+    digests = {name.split("/")[1] for name in place.names(MODELS)}
+    for digest in digests:
+        if place.read(f"{HASHES}/model-{digest}.json") is None:
+            write_record(place, f"{HASHES}/model-{digest}.json", place.names(f"{MODELS}/{digest}"))
+    for finding in again:
+        finding.repaired = by_version is not None
+
+
+def check_tags(place: Place, newest: Snapshot, report: Report) -> None:
     """Check that every tag names a version that is there."""
-    for name, version in sorted(manifest.tags.items()):
-        if not manifest.first_version <= version <= manifest.version:
-            report.add("tag", MANIFEST, f"tag {name} names version {version}, which does not exist")
+    present = {version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions")}
+    for name, version in tags_of(newest.table).items():
+        if version not in present:
+            report.add("tag", tag_file(name), f"tag {name} names version {version}, which does not exist")

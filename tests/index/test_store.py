@@ -1,5 +1,6 @@
 """The store's contract: what is added comes back, what must be refused is, every version stays."""
 
+import shutil
 from dataclasses import replace
 
 import lancedb
@@ -21,6 +22,7 @@ from mclstexp.slide import SpotTable
 
 SIM = Simulation()
 CONFIG = RetrievalConfig(k=12)
+BOTH = pytest.mark.parametrize("where", ["local", "s3"], indirect=True)
 
 
 def records(*numbers, n_spots=20):
@@ -28,9 +30,9 @@ def records(*numbers, n_spots=20):
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(where):
     return ReferenceStore.create(
-        tmp_path / "ref", SIM.identity(), records(0, 1, 2, 9), message="first", command="mst x"
+        where(), SIM.identity(), records(0, 1, 2, 9), message="first", command="mst x"
     )
 
 
@@ -46,6 +48,7 @@ def same(one, other):
     assert one[2].equals(other[2])
 
 
+@BOTH
 def test_what_is_added_comes_back(store):
     for number in (0, 1, 2, 9):
         record = SIM.record(number, 20)
@@ -70,8 +73,8 @@ def test_what_is_added_comes_back(store):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row_ids=st.lists(st.integers(0, 79), max_size=30))
 def test_spots_come_in_the_asked_order_with_repeats(store, row_ids):
-    table = store.spots(np.array(row_ids, dtype=np.int64), ["row_id", "slide_id"])
-    assert table["row_id"].to_pylist() == row_ids
+    table = store.spots(np.array(row_ids, dtype=np.int64), ["_rowid", "slide_id"])
+    assert table["_rowid"].to_pylist() == row_ids
     names = [store.entries[i].slide_id for i in store.slide_numbers(np.array(row_ids, dtype=np.int64))]
     assert table["slide_id"].to_pylist() == names
 
@@ -83,16 +86,37 @@ def test_unknown_rows_are_refused(store):
             store.spots(np.array([0, row]), ["spot_id"])
 
 
-def test_lancedb_opens_the_tables(store):
+@BOTH
+def test_lancedb_opens_the_table_and_may_be_asked(store):
+    """What docs/store.md shows."""
     table = lancedb.connect(store.root).open_table("spots")
     assert table.count_rows() == 80
-    assert lancedb.connect(store.root).open_table("slides").count_rows() == 4
+    (vector,) = SIM.queries(1)
+    found = table.search(vector).where("patient = 'patient0003'").limit(5).to_arrow()
+    assert set(found["slide_id"].to_pylist()) == {"slide0009"}
+    allowed = np.zeros(store.n_ids, dtype=bool)
+    allowed[store.matching("patient = 'patient0003'")] = True
+    (nearest,) = store.index("cpu").search(vector[None], 5, allowed=allowed).row_ids
+    assert found["spot_id"].to_pylist() == store.spots(nearest, ["spot_id"])["spot_id"].to_pylist()
+    totals = table.search().where("cohort = 'cohort001' AND mpp < 0.6").select(["total_counts"]).to_arrow()
+    assert len(totals) == 20
+    assert store.lance_table().version == store.version
 
 
-def test_labels_and_slides_without_image(tmp_path):
+@pytest.mark.parametrize("condition", ["", "  ", "total_counts > 0; slide_id = 'x'", "1=1; drop table spots"])
+def test_a_condition_is_one_condition(store, condition):
+    with pytest.raises(InputError, match="cannot be used: it is (empty|more than one)"):
+        store.matching(condition)
+
+
+def test_a_semicolon_in_a_name_is_no_second_condition(store):
+    assert len(store.matching("slide_id != 'a;b'")) == 80
+
+
+def test_labels_and_slides_without_image(where):
     plain = SIM.record(0, 20, image=False)
     labelled = replace(SIM.record(1, 20), labels=np.array(["tumour", "stroma"] * 10))
-    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), [plain, labelled])
+    store = ReferenceStore.create(where(), SIM.identity(), [plain, labelled])
     assert [entry.has_image for entry in store.slides()] == [False, True]
     assert np.isnan(store.embeddings(np.arange(20), "image_embedding")).all()
     found = retrieve(store, SIM.queries(3), CONFIG, filter=Filter(where="label = 'tumour'"))
@@ -102,13 +126,15 @@ def test_labels_and_slides_without_image(tmp_path):
     assert verify(store.root).ok
 
 
-def test_adding_one_by_one_gives_the_answers_of_building_at_once(store, tmp_path):
-    whole = ReferenceStore.create(tmp_path / "whole", SIM.identity(), records(2, 9, 0, 5, 1, 7))
+@BOTH
+def test_adding_one_by_one_gives_the_answers_of_building_at_once(store, where):
+    whole = ReferenceStore.create(where("whole"), SIM.identity(), records(2, 9, 0, 5, 1, 7))
     store.add(records(5))
     store.add(records(7))
     same(answers(store, "all"), answers(whole, "all"))
 
 
+@BOTH
 def test_slides_that_are_there_are_skipped_refused_or_replaced(store):
     before = store.version
     report = store.add(records(0, 1))
@@ -165,6 +191,7 @@ def test_removing(store):
     assert store.history()[-1].message == "remove slide0000, slide0001, slide0002"
 
 
+@BOTH
 def test_every_version_stays_and_answers_the_same_bits(store):
     first = answers(store)
     store.tag("paper", 1)
@@ -213,8 +240,14 @@ def test_versions_and_tags_that_do_not_exist(store):
     store.add(records(5))
     store.tag("a.b", force=True)
     assert store.tags() == {"a.b": 2}
+    with pytest.raises(InputError, match="no tag 'c'; tags: a.b"):
+        store.untag("c")
+    store.untag("a.b")
+    assert store.tags() == {}
+    assert verify(store.root).findings == []
 
 
+@BOTH
 def test_readers_keep_their_version(store):
     reader = ReferenceStore.open(store.root)
     before = answers(reader)
@@ -238,8 +271,24 @@ def test_a_build_replaces_only_when_forced_and_stays_restorable(store):
     same(answers(rebuilt), first)
     rebuilt.restore(2)
     again = ReferenceStore.create(store.root, SIM.identity(), records(6), force=True)
-    assert [record.version for record in again.history()] == [2, 3, 4, 5]
+    assert [record.version for record in again.history()] == [1, 2, 3, 4, 5]
+    same(answers(ReferenceStore.open(store.root, version=1)), first)
     assert verify(store.root).ok
+
+
+@BOTH
+def test_a_build_of_another_model_replaces_the_old_one(where):
+    """The length of the embeddings, the panel and the settings may all change; versions before keep theirs."""
+    other = Simulation(dim=8, n_panel=20)
+    store = ReferenceStore.create(where(), SIM.identity(), records(0, 1))
+    rebuilt = ReferenceStore.create(where(), other.identity(), [other.record(0, 20)], force=True)
+    assert (rebuilt.identity.embed_dim, len(rebuilt.identity.panel)) == (8, 20)
+    assert rebuilt.index("cpu").search(other.queries(2), 3).row_ids.min() >= 40, "ids are never given out again"
+    old = ReferenceStore.open(where(), version=1)
+    same(answers(old), answers(store))
+    with pytest.raises(MismatchError, match="embedding length 8"):
+        rebuilt.check_identity(old.identity)
+    assert verify(where()).ok
 
 
 @pytest.mark.parametrize("what", ["file", "foreign"])
@@ -271,16 +320,18 @@ def test_a_failed_build_leaves_no_folder(tmp_path):
         ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(0), index="best")
 
 
-def test_the_model_is_part_of_the_commit(tmp_path):
+@BOTH
+def test_the_model_is_part_of_the_commit(where, tmp_path):
     def save(folder):
         folder.mkdir()
         (folder / "weights.safetensors").write_bytes(b"weights")
 
-    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(0), save_model=save)
+    store = ReferenceStore.create(where(), SIM.identity(), records(0), save_model=save)
     assert (store.model_folder / "weights.safetensors").read_bytes() == b"weights"
-    again = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records(1), save_model=save, force=True)
+    again = ReferenceStore.create(where(), SIM.identity(), records(1), save_model=save, force=True)
     assert again.model_folder == store.model_folder
-    (store.model_folder / "weights.safetensors").write_bytes(b"damaged")
+    copy = f"models/{SIM.identity().model_digest[:20]}/weights.safetensors"
+    store.place.write(copy, b"damaged")
     assert [finding.kind for finding in verify(store.root).findings] == ["damaged"]
 
 
@@ -294,9 +345,9 @@ def test_the_model_is_part_of_the_commit(tmp_path):
         ({"settings": {"patch": {"mpp": 0.5}, "spot_context": "6 rings"}}, 'spot context null, .* "6 rings"'),
     ],
 )
-def test_another_model_is_refused_with_both_values(tmp_path, change, text):
+def test_another_model_is_refused_with_both_values(where, change, text):
     identity = replace(SIM.identity(), settings={"patch": {"mpp": 0.5}})
-    store = ReferenceStore.create(tmp_path / "ref", identity, records(0))
+    store = ReferenceStore.create(where(), identity, records(0))
     store.check_identity(replace(identity))
     with pytest.raises(MismatchError, match=text):
         store.check_identity(replace(identity, **change))
@@ -313,7 +364,7 @@ def test_filters_by_patient_slide_and_cohort(store):
     for names, text in (
         ({"exclude_patients": ("nobody",)}, "no patient 'nobody'"),
         ({"only_cohorts": ("nowhere",)}, "no cohort 'nowhere'"),
-        ({"where": "colour = 'red'"}, "columns: row_id, slide_id"),
+        ({"where": "colour = 'red'"}, "columns: slide_id, patient"),
         ({"where": "not sql at all ("}, "cannot be used"),
         ({"where": "array_row > 1000"}, "leaves no reference spot"),
         ({"exclude_patients": ("patient0000", "patient0003")}, "leaves no reference spot"),
@@ -334,9 +385,9 @@ def test_a_slide_is_found_by_content_and_by_file(store):
     assert store.find_slide("f" * 64) == []
 
 
-def test_genes_by_symbol_and_ensembl(tmp_path):
+def test_genes_by_symbol_and_ensembl(where):
     panel = GenePanel(SIM.genes.symbols, tuple(f"ENSG{i:011d}.3" for i in range(len(SIM.genes))))
-    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), [replace(SIM.record(0, 20), genes=panel)])
+    store = ReferenceStore.create(where(), SIM.identity(), [replace(SIM.record(0, 20), genes=panel)])
     found = retrieve(store, SIM.queries(2), CONFIG, genes=["GENE00055", "ENSG00000000003", "GENE00003"])
     assert found.genes.symbols == ("GENE00055", "GENE00003")
     with pytest.raises(InputError, match="'ERBB9' was measured by no slide"):
@@ -368,10 +419,10 @@ def test_familiarity_ranks_patches(store):
     assert np.isin(scores.astype(np.float32).round(6), reference_scores(store, k=5).round(6)).all()
 
 
-def test_familiarity_without_a_scale(tmp_path):
-    alone = ReferenceStore.create(tmp_path / "a", SIM.identity(), records(0))
+def test_familiarity_without_a_scale(where):
+    alone = ReferenceStore.create(where("a"), SIM.identity(), records(0))
     assert np.isnan(familiarity(alone, SIM.queries(3), k=5)).all()
-    blind = ReferenceStore.create(tmp_path / "b", SIM.identity(), [SIM.record(i, 20, image=False) for i in range(2)])
+    blind = ReferenceStore.create(where("b"), SIM.identity(), [SIM.record(i, 20, image=False) for i in range(2)])
     assert np.isnan(familiarity(blind, SIM.queries(3), k=5)).all()
 
 
@@ -415,19 +466,55 @@ def test_bad_records_are_refused(change, text):
 
 
 def test_what_is_not_a_reference(tmp_path, store):
-    with pytest.raises(InputError, match=r"is not a reference: it has no manifest.json"):
-        ReferenceStore.open(tmp_path)
-    with pytest.raises(InputError, match="is not a reference"):
-        ReferenceStore.open(tmp_path / "nowhere")
-    (store.root / "manifest.json").write_text("{}")
-    with pytest.raises(FormatError, match="damaged"):
-        ReferenceStore.open(store.root)
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"is not a reference: it has no table spots.lance"):
+            ReferenceStore.open(folder)
+    lancedb.connect(tmp_path / "other").create_table("spots", [{"name": "something else"}])
+    with pytest.raises(InputError, match="its table was not written by mst build-index"):
+        ReferenceStore.open(tmp_path / "other")
 
 
-def test_an_index_that_lacks_spots_is_never_used(store):
-    manifest = replace(store.manifest, segments=())
-    with pytest.raises(FormatError, match="index lacks spots"):
-        ReferenceStore(store.root, manifest).index()
+def test_what_is_derived_may_be_deleted_at_any_time(store):
+    before = answers(store)
+    shutil.rmtree(store.derived)
+    same(answers(ReferenceStore.open(store.root)), before)
+    shutil.rmtree(store.derived)
+    store.add(records(5))
+    store.restore(1)
+    same(answers(store), before)
+    assert verify(store.root).findings == []
+
+
+def test_where_nothing_can_be_kept_answers_are_the_same(store):
+    before = answers(store)
+    shutil.rmtree(store.derived)
+    store.derived.write_text("a file in the way")
+    reader = ReferenceStore.open(store.root)
+    same(answers(reader), before)
+    assert "could not be written" in retrieve(reader, SIM.queries(2), CONFIG).notes[0]
+
+
+def test_an_index_of_another_reference_is_never_used(store, where):
+    other = ReferenceStore.create(where("other"), SIM.identity(), records(9, 2, 1, 0))
+    before = answers(store)
+    shutil.rmtree(store.derived)
+    shutil.copytree(other.derived, store.derived)
+    same(answers(ReferenceStore.open(store.root)), before)
+
+
+def test_a_table_that_another_program_changed(store):
+    """Rows that are added or taken away by hand are said, not guessed at; the way back is a restore."""
+    table = lancedb.connect(store.root).open_table("spots")
+    table.add(table.search().where("slide_id = 'slide0000' AND array_row = 0").to_arrow().select(table.schema.names))
+    with pytest.raises(FormatError, match="was changed by another program"):
+        _ = ReferenceStore.open(store.root).entries
+    assert [finding.kind for finding in verify(store.root).findings if finding.level == "error"] == [
+        *["unhashed"] * 3,
+        "table",
+    ]
+    ReferenceStore.open(store.root).restore(1)
+    assert ReferenceStore.open(store.root).n_spots == 80
+    assert "Append by another program" in ReferenceStore.open(store.root).history()[1].message
 
 
 def test_a_damaged_table_version_is_found_when_opened(store):
@@ -435,5 +522,5 @@ def test_a_damaged_table_version_is_found_when_opened(store):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(FormatError, match=r"version 1 of table spots.lance is missing or damaged"):
+    with pytest.raises(FormatError, match=r"version 1 of the table is damaged|newest version of its table cannot be read"):
         ReferenceStore.open(store.root).spots(np.array([0]), ["spot_id"])

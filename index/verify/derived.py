@@ -1,0 +1,100 @@
+"""Verification of what is derived from the table: compared with it, and made again where it differs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mclstexp.errors import FormatError
+from mclstexp.index.search import ivf, pieces
+from mclstexp.index.search.ranges import RowRanges
+from mclstexp.index.store.matrix import VALUES, RowMatrix
+from mclstexp.index.store.schema import SlideEntry
+from mclstexp.index.store.snapshot import Snapshot
+from mclstexp.index.verify.findings import Report
+from mclstexp.storage import TEMPORARY, read_digested, sha256_bytes, sha256_file
+
+
+def check_derived(newest: Snapshot, report: Report) -> None:
+    """Compare keys, expression, inverted files and kept values with the rows."""
+    for path in sorted(newest.derived.rglob(f"{TEMPORARY}*")):
+        report.add("derived", _name(newest, path), "the file was never finished")
+    for path in sorted(newest.derived.glob("*.json")):
+        if read_digested(path) is None:
+            report.add("derived", _name(newest, path), "the kept value is damaged")
+    _check_matrix(newest, newest.keys_file, newest.slide_keys, report)
+    _check_matrix(newest, newest.expression_cache, newest.panel_expression, report)
+    _check_pieces(newest, report)
+
+
+def _name(newest: Snapshot, path: Path) -> str:
+    return f"derived/{path.relative_to(newest.derived).as_posix()}"
+
+
+def _check_matrix(
+    newest: Snapshot, held: RowMatrix, read: Callable[[SlideEntry], NDArray[Any]], report: Report
+) -> None:
+    name = _name(newest, held.folder)
+    for file, problem in held.problems():
+        report.add("derived", f"{name}/{file}", problem)
+    for start, slide in held.filled().items():
+        if sha256_bytes(held.row_bytes_of(int(start), slide["n_spots"])) != slide["sha256"]:
+            report.add("derived", f"{name}/{VALUES}", f"the rows from {start} on are damaged")
+    lacking = set(held.missing(newest.entries))
+    for entry in newest.entries:
+        if entry in lacking:
+            continue
+        wanted = np.ascontiguousarray(read(entry), dtype=held.dtype).tobytes()
+        if held.row_bytes_of(entry.row_start, entry.n_spots) != wanted:
+            report.add("derived", f"{name}/{VALUES}", f"the rows of slide {entry.slide_id} are not those of the table")
+
+
+def _check_pieces(newest: Snapshot, report: Report) -> None:
+    folder = newest.index_folder
+    record = folder / pieces.RECORD
+    known = {loaded.path: loaded for loaded in newest.pieces()}
+    listed = read_digested(record)
+    if record.exists() and (listed is None or len(known) < len(listed["pieces"])):
+        report.add("derived", _name(newest, record), "the record of the inverted files is damaged, or one is not whole")
+    for path in sorted(folder.glob("ivf-*.faiss")):
+        loaded = known.get(path)
+        if loaded is None:
+            report.add("derived", _name(newest, path), "no record names the inverted file")
+        elif sha256_file(path) != loaded.piece.sha256:
+            report.add("derived", _name(newest, path), "the inverted file is damaged")
+        else:
+            _check_entries(newest, loaded, report)
+
+
+def _check_entries(newest: Snapshot, loaded: pieces.LoadedPiece, report: Report) -> None:
+    rows = RowRanges(loaded.piece.ranges)
+    try:
+        held = np.sort(ivf.entries(loaded.index))
+    except FormatError as error:
+        report.add("derived", _name(newest, loaded.path), str(error))
+        return
+    if not np.array_equal(held, rows.row_ids(np.arange(len(rows)))):
+        report.add(
+            "derived", _name(newest, loaded.path), "the inverted file does not hold the ids that its record says"
+        )
+
+
+def repair_derived(newest: Snapshot, report: Report) -> None:
+    """Remove what is wrong and derive it again; nothing is derived from rows that are wrong themselves."""
+    wrong = [finding for finding in report.of("derived") if not finding.repaired]
+    if report.of("table", "slides", "spots", "norm", "counts", "duplicate-spot") or not wrong:
+        return
+    for finding in wrong:
+        path = newest.derived / finding.path.removeprefix("derived/")
+        if path.parent != newest.derived:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    problems = Snapshot.at(newest.place, newest.version).bring_up()
+    for finding in wrong:
+        finding.repaired = not problems

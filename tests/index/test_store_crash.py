@@ -13,11 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mclstexp.errors import FormatError, LockedError, StorageError
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store.lock import writer_lock
+from mclstexp.index.store.lock import writing
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 from mclstexp.storage import storage_error
@@ -35,7 +37,7 @@ from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
-DEBRIS = ("orphan", "hint", "unfinished")
+DEBRIS = ("orphan", "hint", "unhashed", "derived")
 BASE, WORK = Path(sys.argv[1]), Path(sys.argv[2])
 
 
@@ -59,7 +61,7 @@ def act(work):
 
 
 def state(work):
-    if not (work / "manifest.json").exists():
+    if not list(work.glob("spots.lance/_versions/*.manifest")):
         return None
     store = ReferenceStore.open(work)
     return store.version, {e.slide_id: e.content_hash for e in store.slides()}
@@ -202,51 +204,79 @@ def test_sigkill_at_any_moment(helper, task, n_times, n_calls):
     assert before in states, "some kills came before the commit"
 
 
-def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
+HOLD = """
+import sys, time
+from mclstexp.index.store.lock import writing
+from mclstexp.index.store.place import Place
+with writing(Place(sys.argv[1]), 'mst add more', alone=sys.argv[2] == 'alone'):
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold():
+    holders = []
+
+    def start(root, how):
+        holders.append(subprocess.Popen([sys.executable, "-c", HOLD, root, how], stdout=subprocess.PIPE, text=True))
+        assert holders[-1].stdout.readline() == "held\n"
+        return holders[-1]
+
+    yield start
+    for holder in holders:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_repair_waits_for_writers_and_nobody_else_does(tmp_path, hold):
     root = tmp_path / "ref"
     store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
-    script = (
-        "import sys, time\nfrom pathlib import Path\nfrom mclstexp.index.store.lock import writer_lock\n"
-        "with writer_lock(Path(sys.argv[1]), 'mst add more'):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    text = rf"is being written by process {holder.pid} on .* \(mst add more\) since 20"
+    holder = hold(root, "with others")
+    with pytest.raises(LockedError, match=rf"is in use by process {holder.pid} on .* \(mst add more\) since 20"):
+        verify(root, repair=True)
+    report = verify(root)
+    assert report.ok
+    assert [finding.kind for finding in report.findings] == ["busy"]
+    store.add(SIM.records(1, 8, start=5))
+    store.remove(slides=["slide0000"])
+    store.tag("x")
+    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).row_ids.shape == (2, 3), "readers go on"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert verify(root, repair=True).findings == []
+
+
+def test_writers_are_told_of_a_repair(tmp_path, hold):
+    root = tmp_path / "ref"
+    store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+    holder = hold(root, "alone")
     for change in (
         lambda: store.add(SIM.records(1, 8, start=5)),
         lambda: store.remove(slides=["slide0000"]),
         lambda: store.tag("x"),
-        lambda: verify(root, repair=True),
         lambda: ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8), force=True),
     ):
-        with pytest.raises(LockedError, match=text):
+        with pytest.raises(LockedError, match=f"is in use by process {holder.pid}"):
             change()
-    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).row_ids.shape == (2, 3), "readers go on"
-    assert verify(root).ok
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert store.add(SIM.records(1, 8, start=5)).version == 2
 
 
 WRITER = """
-import sys, time
-from pathlib import Path
-from mclstexp.errors import LockedError
+import sys
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
-    while True:
-        try:
-            ReferenceStore.open(Path(sys.argv[1])).add([sim.record(number, 8)])
-            break
-        except LockedError:
-            time.sleep(0.01)
+    ReferenceStore.open(sys.argv[1]).add([sim.record(number, 8)])
 """
 
 
-def test_two_writers_and_readers_lose_nothing(tmp_path):
-    root = tmp_path / "ref"
+@pytest.mark.parametrize("where", ["local", "s3"], indirect=True)
+def test_two_writers_and_readers_lose_nothing(where):
+    root = where()
     ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)]) for first in (10, 20)]
     seen = []
@@ -362,11 +392,12 @@ def test_a_read_only_reference_can_be_read_and_says_why_not_written():
 
 def test_a_vanished_file_is_named_and_found(tmp_path):
     root = tmp_path / "ref"
-    store = ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
-    (root / store.manifest.segments[0].keys).unlink()
-    with pytest.raises(FormatError, match=r"keys-.* is missing; run mst verify --repair"):
-        ReferenceStore.open(root).index()
-    assert [finding.kind for finding in verify(root).findings if finding.kind == "missing"] == ["missing"]
+    ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
+    (data,) = (root / "spots.lance/data").iterdir()
+    data.unlink()
+    with pytest.raises(FormatError, match=r"the table cannot be read \(.*ot found.*\); run mst verify"):
+        ReferenceStore.open(root).embeddings(np.arange(3))
+    assert [finding.kind for finding in verify(root).findings] == ["missing", "table"]
 
 
 def test_reasons_in_one_line(tmp_path):
@@ -383,11 +414,12 @@ def test_reasons_in_one_line(tmp_path):
 
 
 def test_the_lock_is_free_after_the_block(tmp_path):
+    place = Place(tmp_path)
     refused = pytest.raises(LockedError, match=f"process {os.getpid()}")
-    with writer_lock(tmp_path, "one"), refused, writer_lock(tmp_path, "two"):
+    with writing(place, "one"), writing(place, "two"), refused, writing(place, "three", alone=True):
         pass
-    with writer_lock(tmp_path, "three"):
+    with writing(place, "four", alone=True):
         pass
     (tmp_path / ".lock").write_text("rubbish")
-    with writer_lock(tmp_path, "four"):
+    with writing(place, "five"):
         pass

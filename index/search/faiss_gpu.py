@@ -9,8 +9,9 @@ import numpy as np
 
 from mclstexp.errors import InputError
 from mclstexp.index.search.backend import Backend
-from mclstexp.index.search.ivf import load_faiss
+from mclstexp.index.search.ivf import load_faiss, read
 from mclstexp.index.search.pieces import LoadedPiece, outside
+from mclstexp.index.search.ranges import covers
 from mclstexp.types import BoolArray, Device, FloatArray, IdArray
 
 MOST = 2048
@@ -125,9 +126,11 @@ class GpuInvertedBackend:
         self.live = live
         self.outside = outside(pieces, live)
         self.resources = faiss.StandardGpuResources()
-        self.pieces = [(faiss.index_cpu_to_gpu(self.resources, 0, item.index), item.piece) for item in pieces]
+        self.pieces = [
+            (faiss.index_cpu_to_gpu(self.resources, 0, read(item.path, mapped=False)), item.piece) for item in pieces
+        ]
         # A row that this version lacks would be found: such pieces are searched as filters are.
-        self.whole = all(live[start:stop].all() for item in pieces for start, stop in item.piece.ranges)
+        self.whole = all(covers(live, item.piece.ranges) for item in pieces)
 
     def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Search the lists, or compare with the allowed rows."""

@@ -18,7 +18,7 @@ import numpy as np
 from mclstexp.errors import FormatError
 from mclstexp.index.search import ivf
 from mclstexp.index.search.exact import ExactBackend
-from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges, minus, overlap, total
+from mclstexp.index.search.ranges import Ranges, RowRanges, covers, merge_ranges, minus, overlap, total
 from mclstexp.index.search.vectors import recall_at_k
 from mclstexp.storage import TEMPORARY, read_digested, sha256_file, write_digested
 from mclstexp.types import BoolArray, FloatArray, IdArray
@@ -80,7 +80,7 @@ class LoadedPiece:
 
     def search(self, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray) -> tuple[IdArray, FloatArray]:
         """Return ids and approximate similarities, both ``(n, k)``, -1 where fewer were found."""
-        everything = all(allowed[start:stop].all() for start, stop in self.piece.ranges)
+        everything = covers(allowed, self.piece.ranges)
         return ivf.search(self.index, query, k, nprobe=nprobe, allowed=None if everything else allowed)
 
 

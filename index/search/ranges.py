@@ -79,6 +79,11 @@ def minus(ranges: Ranges, others: Ranges) -> Ranges:
     return tuple(rest)
 
 
+def covers(mask: BoolArray, ranges: Ranges) -> bool:
+    """Say whether a mask by row allows every row of ranges; rows past its end it does not allow."""
+    return all(stop <= len(mask) and bool(mask[start:stop].all()) for start, stop in ranges)
+
+
 def total(ranges: Ranges) -> int:
     """Return the number of rows in ranges."""
     return sum(stop - start for start, stop in ranges)

@@ -1,7 +1,7 @@
 """SHA-256 of every file, kept beside the table: a record a version, written when the version has been committed.
 
-A version's record also holds copies of Lance's manifest and transaction: they are small, and a version is lost without
-them.
+A version's record also holds copies of Lance's manifest and transaction, a tag's of its file: they are small, and a
+version is lost without them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from mclstexp.errors import FormatError
 from mclstexp.index.store.place import HASHES, TABLE_FOLDER, Place
 from mclstexp.index.store.table import Table, manifest_name
 from mclstexp.storage import canonical_json, sha256_bytes
+
+COPIED = ("/_versions/", "/_transactions/", "/_refs/")
+"""Folders of the table whose files are copied into the records."""
 
 
 @dataclass
@@ -63,17 +66,17 @@ def write_record(place: Place, name: str, files: Iterable[str]) -> None:
         digest = place.sha256(path)
         if digest is not None:
             record.files[path] = digest
-        if digest is not None and ("/_versions/" in path or "/_transactions/" in path):
+        if digest is not None and any(folder in path for folder in COPIED):
             record.copies[path] = place.read(path) or b""
     copies = {path: base64.b64encode(data).decode() for path, data in record.copies.items()}
     place.write(name, _bytes({"files": record.files, "copies": copies}))
 
 
-def record_version(table: Table) -> None:
-    """Keep the hashes of the files that a version uses and the version before it did not."""
+def record_version(table: Table, also: Iterable[str] = ()) -> None:
+    """Keep the hashes of the files that a version uses and the version before it did not, and of others beside them."""
     listed = tracked_files(table, max(table.version - 1, 1))
     new = listed.get(table.version, set()) - listed.get(table.version - 1, set())
-    write_record(table.place, record_name(table.version), new)
+    write_record(table.place, record_name(table.version), [*new, *also])
 
 
 def tracked_files(table: Table, first: int) -> dict[int, set[str]]:

@@ -21,6 +21,7 @@ BATCH_ROWS = 4096
 _ZSTD = {b"lance-encoding:compression": b"zstd"}
 
 _OF_SLIDE = [
+    pa.field("n_spots", pa.int64(), nullable=False),
     pa.field("content_hash", pa.string(), nullable=False),
     pa.field("n_genes", pa.int64(), nullable=False),
     pa.field("genes_digest", pa.string(), nullable=False),
@@ -160,6 +161,7 @@ def spot_batch(record: SlideRecord, panel: GenePanel, added: str) -> pa.RecordBa
     of_slide = {
         **{name: getattr(record, name) for name in ("slide_id", "patient", "cohort", "content_hash")},
         **{name: getattr(record, name) for name in ("image_path", "mpp", "mpp_source", "spot_context")},
+        "n_spots": n,
         "n_genes": len(record.genes),
         "genes_digest": genes_digest(record.genes),
         "gene_width": gene_width,

@@ -52,8 +52,8 @@ class Snapshot:
     def __init__(self, place: Place, table: Table, entries: Sequence[SlideEntry] | None = None) -> None:
         self.place = place
         self.table = table
-        self.metadata = read_metadata(place, table)
         self.manifest_sha256 = check_manifest(place, table.version)
+        self.metadata = read_metadata(place, table)
         self._entries = entries
         self._index: dict[tuple[str, str], SpotIndex] = {}
 

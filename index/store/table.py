@@ -104,7 +104,7 @@ class Table:
     @property
     def metadata(self) -> dict[bytes, bytes]:
         """What the schema carries."""
-        return dict(self.dataset.schema.metadata or {})
+        return dict(self.read(lambda ds: ds.schema.metadata) or {})
 
     @cached_property
     def n_rows(self) -> int:
@@ -171,7 +171,7 @@ class Table:
         Raises
         ------
         FormatError
-            When a slide's rows do not follow each other: another program has changed them.
+            When a slide's rows are not all there, one after the other: another program has changed them.
         """
         listed = self.read(
             lambda ds: ds.scanner(
@@ -189,14 +189,15 @@ class Table:
         apart = (len(set(names.take(pa.array(starts)).to_pylist())) != len(starts)) or np.any(
             ids[stops] - ids[starts] != sizes - 1
         )
-        if apart or np.any(np.diff(ids) <= 0):
+        entries = [] if apart else self._entries(ids[starts].tolist(), sums.tolist())
+        if apart or np.any(np.diff(ids) <= 0) or [entry.n_spots for entry in entries] != sizes.tolist():
             raise FormatError(
-                f"Reference {self.place}: version {self.version} was changed by another program, so that the spots of "
-                "a slide no longer follow each other; mst restore goes back to an earlier version."
+                f"Reference {self.place}: version {self.version} was changed by another program, so that its rows are "
+                "no longer whole slides; mst restore goes back to an earlier version."
             )
-        return self._entries(ids[starts].tolist(), sizes.tolist(), sums.tolist())
+        return entries
 
-    def _entries(self, first_ids: list[int], sizes: list[int], sums: list[int]) -> list[SlideEntry]:
+    def _entries(self, first_ids: list[int], sums: list[int]) -> list[SlideEntry]:
         columns = [*SLIDE_COLUMNS, "_row_created_at_version", ROW_ID]
         entries = []
         for start in range(0, len(first_ids), 1000):
@@ -209,10 +210,9 @@ class Table:
                 **{name: row[name] for name in SLIDE_COLUMNS},
                 row_start=row[ROW_ID],
                 added_version=row["_row_created_at_version"],
-                n_spots=n_spots,
                 total_counts=total,
             )
-            for row, n_spots, total in zip(entries, sizes, sums, strict=True)
+            for row, total in zip(entries, sums, strict=True)
         ]
 
     def new_slides(self, before: Table) -> list[SlideEntry]:

@@ -24,7 +24,7 @@ import mclstexp
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.index.search.ivf import choose_kind
 from mclstexp.index.store import table as tables
-from mclstexp.index.store.genes import genes_digest, keep_genes
+from mclstexp.index.store.genes import genes_digest, genes_name, keep_genes
 from mclstexp.index.store.hashes import record_version, write_record
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.lock import writing
@@ -74,13 +74,13 @@ class Rows:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     slides: dict[str, Content] = field(default_factory=dict)
     fragments: list[Any] = field(default_factory=list)
+    genes: set[str] = field(default_factory=set)
 
     def write(self, records: Iterable[SlideRecord], schema: pa.Schema, mode: str) -> None:
         """Write records, one slide at a time, into fragments of no version."""
         self.fragments = tables.write(self.place, schema, self._batches(records, schema), mode)
 
     def _batches(self, records: Iterable[SlideRecord], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        genes: set[str] = set()
         for record in records:
             if record.embedding.shape[1] != self.dim:
                 raise InputError(
@@ -88,9 +88,9 @@ class Rows:
                     f"the reference's {self.dim}."
                 )
             digest = genes_digest(record.genes)
-            if digest not in genes:
+            if digest not in self.genes:
                 keep_genes(self.place, record.genes)
-            genes.add(digest)
+            self.genes.add(digest)
             batch = spot_batch(record, self.panel, self.time)
             whole = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
             self.slides[record.slide_id] = (record.content_hash, record.patient, record.cohort)
@@ -144,11 +144,18 @@ def _distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:
         yield record
 
 
-def _finish(place: Place, table: Table, entries: Sequence[SlideEntry] | None, *, anew: bool = False) -> list[str]:
+def _finish(
+    place: Place,
+    table: Table,
+    entries: Sequence[SlideEntry] | None,
+    *,
+    genes: Iterable[str] = (),
+    anew: bool = False,
+) -> list[str]:
     """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said."""
     problems = []
     try:
-        record_version(table)
+        record_version(table, [genes_name(digest) for digest in genes])
     except OSError as error:
         problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
     return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
@@ -261,7 +268,7 @@ def _build(
     else:
         table = _until_it_passes(place, lambda newest: newest.table.replace_all(schema, rows.fragments, properties))
         shutil.rmtree(before.derived, ignore_errors=True)
-    _finish(place, table, table.slides())
+    _finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)})
 
 
 def _remove_remains(root: Path) -> None:
@@ -376,7 +383,7 @@ def _commit_rows(
         report.replaced = gone
         report.added = [name for name in rows.slides if name not in gone]
         report.duplicates = _duplicates(rows, kept)
-        report.notes += _finish(place, table, _entries_after(base, table, kept))
+        report.notes += _finish(place, table, _entries_after(base, table, kept), genes=rows.genes)
         break
     return report
 

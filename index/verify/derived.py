@@ -24,7 +24,7 @@ def check_derived(newest: Snapshot, report: Report) -> None:
     """Compare keys, expression, inverted files and kept values with the rows."""
     for path in sorted(newest.derived.rglob(f"{TEMPORARY}*")):
         report.add("derived", _name(newest, path), "the file was never finished")
-    for path in sorted(newest.derived.glob("*.json")):
+    for path in sorted(newest.derived.glob("[!.]*.json")):
         if read_digested(path) is None:
             report.add("derived", _name(newest, path), "the kept value is damaged")
     _check_matrix(newest, newest.keys_file, newest.slide_keys, report)

@@ -37,14 +37,16 @@ class Files:
     broken: set[str] = field(default_factory=set)
 
 
-def read_files(place: Place, report: Report) -> Files:
-    """Read every record of hashes; damaged ones are reported."""
+def read_files(place: Place, report: Report, *, repair: bool) -> Files:
+    """Read every record of hashes; damaged ones are reported, and by a repair removed, to be written anew."""
     files = Files({name for name in place.names() if not name.startswith(f"{DERIVED}/")})
     for name in sorted(name for name in files.present if name.startswith(f"{HASHES}/") and TEMPORARY not in name):
         try:
             record = read_record(place, name) or VersionRecord()
         except FormatError:
             report.add("record", name, "the record of hashes is damaged")
+            if repair:
+                place.remove(name)
             continue
         files.hashes |= record.files
         files.copies |= record.copies
@@ -104,7 +106,7 @@ def check_orphans(place: Place, files: Files, newest: Snapshot, report: Report, 
         by_version = None
     if by_version is not None:
         tracked = set().union(*by_version.values())
-        tags = {tag_file(name) for name in tags_of(newest.table)}
+        tags = {tag_file(name) for name in _tags(newest)}
         reported = {finding.path for finding in report.findings}
         for name in sorted(files.present - set(files.hashes) - reported - {HINT}):
             if not name.startswith((f"{TABLE_FOLDER}/", f"{MODELS}/")):
@@ -134,12 +136,10 @@ def _repair(place: Place, newest: Snapshot, by_version: dict[int, set[str]] | No
     again = report.of("unhashed", "record")
     if not again:
         return
-    for finding in report.of("record"):
-        place.remove(finding.path)
     known = {number for number in by_version or () if place.read(record_name(number)) is not None}
     for number in sorted(set(by_version or ()) - known):
-        record_version(Table.open(place, number))
-    for name in tags_of(newest.table):
+        record_version(Table.open(place, number), place.names(GENES))
+    for name in _tags(newest):
         if place.read(tag_record(name)) is None:
             write_record(place, tag_record(name), [tag_file(name)])
     digests = {name.split("/")[1] for name in place.names(MODELS)}
@@ -150,9 +150,17 @@ def _repair(place: Place, newest: Snapshot, by_version: dict[int, set[str]] | No
         finding.repaired = by_version is not None
 
 
+def _tags(newest: Snapshot) -> dict[str, int]:
+    """Tags; none while one of their files is damaged, which its hash has shown."""
+    try:
+        return tags_of(newest.table)
+    except FormatError:
+        return {}
+
+
 def check_tags(place: Place, newest: Snapshot, report: Report) -> None:
     """Check that every tag names a version that is there."""
     present = {version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions")}
-    for name, version in tags_of(newest.table).items():
+    for name, version in _tags(newest).items():
         if version not in present:
             report.add("tag", tag_file(name), f"tag {name} names version {version}, which does not exist")

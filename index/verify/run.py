@@ -59,7 +59,7 @@ def _check_files(place: Place, report: Report, *, repair: bool) -> Snapshot | No
     if not any(name.startswith(f"{HASHES}/") or version_of(name) for name in place.names()):
         raise InputError(f"{place} is not a reference: it has no table {TABLE_FOLDER}.")
     busy = not repair and writer_is_busy(place)
-    files = read_files(place, report)
+    files = read_files(place, report, repair=repair)
     check_hashes(place, files, report, repair=repair)
     try:
         newest = Snapshot.at(place)

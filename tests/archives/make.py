@@ -47,6 +47,7 @@ def main() -> None:
                 "spots": found.provenance["spot_id"].to_pylist(),
             }
         (Path(folder) / "expected.json").write_text(json.dumps(expected))
+        shutil.rmtree(root / "derived")
         (root / ".lock").unlink()
         shutil.make_archive(str(target.with_suffix("")), "zip", folder)
 

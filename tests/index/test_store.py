@@ -31,9 +31,7 @@ def records(*numbers, n_spots=20):
 
 @pytest.fixture
 def store(where):
-    return ReferenceStore.create(
-        where(), SIM.identity(), records(0, 1, 2, 9), message="first", command="mst x"
-    )
+    return ReferenceStore.create(where(), SIM.identity(), records(0, 1, 2, 9), message="first", command="mst x")
 
 
 def answers(store, genes=None, **options):
@@ -522,5 +520,7 @@ def test_a_damaged_table_version_is_found_when_opened(store):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(FormatError, match=r"version 1 of the table is damaged|newest version of its table cannot be read"):
+    with pytest.raises(
+        FormatError, match=r"version 1 of the table is damaged|newest version of its table cannot be read"
+    ):
         ReferenceStore.open(store.root).spots(np.array([0]), ["spot_id"])

@@ -1,38 +1,59 @@
-"""References of every format version are read for ever; the manifest is checked before it is believed."""
+"""Format versions: what is of another is refused with what helps; the archive of this one is read for ever."""
 
 import json
 import shutil
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.errors import FormatError, InputError
+from mclstexp.errors import ExistsAlreadyError, FormatError, InputError
 from mclstexp.index.retrieval import retrieve
-from mclstexp.index.search.ranges import merge_ranges
 from mclstexp.index.simulated import Simulation
-from mclstexp.index.store import manifest as reference_format
-from mclstexp.index.store.manifest import FORMAT_VERSION, Manifest, read_manifest
+from mclstexp.index.store.hashes import VersionRecord, record_version
+from mclstexp.index.store.place import OWN, Place
+from mclstexp.index.store.schema import SlideEntry, spots_schema
+from mclstexp.index.store.snapshot import FORMAT_VERSION, METADATA
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.table import Table
 from mclstexp.index.verify.run import verify
-from mclstexp.storage import canonical_json, sha256_bytes
 
-ARCHIVES = Path(__file__).parent / "archives"
+ARCHIVES = Path(__file__).parents[1] / "archives"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 
 
-@pytest.fixture(params=range(1, FORMAT_VERSION + 1))
-def archive(request, tmp_path):
-    shutil.unpack_archive(ARCHIVES / f"reference-v{request.param}.zip", tmp_path)
-    return tmp_path
+def unpacked(version, folder):
+    shutil.unpack_archive(ARCHIVES / f"reference-v{version}.zip", folder)
+    return folder
 
 
-def test_archives_give_the_answers_that_they_gave(archive):
-    expected = json.loads((archive / "expected.json").read_text())
-    assert verify(archive / "ref").findings == []
+def test_a_reference_of_version_1_is_refused_with_the_command_that_builds_it_again(tmp_path):
+    root = unpacked(1, tmp_path) / "ref"
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    model = next((root / "models").iterdir())
+    text = rf"format version 1, this program reads 2; build it again .*: mst build-index REFS --model {model} -o NEW"
+    for look in (
+        lambda: ReferenceStore.open(root),
+        lambda: ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8), force=True),
+        lambda: verify(root),
+        lambda: verify(root, repair=True),
+    ):
+        with pytest.raises(FormatError, match=text):
+            look()
+    with pytest.raises(ExistsAlreadyError, match="exists already"):
+        ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_the_archive_gives_the_answers_that_it_gave(tmp_path):
+    folder = unpacked(FORMAT_VERSION, tmp_path)
+    expected = json.loads((folder / "expected.json").read_text())
+    assert verify(folder / "ref").findings == []
     for version, answer in expected.items():
-        store = ReferenceStore.open(archive / "ref", version=version)
+        store = ReferenceStore.open(folder / "ref", version=version)
         query = np.array(answer["query"], dtype=np.float32)
         found = retrieve(store, query, RetrievalConfig(k=6), genes="all", device="cpu")
         mean = np.array([[np.nan if value is None else value for value in row] for row in answer["mean"]])
@@ -41,14 +62,26 @@ def test_archives_give_the_answers_that_they_gave(archive):
         assert found.provenance["spot_id"].to_pylist() == answer["spots"]
 
 
-def test_archives_can_grow(archive):
-    store = ReferenceStore.open(archive / "ref")
+def test_version_2_gives_the_answers_of_version_1(tmp_path):
+    """Both archives were made of the same slides by the same steps."""
+    one, two = (json.loads((unpacked(v, tmp_path / str(v)) / "expected.json").read_text()) for v in (1, 2))
+    for version in one:
+        for name in ("query", "slides", "spots"):
+            assert one[version][name] == two[version][name]
+        np.testing.assert_allclose(
+            np.array(one[version]["mean"], dtype=float), np.array(two[version]["mean"], dtype=float), atol=1e-4
+        )
+
+
+def test_the_archive_can_grow(tmp_path):
+    root = unpacked(FORMAT_VERSION, tmp_path) / "ref"
+    store = ReferenceStore.open(root)
     n_spots = store.n_spots
     store.add([SIM.record(8, 7)])
     assert store.n_spots == n_spots + 7
     store.restore("four-slides")
     assert len(store.entries) == 4
-    assert verify(archive / "ref").ok
+    assert verify(root).ok
 
 
 @pytest.fixture
@@ -57,22 +90,33 @@ def store(tmp_path):
 
 
 def rewrite(store, change):
-    """Write the manifest again with valid digest."""
-    path = store.root / "manifest.json"
-    values = change(json.loads(path.read_text()))
-    values.pop("digest")
-    values["digest"] = sha256_bytes(canonical_json(values).encode())
-    path.write_text(json.dumps(values, indent=1) + "\n")
+    """Commit other metadata, with their hashes."""
+    values = json.loads(store.table.metadata[METADATA])
+    dataset = lance.dataset(store.place.table_uri)
+    dataset.update_schema_metadata({METADATA.decode(): json.dumps(change(values))}, replace=True)
+    record_version(Table.open(store.place))
 
 
-def test_the_manifest_comes_back_as_it_was_written(store):
-    again = read_manifest(store.root / "manifest.json", store.root)
-    assert again.to_bytes() == store.manifest.to_bytes() == (store.root / "manifest.json").read_bytes()
-    assert again.identity.differences(store.identity) == []
+def test_other_formats_are_refused(store):
+    rewrite(store, lambda values: {**values, "format_version": 99})
+    for look in (
+        lambda: ReferenceStore.open(store.root),
+        lambda: verify(store.root),
+        lambda: verify(store.root, repair=True),
+    ):
+        with pytest.raises(FormatError, match="format version 99, this program reads 2; update mclstexp"):
+            look()
 
 
-def test_every_byte_of_the_manifest_counts(store):
-    path = store.root / "manifest.json"
+@pytest.mark.parametrize("field", ["format_version", "reference_id", "index", "identity"])
+def test_metadata_that_lack_a_field_are_refused(store, field):
+    rewrite(store, lambda values: {name: value for name, value in values.items() if name != field})
+    with pytest.raises(FormatError, match="the table's metadata is damaged"):
+        ReferenceStore.open(store.root)
+
+
+def test_every_byte_of_the_newest_version_counts(store):
+    (path,) = (store.root / "spots.lance/_versions").glob("*.manifest")
     data = path.read_bytes()
     for i in range(0, len(data), 7):
         path.write_bytes(data[:i] + bytes([data[i] ^ 0x04]) + data[i + 1 :])
@@ -80,56 +124,17 @@ def test_every_byte_of_the_manifest_counts(store):
             ReferenceStore.open(store.root)
 
 
-def test_other_formats_are_refused(store):
-    rewrite(store, lambda values: {**values, "format": "something-else"})
-    with pytest.raises(FormatError, match="its manifest says 'something-else'"):
-        ReferenceStore.open(store.root)
-    rewrite(store, lambda values: {**values, "format": "mclstexp-reference", "format_version": 2})
-    with pytest.raises(FormatError, match="format version 2, this program reads up to 1; update mclstexp"):
-        ReferenceStore.open(store.root)
+def test_the_document_names_every_file_and_every_column():
+    text = DOCUMENT.read_text()
+    names = [*spots_schema(4).names, *OWN, "format_version", "reference_id", "index", "identity"]
+    names += [*VersionRecord.__dataclass_fields__, "message", "command", "package_version", "time", "n_slides"]
+    assert [name for name in names if f"`{name}" not in text] == []
+    derived = {"row_start", "n_spots", "total_counts", "added_version"}
+    assert {*SlideEntry.__dataclass_fields__} - derived <= set(spots_schema(4).names)
 
 
-@pytest.mark.parametrize("field", list(Manifest.__dataclass_fields__))
-def test_a_manifest_that_lacks_a_field_is_refused(store, field):
-    rewrite(store, lambda values: {name: value for name, value in values.items() if name != field})
-    with pytest.raises(FormatError, match="lacks or garbles a field"):
-        ReferenceStore.open(store.root)
-
-
-def test_migrations_run_one_after_the_other(store, monkeypatch):
-    """A reference as an older program might have left it: without tags, its command under another name."""
-
-    def rename_command(values):
-        values["command"] = values.pop("made_by")
-        return values
-
-    def add_tags(values):
-        return {**values, "tags": {"old": 1}}
-
-    def older(values):
-        values["made_by"] = values.pop("command")
-        values.pop("tags")
-        return {**values, "format_version": -1}
-
-    rewrite(store, older)
-    monkeypatch.setattr(reference_format, "MIGRATIONS", {-1: rename_command, 0: add_tags})
-    assert ReferenceStore.open(store.root).tags() == {"old": 1}
-
-
-def test_every_format_version_has_a_migration_to_the_next():
-    assert sorted(reference_format.MIGRATIONS) == list(range(1, FORMAT_VERSION))
-    assert all((ARCHIVES / f"reference-v{version}.zip").is_file() for version in range(1, FORMAT_VERSION + 1))
-
-
-def test_the_document_names_every_field():
-    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
-    fields = [*Manifest.__dataclass_fields__, "format", "format_version", "digest"]
-    assert [name for name in fields if f"`{name}`" not in text] == []
-    from mclstexp.index.store.tables import SLIDES_SCHEMA, spots_schema
-
-    columns = [*SLIDES_SCHEMA.names, *spots_schema(4).names]
-    assert [name for name in columns if f"`{name}`" not in text] == []
-
-
-def test_ranges_join():
-    assert merge_ranges([(5, 7), (0, 2), (2, 3), (7, 7), (6, 9)]) == ((0, 3), (5, 9))
+def test_the_place_of_a_reference():
+    assert Place("a/b").root == Path("a/b")
+    place = Place("s3://bucket/ref/")
+    assert (place.root, place.table_uri) == ("s3://bucket/ref", "s3://bucket/ref/spots.lance")
+    assert place.derived("x") != place.derived("y")

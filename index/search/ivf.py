@@ -159,7 +159,7 @@ def search(
     parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, int(index.nlist)))
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(8 * len(bits), faiss.swig_ptr(bits))
+        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))  # n counts bytes; beyond is not allowed
         parameters.sel = selector
     similarity, ids = index.search(np.ascontiguousarray(query), k, params=parameters)
     return ids, similarity

@@ -103,7 +103,7 @@ def test_lancedb_opens_the_table_and_may_be_asked(store):
 
 @pytest.mark.parametrize("condition", ["", "  ", "total_counts > 0; slide_id = 'x'", "1=1; drop table spots"])
 def test_a_condition_is_one_condition(store, condition):
-    with pytest.raises(InputError, match="cannot be used: it is (empty|more than one)"):
+    with pytest.raises(InputError, match=r"cannot be used: it is (empty|more than one)"):
         store.matching(condition)
 
 
@@ -238,7 +238,7 @@ def test_versions_and_tags_that_do_not_exist(store):
     store.add(records(5))
     store.tag("a.b", force=True)
     assert store.tags() == {"a.b": 2}
-    with pytest.raises(InputError, match="no tag 'c'; tags: a.b"):
+    with pytest.raises(InputError, match=r"no tag 'c'; tags: a.b"):
         store.untag("c")
     store.untag("a.b")
     assert store.tags() == {}

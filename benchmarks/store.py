@@ -4,7 +4,9 @@
 
 Every stage runs in a process of its own, so that its peak memory is its own. The simulated atlas has clustered
 embeddings (`mclstexp.index.simulated`); the counts are those of a few template slides, over and over, since only their
-density matters here. A table is printed, and everything is written to benchmarks/results/store-SPOTS.json.
+density matters here. A table is printed, and everything is written to benchmarks/results/store-SPOTS.json. With
+``--old FOLDER``, the checkout of an earlier commit, its own benchmark runs each stage right after this one's, and the
+two are printed side by side.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from mclstexp.index.store.store import ReferenceStore
 
 SLIDE_SPOTS = 2500
 SMALL = 10_000
-STAGES = ("build", "open", "search", "filter", "aggregate", "add", "threshold", "transcriptome")
+STAGES = ("build", "open", "search", "filter", "aggregate", "add", "backends", "verify", "threshold", "transcriptome")
 
 
 class Clock:
@@ -110,14 +112,14 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
     source = Generated(records(sim, options.spots // SLIDE_SPOTS))
     with Clock() as clock:
         store = ReferenceStore.create(options.folder / "big", sim.identity(), source, index=options.index)
-    (segment,) = store.manifest.segments
-    bytes_ = disk_use(store.root)
+    bytes_ = disk_use(store.place, store.reference_id)
+    parts = [loaded.piece for loaded in store.pieces()]
     return {
         "spots": store.n_spots,
         "build_s": clock.seconds - source.seconds,
-        "index": segment.kind,
-        "nprobe": segment.nprobe,
-        "recall_at_build": segment.recall,
+        "index": parts[0].kind if parts else "exact",
+        "nprobe": parts[0].nprobe if parts else None,
+        "recall_at_build": parts[0].recall if parts else None,
         "disk_bytes_per_spot": {name: round(size / store.n_spots, 1) for name, size in bytes_.items()},
         "peak_mb": peak_mb(),
     }
@@ -143,13 +145,13 @@ def open_(options: argparse.Namespace) -> dict[str, Any]:
 
 def search(options: argparse.Namespace) -> dict[str, Any]:
     """Compare the index with exact search."""
-    from mclstexp.index.search.growth import recall_at_k
+    from mclstexp.index.search.vectors import recall_at_k
 
     index = ReferenceStore.open(options.folder / "big").index("cpu")
     query = simulation(options).queries(options.queries)
     index.search(query, 200)
     quick, found = timed(lambda: index.search(query, 200))
-    slow, truth = timed(lambda: index.search(query, 200, method="exact"), repeat=2)
+    slow, truth = timed(lambda: index.search(query, 200, exact=True), repeat=2)
     single, _ = timed(lambda: [index.search(query[i : i + 1], 200) for i in range(20)])
     return {
         "search_s": quick,
@@ -164,7 +166,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
 def filter_(options: argparse.Namespace) -> dict[str, Any]:
     """Search with most, a part, and little of the reference allowed."""
     from mclstexp.index.retrieval import Filter, allowed_rows
-    from mclstexp.index.search.growth import recall_at_k
+    from mclstexp.index.search.vectors import recall_at_k
 
     store = ReferenceStore.open(options.folder / "big")
     index = store.index("cpu")
@@ -184,7 +186,7 @@ def filter_(options: argparse.Namespace) -> dict[str, Any]:
             raise SystemExit("the filter allows everything")
         seconds, found = timed(lambda mask=allowed: index.search(query, 200, allowed=mask), repeat=2)  # type: ignore[misc]
         part = slice(0, 200)
-        truth = index.search(query[part], 200, allowed=allowed, method="exact")
+        truth = index.search(query[part], 200, allowed=allowed, exact=True)
         result[name] = {
             "share": float(allowed.mean()),
             "filter_s": clock.seconds,
@@ -295,9 +297,45 @@ def add(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def backends(options: argparse.Namespace) -> dict[str, Any]:
+    """Give the table an index of its own, and search it beside FAISS; the reference is restored afterwards."""
+    from lancedb.index import IvfSq
+
+    from mclstexp.index.search.faiss_gpu import count_gpus
+    from mclstexp.index.search.vectors import recall_at_k
+
+    store = ReferenceStore.open(options.folder / "big")
+    before = store.version
+    query = simulation(options).queries(options.queries)
+    truth = store.index("cpu", "exact").search(query, 200)
+    table = store.lance_table()
+    table.checkout_latest()
+    lists = max(2, round(store.n_spots**0.5))
+    with Clock() as clock:
+        table.create_index("embedding", config=IvfSq(distance_type="cosine", num_partitions=lists))
+    store = ReferenceStore.open(options.folder / "big")
+    searches = {"faiss": store.index("cpu"), "lancedb": store.index("cpu", "lancedb")}
+    if count_gpus():
+        searches["faiss_gpu"] = store.index("cuda")
+    result: dict[str, Any] = {"lancedb_index_s": clock.seconds}
+    for name, index in searches.items():
+        seconds, found = timed(lambda index=index: index.search(query, 200), repeat=2)  # type: ignore[misc]
+        result[name] = {"search_s": seconds, "recall_200": recall_at_k(found.row_ids, truth.row_ids)}
+    store.restore(before)
+    return result
+
+
+def verify(options: argparse.Namespace) -> dict[str, Any]:
+    """Verify the whole reference."""
+    from mclstexp.index.verify.run import verify as verify_reference
+
+    with Clock() as clock:
+        report = verify_reference(options.folder / "big")
+    return {"verify_s": clock.seconds, "ok": report.ok, "files": report.n_files, "peak_mb": peak_mb()}
+
+
 def threshold(options: argparse.Namespace) -> dict[str, Any]:
     """Search ever larger references exactly, to see up to where that is fast enough."""
-    from mclstexp.index.search.segment import LoadedSegment, Segment
     from mclstexp.index.search.spot_index import SpotIndex
 
     sim = simulation(options)
@@ -306,8 +344,7 @@ def threshold(options: argparse.Namespace) -> dict[str, Any]:
     for n in (10_000, 50_000, 100_000, 200_000, 400_000):
         if n > options.spots:
             break
-        part = LoadedSegment(Segment("", "", ((0, n),)), sim.queries(n, seed=n))
-        index = SpotIndex([part], ((0, n),), dim=sim.dim, tie_rank=lambda ids: ids, device="cpu")
+        index = SpotIndex(sim.queries(n, seed=n), np.ones(n, dtype=bool), tie_rank=lambda ids: ids)
         result[str(n)], _ = timed(lambda index=index: index.search(query, 200), repeat=2)  # type: ignore[misc]
     return {"exact_s_by_rows": result}
 
@@ -349,8 +386,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/store"))
     parser.add_argument("--stages", default=",".join(STAGES), help="Which to run; the others' results are kept.")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--old", type=Path, help="Checkout of an earlier commit to measure side by side.")
     parser.add_argument("--keep", action="store_true", help="Keep the simulated reference.")
     return parser.parse_args()
+
+
+def run(script: Path, options: argparse.Namespace, stage: str, folder: Path) -> dict[str, Any]:
+    """Run a stage in a process of its own, with the packages beside the script."""
+    values = {"spots": options.spots, "genes": options.genes, "dim": options.dim, "queries": options.queries}
+    arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    arguments += ["--index", options.index, "--folder", str(folder.absolute()), "--stage", stage]
+    root = script.absolute().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, str(script.absolute()), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment, check=False)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+
+def shown(value: Any) -> str:
+    """Return a value as the table shows it."""
+    return format(value, ".4g") if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -365,14 +420,16 @@ def main() -> None:
     results = json.loads(target.read_text()) if target.exists() else {}
     results["options"] = {name: str(value) for name, value in vars(options).items() if name != "stage"}
     for stage in options.stages.split(","):
-        command = [sys.executable, __file__, *sys.argv[1:], "--stage", stage]
         with Clock() as clock:
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results[stage] = json.loads(done.stdout)
+            results[stage] = run(Path(__file__), options, stage, options.folder)
+            old = {}
+            if options.old is not None:
+                old = run(options.old / "benchmarks" / "store.py", options, stage, options.folder / "old")
+                results.setdefault("old", {})[stage] = old
         target.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{stage} ({clock.seconds:.0f} s)")
+        print(f"{stage} ({clock.seconds:.0f} s){', new and old' if old else ''}")
         for name, value in results[stage].items():
-            print(f"  {name:36} {value if not isinstance(value, float) else format(value, '.4g')}")
+            print(f"  {name:36} {shown(value)}" + (f"    {shown(old.get(name, '-'))}" if old else ""))
     if not options.keep:
         shutil.rmtree(options.folder)
 

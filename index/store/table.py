@@ -364,7 +364,8 @@ def create(place: Place, schema: pa.Schema, new: Sequence[Any], properties: dict
     """Make the table of fragments, in its first commit."""
     from lance import LanceOperation
 
-    return _commit(place, 0, LanceOperation.Overwrite(schema, list(new)), properties)
+    # With retries it would replace a table that another program has made meanwhile.
+    return _commit(place, 0, LanceOperation.Overwrite(schema, list(new)), properties, max_retries=0)
 
 
 def without(place: Place, schema: pa.Schema, fragments: Sequence[Any], slides: Sequence[str]) -> list[Any]:

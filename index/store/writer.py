@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 import mclstexp
-from mclstexp.errors import ExistsAlreadyError, InputError
+from mclstexp.errors import ExistsAlreadyError, InputError, LockedError
 from mclstexp.index.search.ivf import choose_kind
 from mclstexp.index.store import table as tables
 from mclstexp.index.store.genes import genes_digest, genes_name, keep_genes
@@ -196,7 +196,7 @@ def create_reference(
                 _build(place, identity, records, _properties(message, command, 0), index, force=force)
         except BaseException:
             if fresh and place.local is not None and not _exists(place):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, LockedError), writing(place, "build-index", alone=True):
                     _remove_remains(place.local)
             raise
 

@@ -22,6 +22,7 @@ import json, os, shutil, signal, sys, time, traceback
 from pathlib import Path
 
 import lance, lance.fragment, numpy, pyarrow, pyarrow.fs, scipy.sparse
+from mclstexp.errors import ExistsAlreadyError
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
@@ -58,8 +59,14 @@ def result(pid, read):
     return os.waitpid(pid, 0)[1], json.loads(data) if data else None
 
 
-def add(numbers, variants):
+def add(numbers, variants, build):
     records = [SIM.record(n, 8, variant=v) for n, v in zip(numbers, variants)]
+    if build:
+        try:
+            ReferenceStore.create(WORK, SIM.identity(), records)
+        except ExistsAlreadyError:
+            return [[], [], [record.slide_id for record in records]]
+        return [[record.slide_id for record in records], [], []]
     report = ReferenceStore.open(WORK).add(records, replace=True)
     return [report.added, report.replaced, report.skipped]
 
@@ -76,9 +83,10 @@ def look():
 for line in sys.stdin:
     jobs = json.loads(line)
     shutil.rmtree(WORK, ignore_errors=True)
-    shutil.copytree(BASE, WORK)
+    if not jobs[0].get("build"):
+        shutil.copytree(BASE, WORK)
     gate = os.pipe()
-    children = [child(lambda job=job: add(job["slides"], job["variants"]), gate) for job in jobs]
+    children = [child(lambda job=job: add(job["slides"], job["variants"], job.get("build")), gate) for job in jobs]
     os.close(gate[0])
     os.close(gate[1])
     start = time.perf_counter()
@@ -154,6 +162,16 @@ def test_two_that_replace_one_slide_leave_one_of_the_two_whole(helper):
         assert seen in ({**hashes(0), **hashes(1, variant=1)}, {**hashes(0), **hashes(1, variant=2)})
         assert n_rows == 16
         assert kinds == []
+
+
+def test_two_that_build_one_reference_leave_one_of_the_two(helper):
+    for _ in range(ROUNDS // 2):
+        done, _, status, (seen, _, kinds, _, _) = helper({**job(1), "build": True}, {**job(2), "build": True})
+        assert status == 0
+        assert sorted(len(added) for added, _, _ in done) == [0, 1]
+        (built,) = (added for added, _, _ in done if added)
+        assert list(seen) == built
+        assert set(kinds) <= {"orphan"}
 
 
 def test_two_adders_killed_at_any_moment(helper):

@@ -13,6 +13,7 @@ from mclstexp.cli import reference as commands
 from mclstexp.errors import MclstexpError
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.table import manifest_name
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 NAMES = ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize")
@@ -90,17 +91,17 @@ def test_remove_history_restore_tag(root):
         in run("remove", "-r", root, "--slide", "slide0009").stdout
     )
     assert "is version 1 again" in run("restore", "1", "-r", root).stdout
-    assert data("optimize", "-r", root)["segments"] == 1
+    assert data("optimize", "-r", root)["pieces"] == 0
 
 
 def test_verify_says_what_is_wrong_and_exits_with_1(root):
     assert data("verify", "-r", root)["ok"]
     assert "4 slides, 48 spots: whole" in run("verify", "-r", root).stdout
-    keys = root / ReferenceStore.open(root).manifest.segments[0].keys
-    keys.unlink()
+    version = root / manifest_name(2)
+    version.unlink()
     result = run("verify", "-r", root)
     assert result.exit_code == 1
-    assert f"error: index/{keys.name}: the file is missing" in result.stdout
+    assert f"error: {manifest_name(2)}: the file is missing" in result.stdout
     assert "NOT whole" in result.stdout
     assert run("verify", "-r", root, "--json").exit_code == 1
     assert run("verify", "-r", root, "--repair").exit_code == 0

@@ -21,11 +21,14 @@ class Backend(Protocol):
         Whether the similarities are those of every allowed spot up to rounding, so that nothing is overlooked.
     most
         The largest number of candidates that it can be asked for.
+    least
+        Number of allowed spots up to which comparing with every key is as quick, and takes its place.
     """
 
     name: str
     certain: bool
     most: int
+    least: int
 
     def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Return the ids and approximate similarities of about k near spots, both ``(n_query, m)``; -1 pads ids.

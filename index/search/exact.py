@@ -24,6 +24,7 @@ class ExactBackend:
     name = "exact on the CPU"
     certain = True
     most = 2**62
+    least = 0
 
     def __init__(self, keys: FloatArray) -> None:
         self.keys = keys

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mclstexp.index.search.exact import ExactBackend
+from mclstexp.index.search.ivf import EXACT_ROWS
 from mclstexp.index.search.pieces import LoadedPiece
 from mclstexp.types import BoolArray, FloatArray, IdArray
 
@@ -26,6 +27,7 @@ class FaissBackend:
 
     certain = False
     most = 2**62
+    least = EXACT_ROWS
 
     def __init__(self, keys: FloatArray, pieces: Sequence[LoadedPiece], outside: BoolArray) -> None:
         self.name = f"faiss {pieces[0].piece.kind} on the CPU"

@@ -95,6 +95,7 @@ class GpuFlatBackend:
     name = "faiss flat on the GPU"
     certain = True
     most = MOST
+    least = 0
 
     def __init__(self, keys: FloatArray, live: BoolArray) -> None:
         faiss = load_faiss()
@@ -118,6 +119,7 @@ class GpuInvertedBackend:
 
     certain = False
     most = MOST
+    least = 0
 
     def __init__(self, keys: FloatArray, live: BoolArray, pieces: Sequence[LoadedPiece]) -> None:
         faiss = load_faiss()

@@ -42,6 +42,7 @@ class LanceBackend:
     name = "lancedb"
     certain = False
     most = 2**31
+    least = 0
 
     def __init__(self, table: Any, live: BoolArray) -> None:
         self.table = table

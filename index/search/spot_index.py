@@ -10,7 +10,6 @@ import numpy as np
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search.backend import Backend
 from mclstexp.index.search.exact import ExactBackend
-from mclstexp.index.search.ivf import EXACT_ROWS
 from mclstexp.index.search.vectors import pair_similarity, unit_rows
 from mclstexp.types import BoolArray, FloatArray, IdArray
 
@@ -121,11 +120,9 @@ class SpotIndex:
         n_found = min(k, n_allowed)
         ids = np.full((len(query), k), -1, dtype=np.int64)
         similarity = np.zeros((len(query), k), dtype=np.float32)
-        # A filter that leaves little would leave the lists of an index nearly empty.
-        few = n_allowed <= EXACT_ROWS and allowed is not None and not self.backend.certain
+        find = self._exact if exact or n_allowed <= self.backend.least else self._by_backend
         for start in range(0, len(query) if n_found else 0, QUERY_BLOCK):
             part = slice(start, start + QUERY_BLOCK)
-            find = self._exact if exact or few else self._by_backend
             ids[part, :n_found], similarity[part, :n_found] = find(query[part], n_found, mask, n_allowed)
         return Neighbors(ids, similarity)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation, from_dict, to_dict
-from mclstexp.errors import FormatError, InputError, MclstexpError
+from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import pieces
 from mclstexp.index.search.backend import Backend, Search
 from mclstexp.index.search.exact import ExactBackend
@@ -25,6 +24,7 @@ from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges
 from mclstexp.index.search.spot_index import SpotIndex
 from mclstexp.index.store.counts import decode_counts
 from mclstexp.index.store.expression import ExpressionRows, HalfArray, SlideCounts, read_expression
+from mclstexp.index.store.format import read_metadata, refuse_version_1
 from mclstexp.index.store.genes import read_genes
 from mclstexp.index.store.hashes import check_manifest
 from mclstexp.index.store.identity import ReferenceIdentity
@@ -35,11 +35,6 @@ from mclstexp.index.store.table import ROW_ID, Table
 from mclstexp.panel import GenePanel
 from mclstexp.storage import canonical_json, read_digested, sha256_bytes, storage_error, write_digested
 from mclstexp.types import BoolArray, Device, FloatArray, IdArray
-
-FORMAT = "mclstexp-reference"
-FORMAT_VERSION = 2
-METADATA = b"mclstexp"
-"""Key of the table's schema metadata that says what the reference is."""
 
 
 class Snapshot:
@@ -416,63 +411,3 @@ class Snapshot:
         if not parts:
             return ExactBackend(keys), note
         return FaissBackend(keys, parts, pieces.outside(parts, self.live_mask)), note
-
-
-def refuse_version_1(place: Place) -> None:
-    """Refuse a reference of format version 1, with the command that builds it again.
-
-    Raises
-    ------
-    FormatError
-        When there is one.
-    """
-    data = place.read("manifest.json") if place.local is not None else None
-    if data is None or f'"{FORMAT}"'.encode() not in data:
-        return
-    model = next(iter(sorted({f"{place}/{name.rpartition('/')[0]}" for name in place.names("models")})), "MODEL")
-    raise FormatError(
-        f"Reference {place} has format version 1, this program reads {FORMAT_VERSION}; build it again from its slides: "
-        f"mst build-index REFS --model {model} -o NEW."
-    )
-
-
-def read_metadata(place: Place, table: Table) -> dict[str, Any]:
-    """Read what the table says of the reference.
-
-    Raises
-    ------
-    InputError
-        When it is no reference's table.
-    FormatError
-        When it is of a newer format version, or damaged.
-    """
-    text = table.metadata.get(METADATA)
-    if text is None:
-        raise InputError(f"{place} is not a reference: its table was not written by mst build-index.")
-    try:
-        values = dict(json.loads(text))
-        version = int(values["format_version"])
-        if version != FORMAT_VERSION:
-            raise FormatError(
-                f"Reference {place} has format version {version}, this program reads {FORMAT_VERSION}; update mclstexp."
-            )
-        missing = {"reference_id", "index", "identity"} - set(values)
-        if missing or not {"model_digest", "embed_dim", "genes", "settings"} <= set(values["identity"]):
-            raise KeyError(*missing)
-    except MclstexpError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"Reference {place}: the table's metadata is damaged; run mst verify.") from error
-    return values
-
-
-def metadata_of(identity: ReferenceIdentity, genes: str, reference_id: str, index: str) -> dict[bytes, bytes]:
-    """Return the schema metadata of a reference; ``genes`` is the digest of the panel's gene list."""
-    values = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "reference_id": reference_id,
-        "index": index,
-        "identity": {**identity.to_json(), "genes": genes},
-    }
-    return {METADATA: canonical_json(values).encode()}

@@ -8,23 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.errors import InputError
+from mclstexp.index.store.build import create_reference
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.place import Place
 from mclstexp.index.store.record import SlideRecord
 from mclstexp.index.store.schema import SlideEntry
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.table import Commit
+from mclstexp.index.store.tags import remove_tag, resolve_version, tags_of, write_tag
 from mclstexp.index.store.writer import (
     AddReport,
     add_records,
-    create_reference,
     optimize_reference,
     remove_slides,
-    remove_tag,
-    resolve_version,
     restore_version,
-    tags_of,
-    write_tag,
 )
 
 Target = str | os.PathLike[str]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mclstexp.index.store.format import FORMAT_VERSION
 from mclstexp.index.store.place import MODELS, TABLE_FOLDER, Place
-from mclstexp.index.store.snapshot import FORMAT_VERSION
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.table import Commit
 from mclstexp.storage import files_below

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,20 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
+from mclstexp.index.store.fragments import FRAGMENT_ROWS, PROPERTY, Outdated, commit, discard, sync
 from mclstexp.index.store.place import TABLE_FOLDER, Place
 from mclstexp.index.store.schema import BATCH_ROWS, FILTER_COLUMNS, SLIDE_COLUMNS, SlideEntry
-from mclstexp.storage import sync_file
 
 T = TypeVar("T")
 IdArray = NDArray[np.int64]
 ROW_ID = "_rowid"
 _UNREADABLE = (OSError, RuntimeError, ValueError, pa.ArrowException)
-_PROPERTY = "mclstexp"
-FRAGMENT_ROWS = 1_048_576
-
-
-class Outdated(Exception):
-    """Somebody else has committed since the version that a commit was decided from."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +221,7 @@ class Table:
         """Return what this program wrote into a version's transaction; empty for another program's."""
         transaction = self.dataset.read_transaction(version)
         values = dict(transaction.transaction_properties or {})
-        return dict(json.loads(values.get(_PROPERTY, "{}"))) or {"message": _operation(transaction.operation)}
+        return dict(json.loads(values.get(PROPERTY, "{}"))) or {"message": _operation(transaction.operation)}
 
     def history(self) -> list[Commit]:
         """Every version up to this one that can be opened, oldest first."""
@@ -323,101 +317,7 @@ class Table:
             raise
 
     def _commit(self, operation: Any, properties: dict[str, Any], **options: Any) -> Table:
-        return _commit(self.place, self.version, operation, properties, **options)
-
-
-def write(place: Place, schema: pa.Schema, batches: Iterable[pa.RecordBatch], mode: str) -> list[Any]:
-    """Write rows into fragments that belong to no version yet; ``mode`` is "create", "append" or "overwrite"."""
-    from lance.fragment import write_fragments
-
-    failure: list[BaseException] = []
-
-    def guarded() -> Iterator[pa.RecordBatch]:
-        # Lance reports what a Python iterator raises as text; keep the error itself.
-        try:
-            yield from batches
-        except BaseException as error:
-            failure.append(error)
-            raise
-
-    try:
-        fragments = write_fragments(
-            pa.RecordBatchReader.from_batches(schema, guarded()),
-            place.table_uri,
-            mode=mode,
-            schema=schema,
-            enable_stable_row_ids=True,
-            data_storage_version="2.2",
-            max_rows_per_file=FRAGMENT_ROWS,
-            max_bytes_per_file=2**33,
-            storage_options=place.options or None,
-        )
-    except BaseException:
-        if failure:
-            raise failure[0] from None
-        raise
-    sync(place, fragments)
-    return list(fragments)
-
-
-def create(place: Place, schema: pa.Schema, new: Sequence[Any], properties: dict[str, Any]) -> Table:
-    """Make the table of fragments, in its first commit."""
-    from lance import LanceOperation
-
-    # With retries it would replace a table that another program has made meanwhile.
-    return _commit(place, 0, LanceOperation.Overwrite(schema, list(new)), properties, max_retries=0)
-
-
-def without(place: Place, schema: pa.Schema, fragments: Sequence[Any], slides: Sequence[str]) -> list[Any]:
-    """Write fragments that belong to no version yet anew, without some slides."""
-    from lance.file import LanceFileReader
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        for name in data_files(fragments):
-            reader = LanceFileReader(f"{place.uri}/{name}", storage_options=place.options or None)
-            for batch in reader.read_all(batch_size=BATCH_ROWS).to_batches():
-                part = batch.filter(pc.invert(pc.is_in(batch["slide_id"], pa.array(slides, pa.string()))))
-                yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
-
-    new = write(place, schema, kept(), "append")
-    discard(place, fragments)
-    return new
-
-
-def data_files(fragments: Iterable[Any]) -> list[str]:
-    """Paths, below the reference, of fragments' data files."""
-    return [f"{TABLE_FOLDER}/data/{file.path}" for fragment in fragments for file in fragment.files]
-
-
-def sync(place: Place, fragments: Iterable[Any]) -> None:
-    """Force fragments to the disk."""
-    if place.local is not None:
-        for name in data_files(fragments):
-            sync_file(place.local / name)
-
-
-def discard(place: Place, fragments: Iterable[Any]) -> None:
-    """Take away fragments that belong to no version."""
-    for name in data_files(fragments):
-        place.remove(name)
-
-
-def _commit(place: Place, version: int, operation: Any, properties: dict[str, Any], **options: Any) -> Table:
-    from lance import LanceDataset, Transaction
-    from lance.commit import CommitConflictError
-
-    transaction = Transaction(version, operation, transaction_properties={_PROPERTY: json.dumps(properties)})
-    try:
-        dataset = LanceDataset.commit(
-            place.table_uri,
-            transaction,
-            storage_options=place.options or None,
-            enable_stable_row_ids=True,
-            **options,
-        )
-    except CommitConflictError as error:
-        raise Outdated from error
-    return Table(place, dataset)
+        return Table(self.place, commit(self.place, self.version, operation, properties, **options))
 
 
 def _operation(operation: Any) -> str:

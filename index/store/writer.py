@@ -7,36 +7,21 @@ lock, and whoever adds a slide at the same moment as another finds it there.
 
 from __future__ import annotations
 
-import contextlib
-import re
+import itertools
 import shutil
-import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-import mclstexp
-from mclstexp.errors import ExistsAlreadyError, InputError, LockedError
-from mclstexp.index.search.ivf import choose_kind
-from mclstexp.index.store import table as tables
-from mclstexp.index.store.genes import genes_digest, genes_name, keep_genes
-from mclstexp.index.store.hashes import record_version, write_record
-from mclstexp.index.store.identity import ReferenceIdentity
+from mclstexp.errors import ExistsAlreadyError, InputError
+from mclstexp.index.store.change import Content, Rows, distinct, finish, now, properties_of, until_it_passes
+from mclstexp.index.store.fragments import Outdated
 from mclstexp.index.store.lock import writing
-from mclstexp.index.store.place import HASHES, LOCK_FILE, MODELS, OWN, TABLE_FOLDER, Place
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.record import SlideRecord
-from mclstexp.index.store.schema import BATCH_ROWS, SlideEntry, spot_batch, spots_schema
-from mclstexp.index.store.snapshot import Snapshot, metadata_of
-from mclstexp.index.store.table import Outdated, Table
-from mclstexp.panel import GenePanel
-from mclstexp.storage import FromRecords
-
-Content = tuple[str, str, str]
+from mclstexp.index.store.schema import SlideEntry
+from mclstexp.index.store.snapshot import Snapshot
+from mclstexp.index.store.table import Table
+from mclstexp.index.store.tags import resolve_version
 
 
 @dataclass
@@ -63,233 +48,6 @@ class AddReport:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Rows:
-    """Slides on their way into the table: their batches, and what was written of them."""
-
-    place: Place
-    panel: GenePanel
-    dim: int
-    time: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    slides: dict[str, Content] = field(default_factory=dict)
-    fragments: list[Any] = field(default_factory=list)
-    genes: set[str] = field(default_factory=set)
-
-    def write(self, records: Iterable[SlideRecord], schema: pa.Schema, mode: str) -> None:
-        """Write records, one slide at a time, into fragments of no version."""
-        self.fragments = tables.write(self.place, schema, self._batches(records, schema), mode)
-
-    def _batches(self, records: Iterable[SlideRecord], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        for record in records:
-            if record.embedding.shape[1] != self.dim:
-                raise InputError(
-                    f"Slide {record.slide_id}: embeddings have length {record.embedding.shape[1]}, "
-                    f"the reference's {self.dim}."
-                )
-            digest = genes_digest(record.genes)
-            if digest not in self.genes:
-                keep_genes(self.place, record.genes)
-            self.genes.add(digest)
-            batch = spot_batch(record, self.panel, self.time)
-            whole = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-            self.slides[record.slide_id] = (record.content_hash, record.patient, record.cohort)
-            for start in range(0, whole.num_rows, BATCH_ROWS):
-                yield whole.slice(start, BATCH_ROWS)
-
-    def drop(self, names: Sequence[str], schema: pa.Schema) -> None:
-        """Leave out slides that somebody else has added meanwhile."""
-        for name in names:
-            del self.slides[name]
-        if self.slides:
-            self.fragments = tables.without(self.place, schema, self.fragments, names)
-        else:
-            self.discard()
-
-    def discard(self) -> None:
-        """Take away what was written."""
-        tables.discard(self.place, self.fragments)
-        self.fragments = []
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _properties(message: str, command: str, n_slides: int, time: str = "") -> dict[str, Any]:
-    return {
-        "message": message,
-        "command": command,
-        "package_version": mclstexp.__version__,
-        "time": time or now(),
-        "n_slides": n_slides,
-    }
-
-
-def _distinct(records: Iterable[SlideRecord]) -> Iterator[SlideRecord]:
-    """Pass records on; refuse a name that comes twice. What the iterator raises reaches the caller as it is."""
-    seen: set[str] = set()
-    iterator = iter(records)
-    while True:
-        try:
-            record = next(iterator)
-        except StopIteration:
-            return
-        except (OSError, RuntimeError, ValueError) as error:
-            raise FromRecords(error) from None
-        if record.slide_id in seen:
-            raise InputError(f"Slide {record.slide_id} is given twice; names must be unique in a reference.")
-        seen.add(record.slide_id)
-        yield record
-
-
-def _finish(
-    place: Place,
-    table: Table,
-    entries: Sequence[SlideEntry] | None,
-    *,
-    genes: Iterable[str] = (),
-    anew: bool = False,
-) -> list[str]:
-    """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said."""
-    problems = []
-    try:
-        record_version(table, [genes_name(digest) for digest in genes])
-    except OSError as error:
-        problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
-    return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
-
-
-# --- build
-
-
-def create_reference(
-    place: Place,
-    identity: ReferenceIdentity,
-    records: Iterable[SlideRecord],
-    *,
-    message: str,
-    command: str,
-    index: str = "auto",
-    force: bool = False,
-    save_model: Callable[[Path], None] | None = None,
-) -> None:
-    """Build a reference. With ``force`` it takes the place of one that is there, in one commit.
-
-    The replaced reference stays in the history.
-
-    Raises
-    ------
-    ExistsAlreadyError
-        When there is a reference and ``force`` is not set, or something else.
-    """
-    choose_kind(index, 0)
-    fresh = _check_target(place, force=force)
-    with place.errors():
-        if place.local is not None:
-            place.local.mkdir(exist_ok=True)
-        try:
-            with writing(place, command or "build-index"):
-                if save_model is not None:
-                    _save_model(place, identity, save_model)
-                _build(place, identity, records, _properties(message, command, 0), index, force=force)
-        except BaseException:
-            if fresh and place.local is not None and not _exists(place):
-                with contextlib.suppress(OSError, LockedError), writing(place, "build-index", alone=True):
-                    _remove_remains(place.local)
-            raise
-
-
-def _exists(place: Place) -> bool:
-    return any(tables.version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions"))
-
-
-def _check_target(place: Place, *, force: bool) -> bool:
-    """Refuse what must not be built over; return whether there is no reference yet."""
-    place.require_parent()
-    if place.local is not None and place.local.is_file():
-        raise ExistsAlreadyError(f"{place} is a file; give another -o.")
-    if _exists(place) or place.read("manifest.json") is not None:
-        if not force:
-            raise ExistsAlreadyError(f"{place} exists already; give --force to replace it, or another -o.")
-        Snapshot.at(place)
-        return False
-    # The remains of a build that was killed may be built over; anything else is the user's.
-    present = (
-        {path.name for path in place.local.iterdir()} if place.local is not None and place.local.exists() else set()
-    )
-    strange = sorted(present - OWN)
-    if strange or (present and LOCK_FILE not in present):
-        held = (strange or sorted(present))[0]
-        raise ExistsAlreadyError(f"{place} exists and is not a reference (it holds {held}); give another -o.")
-    return True
-
-
-def _save_model(place: Place, identity: ReferenceIdentity, save_model: Callable[[Path], None]) -> None:
-    digest = identity.model_digest[:20]
-    record = f"{HASHES}/model-{digest}.json"
-    if place.read(record) is not None:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder) / "model")
-        place.put_folder(Path(folder) / "model", f"{MODELS}/{digest}")
-    write_record(place, record, place.names(f"{MODELS}/{digest}"))
-
-
-def _build(
-    place: Place,
-    identity: ReferenceIdentity,
-    records: Iterable[SlideRecord],
-    properties: dict[str, Any],
-    index: str,
-    *,
-    force: bool,
-) -> None:
-    before = Snapshot.at(place) if force and _exists(place) else None
-    reference_id = uuid.uuid4().hex if before is None else before.reference_id
-    metadata = metadata_of(identity, keep_genes(place, identity.panel), reference_id, index)
-    schema = spots_schema(identity.embed_dim, metadata)
-    rows = Rows(place, identity.panel, identity.embed_dim, properties["time"])
-    iterator = _distinct(records)
-    first = next(iterator, None)
-    if first is None:
-        raise InputError("A reference needs at least one slide.")
-    rows.write(_chain(first, iterator), schema, "create" if before is None else "overwrite")
-    properties["n_slides"] = len(rows.slides)
-    if before is None:
-        try:
-            table = tables.create(place, schema, rows.fragments, properties)
-        except (OSError, Outdated) as error:
-            if not _exists(place):
-                raise
-            rows.discard()
-            raise ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.") from error
-    else:
-        table = _until_it_passes(place, lambda newest: newest.table.replace_all(schema, rows.fragments, properties))
-        shutil.rmtree(before.derived, ignore_errors=True)
-    _finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)})
-
-
-def _remove_remains(root: Path) -> None:
-    """Remove what a failed first build left, and the folder when nothing else is in it."""
-    for path in list(root.iterdir()):
-        if path.name in OWN and path.is_dir():
-            shutil.rmtree(path)
-    (root / LOCK_FILE).unlink(missing_ok=True)
-    root.rmdir()
-
-
-def _until_it_passes(place: Place, commit: Callable[[Snapshot], Table]) -> Table:
-    """Commit from the newest version, and again whenever somebody else was faster."""
-    while True:
-        with contextlib.suppress(Outdated):
-            return commit(Snapshot.at(place))
-
-
-# --- add
-
-
 def add_records(
     place: Place,
     records: Iterable[SlideRecord],
@@ -311,7 +69,7 @@ def add_records(
         report = AddReport(version=start.version)
 
         def wanted() -> Iterator[SlideRecord]:
-            for record in _distinct(records):
+            for record in distinct(records):
                 content = (record.content_hash, record.patient, record.cohort)
                 if _stands(known, record.slide_id, content, replace=replace):
                     report.skipped.append(record.slide_id)
@@ -324,13 +82,8 @@ def add_records(
             return report
         schema = start.table.dataset.schema
         rows = Rows(place, start.identity.panel, start.identity.embed_dim, now(), start.metadata)
-        rows.write(_chain(first, iterator), schema, "append")
+        rows.write(itertools.chain([first], iterator), schema, "append")
         return _commit_rows(place, rows, report, replace=replace, message=message or "add", command=command)
-
-
-def _chain(first: SlideRecord, rest: Iterator[SlideRecord]) -> Iterator[SlideRecord]:
-    yield first
-    yield from rest
 
 
 def _stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, replace: bool) -> bool:
@@ -375,7 +128,7 @@ def _commit_rows(
         gone = [name for name in rows.slides if name in known]
         n_slides = len(known) - len(gone) + len(rows.slides)
         try:
-            table = base.table.change(rows.fragments, gone, _properties(message, command, n_slides, rows.time))
+            table = base.table.change(rows.fragments, gone, properties_of(message, command, n_slides, rows.time))
         except Outdated:
             continue
         kept = [entry for entry in base.entries if entry.slide_id not in gone]
@@ -383,7 +136,7 @@ def _commit_rows(
         report.replaced = gone
         report.added = [name for name in rows.slides if name not in gone]
         report.duplicates = _duplicates(rows, kept)
-        report.notes += _finish(place, table, _entries_after(base, table, kept), genes=rows.genes)
+        report.notes += finish(place, table, _entries_after(base, table, kept), genes=rows.genes)
         break
     return report
 
@@ -401,9 +154,6 @@ def _duplicates(rows: Rows, kept: Sequence[SlideEntry]) -> dict[str, list[str]]:
         for name, content in rows.slides.items()
     }
     return {name: others for name, others in same.items() if others}
-
-
-# --- remove, restore, optimise
 
 
 def remove_slides(
@@ -429,10 +179,10 @@ def remove_slides(
                     f"Removing all {len(newest.entries)} slides leaves no reference; delete {place} instead."
                 )
             text = message or f"remove {', '.join(sorted(gone))}"
-            return newest.table.change([], gone, _properties(text, command, len(kept)))
+            return newest.table.change([], gone, properties_of(text, command, len(kept)))
 
-        table = _until_it_passes(place, commit)
-        _finish(place, table, kept)
+        table = until_it_passes(place, commit)
+        finish(place, table, kept)
         return sorted(chosen, key=lambda entry: entry.slide_id)
 
 
@@ -463,9 +213,9 @@ def restore_version(place: Place, version: int | str, *, message: str = "", comm
                 raise InputError(f"Version {number} is the newest already.")
             n_slides = len(Snapshot.at(place, number).entries)
             text = message or f"restore version {number}"
-            return newest.table.restore(number, _properties(text, command, n_slides))
+            return newest.table.restore(number, properties_of(text, command, n_slides))
 
-        _finish(place, _until_it_passes(place, commit), None)
+        finish(place, until_it_passes(place, commit), None)
 
 
 def optimize_reference(place: Place, *, message: str = "", command: str = "") -> None:
@@ -473,12 +223,12 @@ def optimize_reference(place: Place, *, message: str = "", command: str = "") ->
     with place.errors(), writing(place, command or "optimize"):
 
         def commit(newest: Snapshot) -> Table:
-            properties = _properties(message or "optimize", command, len(newest.entries))
+            properties = properties_of(message or "optimize", command, len(newest.entries))
             return newest.table.compact(properties) or newest.table
 
-        table = _until_it_passes(place, commit)
+        table = until_it_passes(place, commit)
         _tidy(Snapshot(place, table))
-        _finish(place, table, None, anew=True)
+        finish(place, table, None, anew=True)
 
 
 def _tidy(snapshot: Snapshot) -> None:
@@ -488,88 +238,3 @@ def _tidy(snapshot: Snapshot) -> None:
     for path in snapshot.derived.glob("*.json"):
         if f"-{snapshot.manifest_sha256[:12]}." not in path.name:
             path.unlink(missing_ok=True)
-
-
-# --- tags
-
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
-
-
-def tags_of(table: Table) -> dict[str, int]:
-    """Tags and their versions."""
-    listed = table.read(lambda ds: ds.tags.list())
-    return {name: int(values["version"]) for name, values in sorted(listed.items())}
-
-
-def write_tag(place: Place, name: str, version: int, *, force: bool = False) -> None:
-    """Name a version.
-
-    Raises
-    ------
-    ExistsAlreadyError
-        When the tag exists and ``force`` is not set.
-    """
-    if not _TAG.fullmatch(name):
-        raise InputError(f"Tag {name!r} cannot be used: a letter first, then letters, digits, '.', '_' and '-'.")
-    with place.errors(), writing(place, "mst tag"):
-        newest = Snapshot.at(place)
-        resolve_version(newest, version)
-        present = tags_of(newest.table)
-        if name in present and not force:
-            raise ExistsAlreadyError(f"Tag {name} exists already, for version {present[name]}; --force moves it.")
-        if name in present:
-            newest.table.dataset.tags.update(name, version)
-        else:
-            newest.table.dataset.tags.create(name, version)
-        write_record(place, tag_record(name), [tag_file(name)])
-
-
-def remove_tag(place: Place, name: str) -> None:
-    """Forget a tag; the version stays.
-
-    Raises
-    ------
-    InputError
-        When there is no such tag.
-    """
-    with place.errors(), writing(place, "mst tag"):
-        newest = Snapshot.at(place)
-        _require_tag(newest, name)
-        newest.table.dataset.tags.delete(name)
-        place.remove(tag_record(name))
-
-
-def tag_file(name: str) -> str:
-    """Path of Lance's file of a tag."""
-    return f"{TABLE_FOLDER}/_refs/tags/{name}.json"
-
-
-def tag_record(name: str) -> str:
-    """Path of the record of a tag's hash."""
-    return f"{HASHES}/tag-{name}.json"
-
-
-def _require_tag(newest: Snapshot, name: str) -> int:
-    present = tags_of(newest.table)
-    if name not in present:
-        known = ", ".join(present) or "none"
-        raise InputError(f"Reference {newest.root} has no tag {name!r}; tags: {known}. mst history lists the versions.")
-    return present[name]
-
-
-def resolve_version(newest: Snapshot, version: int | str) -> int:
-    """Return the number of a version that is given by number or tag.
-
-    Raises
-    ------
-    InputError
-        When there is no such version or tag.
-    """
-    if isinstance(version, str) and version.isdecimal():
-        version = int(version)
-    number = _require_tag(newest, version) if isinstance(version, str) else version
-    if number != newest.version and newest.place.sha256(tables.manifest_name(number)) is None:
-        raise InputError(
-            f"Reference {newest.root} has no version {number}; the newest is {newest.version}. mst history lists them."
-        )
-    return number

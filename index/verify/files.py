@@ -18,7 +18,7 @@ from mclstexp.index.store.hashes import (
 from mclstexp.index.store.place import DERIVED, GENES, HASHES, MODELS, TABLE_FOLDER, Place
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.table import Table, version_of
-from mclstexp.index.store.writer import tag_file, tag_record, tags_of
+from mclstexp.index.store.tags import tag_file, tag_record, tags_of
 from mclstexp.index.verify.findings import Report
 from mclstexp.storage import TEMPORARY, sha256_bytes
 

@@ -9,7 +9,6 @@ from lancedb.index import IvfSq
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import exact as exact_search
 from mclstexp.index.search import faiss_gpu, ivf, pieces
-from mclstexp.index.search import spot_index as search
 from mclstexp.index.search.faiss_cpu import FaissBackend
 from mclstexp.index.search.lancedb import ranges_of
 from mclstexp.index.search.ranges import RowRanges, covers, merge_ranges, minus, overlap, total
@@ -107,9 +106,11 @@ def grown(folder, keys, live, choice, **options):
     return pieces.load(folder, KEY)
 
 
-def inverted(keys, parts, live):
+def inverted(keys, parts, live, least=0):
     mask = RowRanges(live).mask(len(keys))
     backend = FaissBackend(keys, parts, pieces.outside(parts, mask)) if parts else None
+    if backend is not None:
+        backend.least = least
     return SpotIndex(keys, mask, tie_rank=lambda ids: ids, backend=backend)
 
 
@@ -127,22 +128,27 @@ def test_inverted_files_reach_the_recall_they_record(tmp_path, kind):
     np.testing.assert_array_equal(found.similarity, pair_similarity(query, index.keys, found.row_ids))
 
 
-def test_inverted_search_is_never_short_and_its_filter_is_exact(tmp_path, monkeypatch):
+@pytest.mark.parametrize("least", [0, ivf.EXACT_ROWS])
+def test_inverted_search_is_never_short_and_its_filter_is_exact(tmp_path, least):
     keys, query = SIM.queries(6000, 1), SIM.queries(30, 2)
-    index = inverted(keys, grown(tmp_path, keys, ((0, 6000),), "ivf-sq8"), ((0, 6000),))
+    index = inverted(keys, grown(tmp_path, keys, ((0, 6000),), "ivf-sq8"), ((0, 6000),), least)
     few = np.zeros(6000, dtype=bool)
     few[[5, 77, 3000]] = True
-    for rows in (search.EXACT_ROWS, 0):  # as it is, and without the exact search of filters that leave little
-        monkeypatch.setattr(search, "EXACT_ROWS", rows)
-        for share in (0.9, 0.3, 0.02):
-            allowed = np.random.default_rng(5).random(6000) < share
-            found = index.search(query, 100, allowed=allowed)
-            assert (found.row_ids >= 0).all()
-            assert allowed[found.row_ids].all()
-            assert all(len(set(row)) == 100 for row in found.row_ids.tolist())
-        found = index.search(query, 10, allowed=few)
-        assert set(map(tuple, np.sort(found.row_ids[:, :3], axis=1).tolist())) == {(5, 77, 3000)}
-        assert (found.row_ids[:, 3:] == -1).all()
+    for share in (0.9, 0.3, 0.02):
+        allowed = np.random.default_rng(5).random(6000) < share
+        found = index.search(query, 100, allowed=allowed)
+        assert (found.row_ids >= 0).all()
+        assert allowed[found.row_ids].all()
+        assert all(len(set(row)) == 100 for row in found.row_ids.tolist())
+    found = index.search(query, 10, allowed=few)
+    assert set(map(tuple, np.sort(found.row_ids[:, :3], axis=1).tolist())) == {(5, 77, 3000)}
+    assert (found.row_ids[:, 3:] == -1).all()
+
+
+def test_what_is_as_quick_exactly_is_searched_exactly(tmp_path):
+    keys, query = SIM.queries(6000, 1), SIM.queries(30, 2)
+    index = inverted(keys, grown(tmp_path, keys, ((0, 6000),), "ivf-sq8"), ((0, 6000),), least=6000)
+    np.testing.assert_array_equal(index.search(query, 50).row_ids, index.search(query, 50, exact=True).row_ids)
 
 
 def test_new_rows_join_and_removed_rows_leave_an_inverted_index(tmp_path, monkeypatch):
@@ -190,6 +196,7 @@ def test_a_reference_searched_by_every_backend_gives_the_same_answers(tmp_path):
         truth = store.index("cpu", "exact").search(query, 40, allowed=mask)
         for name in ("faiss", "lancedb"):
             index = store.index("cpu", name)
+            index.backend.least = 0
             assert type(index.backend).__name__ == {"faiss": "FaissBackend", "lancedb": "LanceBackend"}[name]
             found = index.search(query, 40, allowed=mask)
             same = found.row_ids == truth.row_ids
@@ -197,8 +204,7 @@ def test_a_reference_searched_by_every_backend_gives_the_same_answers(tmp_path):
             np.testing.assert_array_equal(found.similarity[same], truth.similarity[same])
 
 
-def test_lancedbs_own_index_is_searched_in_batches_and_filtered(tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "EXACT_ROWS", 0)
+def test_lancedbs_own_index_is_searched_in_batches_and_filtered(tmp_path):
     records = [SIM.record(number, 600) for number in range(5)]
     store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records)
     table = store.lance_table()
@@ -354,7 +360,6 @@ def test_the_gpu_backends_find_what_the_oracle_finds(tmp_path, monkeypatch, back
     parts = grown(tmp_path, keys, ((0, 2900),), "ivf-sq8")
     room = {"flat": 3000 * 24 * 4, "inverted": parts[0].piece.n_bytes}[backend]
     monkeypatch.setattr(faiss_gpu, "free_memory", lambda: room / faiss_gpu.ROOM + 1)
-    monkeypatch.setattr(search, "EXACT_ROWS", 0)
     allowed = np.arange(3000) % 3 > 0
     for live in (((0, 3000),), ((0, 500), (700, 3000))):
         mask = RowRanges(live).mask(3000)

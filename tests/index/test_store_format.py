@@ -12,10 +12,10 @@ from mclstexp.config import RetrievalConfig
 from mclstexp.errors import ExistsAlreadyError, FormatError, InputError
 from mclstexp.index.retrieval import retrieve
 from mclstexp.index.simulated import Simulation
+from mclstexp.index.store.format import FORMAT_VERSION, METADATA
 from mclstexp.index.store.hashes import VersionRecord, record_version
 from mclstexp.index.store.place import OWN, Place
 from mclstexp.index.store.schema import SlideEntry, spots_schema
-from mclstexp.index.store.snapshot import FORMAT_VERSION, METADATA
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.table import Table
 from mclstexp.index.verify.run import verify

@@ -13,6 +13,7 @@ from mclstexp.index.familiarity import reference_scores
 from mclstexp.index.retrieval import retrieve
 from mclstexp.index.search import ivf, pieces
 from mclstexp.index.simulated import Simulation
+from mclstexp.index.store import fragments
 from mclstexp.index.store import table as tables
 from mclstexp.index.store.hashes import record_name, record_version
 from mclstexp.index.store.store import ReferenceStore
@@ -196,8 +197,8 @@ def rewrite_spots(root, change):
     dataset = store.table.dataset
     rows = dataset.to_table(filter="slide_id = 'slide0004'")
     batch = pa.Table.from_pylist(change(rows.to_pylist()), schema=dataset.schema)
-    fragments = tables.write(store.place, dataset.schema, batch.to_batches(), "append")
-    record_version(store.table.change(fragments, ["slide0004"], {}))
+    new = fragments.write(store.place, dataset.schema, batch.to_batches(), "append")
+    record_version(store.table.change(new, ["slide0004"], {}))
 
 
 @pytest.mark.parametrize(

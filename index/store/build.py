@@ -1,0 +1,144 @@
+"""Building a reference, in the place of one that is there if need be."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mclstexp.errors import ExistsAlreadyError, InputError, LockedError
+from mclstexp.index.search.ivf import choose_kind
+from mclstexp.index.store import table as tables
+from mclstexp.index.store.change import Rows, distinct, finish, properties_of, until_it_passes
+from mclstexp.index.store.format import metadata_of
+from mclstexp.index.store.fragments import Outdated, create
+from mclstexp.index.store.genes import genes_digest, keep_genes
+from mclstexp.index.store.hashes import write_record
+from mclstexp.index.store.identity import ReferenceIdentity
+from mclstexp.index.store.lock import writing
+from mclstexp.index.store.place import HASHES, LOCK_FILE, MODELS, OWN, TABLE_FOLDER, Place
+from mclstexp.index.store.record import SlideRecord
+from mclstexp.index.store.schema import spots_schema
+from mclstexp.index.store.snapshot import Snapshot
+from mclstexp.index.store.table import Table
+
+
+def create_reference(
+    place: Place,
+    identity: ReferenceIdentity,
+    records: Iterable[SlideRecord],
+    *,
+    message: str,
+    command: str,
+    index: str = "auto",
+    force: bool = False,
+    save_model: Callable[[Path], None] | None = None,
+) -> None:
+    """Build a reference. With ``force`` it takes the place of one that is there, in one commit.
+
+    The replaced reference stays in the history.
+
+    Raises
+    ------
+    ExistsAlreadyError
+        When there is a reference and ``force`` is not set, or something else.
+    """
+    choose_kind(index, 0)
+    fresh = _check_target(place, force=force)
+    with place.errors():
+        if place.local is not None:
+            place.local.mkdir(exist_ok=True)
+        try:
+            with writing(place, command or "build-index"):
+                if save_model is not None:
+                    _save_model(place, identity, save_model)
+                _build(place, identity, records, properties_of(message, command, 0), index, force=force)
+        except BaseException:
+            if fresh and place.local is not None and not _exists(place):
+                with contextlib.suppress(OSError, LockedError), writing(place, "build-index", alone=True):
+                    _remove_remains(place.local)
+            raise
+
+
+def _exists(place: Place) -> bool:
+    return any(tables.version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions"))
+
+
+def _check_target(place: Place, *, force: bool) -> bool:
+    """Refuse what must not be built over; return whether there is no reference yet."""
+    place.require_parent()
+    if place.local is not None and place.local.is_file():
+        raise ExistsAlreadyError(f"{place} is a file; give another -o.")
+    if _exists(place) or place.read("manifest.json") is not None:
+        if not force:
+            raise ExistsAlreadyError(f"{place} exists already; give --force to replace it, or another -o.")
+        Snapshot.at(place)
+        return False
+    # The remains of a build that was killed may be built over; anything else is the user's.
+    present = (
+        {path.name for path in place.local.iterdir()} if place.local is not None and place.local.exists() else set()
+    )
+    strange = sorted(present - OWN)
+    if strange or (present and LOCK_FILE not in present):
+        held = (strange or sorted(present))[0]
+        raise ExistsAlreadyError(f"{place} exists and is not a reference (it holds {held}); give another -o.")
+    return True
+
+
+def _save_model(place: Place, identity: ReferenceIdentity, save_model: Callable[[Path], None]) -> None:
+    digest = identity.model_digest[:20]
+    record = f"{HASHES}/model-{digest}.json"
+    if place.read(record) is not None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model")
+        place.put_folder(Path(folder) / "model", f"{MODELS}/{digest}")
+    write_record(place, record, place.names(f"{MODELS}/{digest}"))
+
+
+def _build(
+    place: Place,
+    identity: ReferenceIdentity,
+    records: Iterable[SlideRecord],
+    properties: dict[str, Any],
+    index: str,
+    *,
+    force: bool,
+) -> None:
+    before = Snapshot.at(place) if force and _exists(place) else None
+    reference_id = uuid.uuid4().hex if before is None else before.reference_id
+    metadata = metadata_of(identity, keep_genes(place, identity.panel), reference_id, index)
+    schema = spots_schema(identity.embed_dim, metadata)
+    rows = Rows(place, identity.panel, identity.embed_dim, properties["time"])
+    iterator = distinct(records)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError("A reference needs at least one slide.")
+    rows.write(itertools.chain([first], iterator), schema, "create" if before is None else "overwrite")
+    properties["n_slides"] = len(rows.slides)
+    if before is None:
+        try:
+            table = Table(place, create(place, schema, rows.fragments, properties))
+        except (OSError, Outdated) as error:
+            if not _exists(place):
+                raise
+            rows.discard()
+            raise ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.") from error
+    else:
+        table = until_it_passes(place, lambda newest: newest.table.replace_all(schema, rows.fragments, properties))
+        shutil.rmtree(before.derived, ignore_errors=True)
+    finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)})
+
+
+def _remove_remains(root: Path) -> None:
+    """Remove what a failed first build left, and the folder when nothing else is in it."""
+    for path in list(root.iterdir()):
+        if path.name in OWN and path.is_dir():
+            shutil.rmtree(path)
+    (root / LOCK_FILE).unlink(missing_ok=True)
+    root.rmdir()

@@ -299,8 +299,6 @@ def add(options: argparse.Namespace) -> dict[str, Any]:
 
 def backends(options: argparse.Namespace) -> dict[str, Any]:
     """Give the table an index of its own, and search it beside FAISS; the reference is restored afterwards."""
-    from lancedb.index import IvfSq
-
     from mclstexp.index.search.faiss_gpu import count_gpus
     from mclstexp.index.search.vectors import recall_at_k
 
@@ -308,12 +306,8 @@ def backends(options: argparse.Namespace) -> dict[str, Any]:
     before = store.version
     query = simulation(options).queries(options.queries)
     truth = store.index("cpu", "exact").search(query, 200)
-    table = store.lance_table()
-    table.checkout_latest()
-    lists = max(2, round(store.n_spots**0.5))
     with Clock() as clock:
-        table.create_index("embedding", config=IvfSq(distance_type="cosine", num_partitions=lists))
-    store = ReferenceStore.open(options.folder / "big")
+        store.index_table()
     searches = {"faiss": store.index("cpu"), "lancedb": store.index("cpu", "lancedb")}
     if count_gpus():
         searches["faiss_gpu"] = store.index("cuda")

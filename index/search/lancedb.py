@@ -22,6 +22,14 @@ def open_table(folder: str, name: str, version: int, options: dict[str, str]) ->
     return table
 
 
+def build_index(table: Any) -> None:
+    """Build LanceDB's index over the column ``embedding`` in a commit of its own; LanceDB gives it no message."""
+    from lancedb.index import IvfSq
+
+    table.checkout_latest()
+    table.create_index("embedding", config=IvfSq(distance_type="cosine"))
+
+
 def ranges_of(mask: BoolArray) -> Ranges:
     """Return the ranges of ids that a mask allows."""
     edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))

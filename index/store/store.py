@@ -19,6 +19,7 @@ from mclstexp.index.store.tags import remove_tag, resolve_version, tags_of, writ
 from mclstexp.index.store.writer import (
     AddReport,
     add_records,
+    index_table,
     optimize_reference,
     remove_slides,
     restore_version,
@@ -174,6 +175,12 @@ class ReferenceStore(_Readable):
         """Join small fragments and train the search index anew; the answers stay."""
         self._refuse_pinned()
         optimize_reference(self.place, message=message, command=command)
+        self._show_newest()
+
+    def index_table(self) -> None:
+        """Give the table an index of LanceDB's own, which ``index(search="lancedb")`` then uses; a new version."""
+        self._refuse_pinned()
+        index_table(self.place)
         self._show_newest()
 
     def _refuse_pinned(self) -> None:

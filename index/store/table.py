@@ -322,7 +322,7 @@ class Table:
 
 def _operation(operation: Any) -> str:
     name = operation if isinstance(operation, str) else type(operation).__name__
-    return f"({name} by another program)"
+    return "the table's own index" if name == "CreateIndex" else f"({name} by another program)"
 
 
 def _is_unreadable(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mclstexp.errors import ExistsAlreadyError, InputError
+from mclstexp.index.search.lancedb import build_index
 from mclstexp.index.store.change import Content, Rows, distinct, finish, now, properties_of, until_it_passes
 from mclstexp.index.store.fragments import Outdated
 from mclstexp.index.store.lock import writing
@@ -229,6 +230,14 @@ def optimize_reference(place: Place, *, message: str = "", command: str = "") ->
         table = until_it_passes(place, commit)
         _tidy(Snapshot(place, table))
         finish(place, table, None, anew=True)
+
+
+def index_table(place: Place) -> None:
+    """Give the table an index of LanceDB's own, for ``search="lancedb"`` and for whoever asks the table itself."""
+    with place.errors(), writing(place, "index-table"):
+        newest = Snapshot.at(place)
+        build_index(newest.lance_table())
+        finish(place, Table.open(place), newest.entries)
 
 
 def _tidy(snapshot: Snapshot) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lancedb.index import IvfSq
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import exact as exact_search
@@ -16,6 +15,7 @@ from mclstexp.index.search.spot_index import SpotIndex
 from mclstexp.index.search.vectors import brute_force, pair_similarity, recall_at_k
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.verify.run import verify
 
 SIM = Simulation(dim=24)
 
@@ -207,12 +207,10 @@ def test_a_reference_searched_by_every_backend_gives_the_same_answers(tmp_path):
 def test_lancedbs_own_index_is_searched_in_batches_and_filtered(tmp_path):
     records = [SIM.record(number, 600) for number in range(5)]
     store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records)
-    table = store.lance_table()
-    table.checkout_latest()
-    table.create_index("embedding", config=IvfSq(distance_type="cosine", num_partitions=8))
-    store = ReferenceStore.open(tmp_path / "ref")
+    store.index_table()
     assert store.version == 2
-    assert "CreateIndex by another program" in store.history()[-1].message
+    assert store.history()[-1].message == "the table's own index"
+    assert verify(tmp_path / "ref").findings == []
     allowed = np.zeros(store.n_ids, dtype=bool)
     allowed[600:2400] = True
     for mask in (None, allowed):

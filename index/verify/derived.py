@@ -13,45 +13,70 @@ from numpy.typing import NDArray
 from mclstexp.errors import FormatError
 from mclstexp.index.search import ivf, pieces
 from mclstexp.index.search.ranges import RowRanges
+from mclstexp.index.store.expression import SlideCounts, read_expression
 from mclstexp.index.store.matrix import VALUES, RowMatrix
 from mclstexp.index.store.schema import SlideEntry
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.verify.findings import Report
 from mclstexp.storage import TEMPORARY, read_digested, sha256_bytes, sha256_file
+from mclstexp.types import FloatArray, IdArray
+
+
+class Copies:
+    """The copies of keys and expression, compared with the rows as they are read."""
+
+    def __init__(self, newest: Snapshot, report: Report) -> None:
+        self.newest = newest
+        self.report = report
+        self.panel = newest.identity.panel
+        self.wrong: set[tuple[str, str]] = set()
+        self._keys, self._expression = newest.keys_file, newest.expression_cache
+        self._lacking = {
+            held.folder: {entry.slide_id for entry in held.missing(newest.entries)}
+            for held in (self._keys, self._expression)
+        }
+
+    def compare(self, piece: SlideCounts, row_ids: IdArray, embedding: FloatArray) -> None:
+        """Compare some rows of a slide, which follow each other."""
+        self._compare(self._keys, piece.entry, row_ids, lambda: embedding)
+        self._compare(self._expression, piece.entry, row_ids, lambda: self._derived(piece))
+
+    def _derived(self, piece: SlideCounts) -> NDArray[Any]:
+        newest, n_rows = self.newest, len(piece.where)
+        rows = read_expression([piece], newest.panels, n_rows, self.panel, newest.normalisation)
+        return rows.dense(0, len(self.panel))
+
+    def _compare(
+        self, held: RowMatrix, entry: SlideEntry, row_ids: IdArray, derive: Callable[[], NDArray[Any]]
+    ) -> None:
+        name = f"{_name(self.newest, held.folder)}/{VALUES}"
+        if entry.slide_id in self._lacking[held.folder] or (name, entry.slide_id) in self.wrong:
+            return
+        wanted = np.ascontiguousarray(derive(), dtype=held.dtype).tobytes()
+        if held.row_bytes_of(int(row_ids[0]), len(row_ids)) != wanted:
+            self.wrong.add((name, entry.slide_id))
+            self.report.add("derived", name, f"the rows of slide {entry.slide_id} are not those of the table")
 
 
 def check_derived(newest: Snapshot, report: Report) -> None:
-    """Compare keys, expression, inverted files and kept values with the rows."""
+    """Check the files of keys and expression by their hashes, the inverted files, and kept values."""
     for path in sorted(newest.derived.rglob(f"{TEMPORARY}*")):
         report.add("derived", _name(newest, path), "the file was never finished")
     for path in sorted(newest.derived.glob("[!.]*.json")):
         if read_digested(path) is None:
             report.add("derived", _name(newest, path), "the kept value is damaged")
-    _check_matrix(newest, newest.keys_file, newest.slide_keys, report)
-    _check_matrix(newest, newest.expression_cache, newest.panel_expression, report)
+    for held in (newest.keys_file, newest.expression_cache):
+        name = _name(newest, held.folder)
+        for file, problem in held.problems():
+            report.add("derived", f"{name}/{file}", problem)
+        for start, slide in held.filled().items():
+            if sha256_bytes(held.row_bytes_of(int(start), slide["n_spots"])) != slide["sha256"]:
+                report.add("derived", f"{name}/{VALUES}", f"the rows from {start} on are damaged")
     _check_pieces(newest, report)
 
 
 def _name(newest: Snapshot, path: Path) -> str:
     return f"derived/{path.relative_to(newest.derived).as_posix()}"
-
-
-def _check_matrix(
-    newest: Snapshot, held: RowMatrix, read: Callable[[SlideEntry], NDArray[Any]], report: Report
-) -> None:
-    name = _name(newest, held.folder)
-    for file, problem in held.problems():
-        report.add("derived", f"{name}/{file}", problem)
-    for start, slide in held.filled().items():
-        if sha256_bytes(held.row_bytes_of(int(start), slide["n_spots"])) != slide["sha256"]:
-            report.add("derived", f"{name}/{VALUES}", f"the rows from {start} on are damaged")
-    lacking = set(held.missing(newest.entries))
-    for entry in newest.entries:
-        if entry in lacking:
-            continue
-        wanted = np.ascontiguousarray(read(entry), dtype=held.dtype).tobytes()
-        if held.row_bytes_of(entry.row_start, entry.n_spots) != wanted:
-            report.add("derived", f"{name}/{VALUES}", f"the rows of slide {entry.slide_id} are not those of the table")
 
 
 def _check_pieces(newest: Snapshot, report: Report) -> None:

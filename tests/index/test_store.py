@@ -16,6 +16,7 @@ from mclstexp.index.retrieval import Filter, retrieve
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.table import manifest_name
 from mclstexp.index.verify.run import verify
 from mclstexp.panel import GenePanel
 from mclstexp.slide import SpotTable
@@ -516,11 +517,10 @@ def test_a_table_that_another_program_changed(store):
 
 
 def test_a_damaged_table_version_is_found_when_opened(store):
-    (file,) = (store.root / "spots.lance/_versions").glob("*.manifest")
-    data = bytearray(file.read_bytes())
+    name = manifest_name(1)
+    data = bytearray(store.place.read(name))
     data[len(data) // 2] ^= 1
-    file.write_bytes(bytes(data))
-    with pytest.raises(
-        FormatError, match=r"version 1 of the table is damaged|newest version of its table cannot be read"
-    ):
+    store.place.write(name, bytes(data))
+    damaged = r"version 1 of the table is damaged|newest version of its table cannot be read"
+    with pytest.raises(FormatError, match=damaged):
         ReferenceStore.open(store.root).spots(np.array([0]), ["spot_id"])

@@ -27,7 +27,7 @@ def check(
     """
     from mclstexp.data.readers import inspect_slides
 
-    reports = inspect_slides(refs, mpp=mpp, on_progress=progress("Reading slides"))
+    reports = inspect_slides(refs, mpp=mpp, on_progress=progress())
     if json:
         emit_json([_record(report) for report in reports])
     else:

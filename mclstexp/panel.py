@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -49,6 +50,29 @@ class GenePanel:
     def position(self) -> dict[str, int]:
         """Symbol to column."""
         return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    def find(self, name: str) -> int | None:
+        """Return the column of a gene by symbol or Ensembl id, or None."""
+        column = self.position.get(name)
+        return self._by_id.get(_bare(name)) if column is None else column
+
+    def columns(self, genes: GenePanel) -> NDArray[np.int64]:
+        """Return each gene's column here ``(len(genes),)``, -1 for a gene that is not."""
+        columns = []
+        for symbol, identifier in zip(genes.symbols, genes.ensembl, strict=True):
+            column = self.find(symbol)
+            column = self.find(identifier) if column is None and identifier else column
+            columns.append(-1 if column is None else column)
+        return np.array(columns, dtype=np.int64)
+
+    def near(self, name: str, n: int = 3) -> list[str]:
+        """Return the symbols nearest to a name, whatever their case."""
+        upper = {symbol.upper(): symbol for symbol in self.symbols}
+        return [upper[key] for key in difflib.get_close_matches(name.upper(), upper, n=n, cutoff=0.6)]
+
+    @cached_property
+    def _by_id(self) -> dict[str, int]:
+        return {_bare(identifier): i for i, identifier in reversed(list(enumerate(self.ensembl))) if identifier}
 
     def subset(self, columns: Sequence[int] | NDArray[np.int64]) -> GenePanel:
         """Return the panel of the given columns, in their order."""

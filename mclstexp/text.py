@@ -15,3 +15,6 @@ def shorten(names: Sequence[str], limit: int = 8) -> str:
     """Join names, the first few of many."""
     head = ", ".join(names[:limit])
     return head if len(names) <= limit else f"{head} and {len(names) - limit} more"
+
+
+some = shorten

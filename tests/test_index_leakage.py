@@ -4,11 +4,11 @@ import dataclasses
 import shlex
 
 import pytest
+from mclstexp.files import sha256_file
+from mclstexp.index.seen import seen_before
 
 from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
 from mclstexp.data.synthetic.cohort import tiny_slides
-from mclstexp.files import sha256_file
-from mclstexp.index.seen import seen_before
 from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.model.image.features import FeatureCache

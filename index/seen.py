@@ -13,7 +13,7 @@ from mclstexp.files import sha256_file
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tables import SlideEntry
 from mclstexp.slide import Slide
-from mclstexp.text import shorten
+from mclstexp.text import some
 
 
 def seen_before(
@@ -65,7 +65,7 @@ def _same_patient(patients: set[str], same: Sequence[SlideEntry], usable: Sequen
         others = [entry.slide_id for entry in usable if entry.patient == patient and entry.slide_id not in own]
         if others:
             found.append(
-                f"Warning: the reference holds {len(others)} other slides of patient {patient!r} ({shorten(others)}), "
+                f"Warning: the reference holds {len(others)} other slides of patient {patient!r} ({some(others)}), "
                 f"perhaps cuts next to this one; leave them out with --exclude-patient {shlex.quote(patient)}."
             )
     return found
@@ -82,9 +82,9 @@ def _trained_on(
     sure = [str(seen["slide"]) for seen in certain]
     named = [str(seen["slide"]) for seen in other if seen["slide"] in names]
     cuts = [str(seen["slide"]) for seen in other if seen["slide"] not in names and seen["patient"] in patients]
-    what = [f"slide {shorten(sure)}"] if sure else []
-    what += [f"a slide of this name ({shorten(named)})"] if named else []
-    what += [f"slides of the same patient ({shorten(cuts)})"] if cuts else []
+    what = [f"slide {some(sure)}"] if sure else []
+    what += [f"a slide of this name ({some(named)})"] if named else []
+    what += [f"slides of the same patient ({some(cuts)})"] if cuts else []
     if not what:
         return []
     knows = ["it knows this tumour"] if cuts else []

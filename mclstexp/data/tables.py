@@ -15,7 +15,9 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
+from mclstexp.types import StrPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 _MISSING = ("", "na", "n/a", "null", "none", "nan")
 
 
-def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: StrPath, *, header: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV, TSV or Parquet table with every cell as text ("" where empty).
 
     Parameters
@@ -41,8 +43,7 @@ def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFra
     """
     import pandas as pd
 
-    if not path.is_file():
-        raise InputError(f"Table {path} does not exist.")
+    path = require_file(path, "Table")
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     delimiter = delimiter_of(first_line(path))
@@ -118,7 +119,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> NDArray[np.float64]
     try:
         return np.array([_number(cell) for cell in cells], dtype=np.float64)
     except ValueError:
-        row, cell = next((i, cell) for i, cell in enumerate(cells) if not is_number(cell))
+        row, cell = next((i, cell) for i, cell in zip(frame.index, cells, strict=True) if not is_number(cell))
         raise InputError(f"{path.name}: column {column!r} holds {cell!r} in row {row + 1}, not a number.") from None
 
 
@@ -163,6 +164,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(path).reset_index().astype(str)
+        frame = pd.read_parquet(path).reset_index()
+        return frame.astype(str).mask(frame.isna(), "")
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error

@@ -22,7 +22,6 @@ from mclstexp.data.images.raster import RasterImage
 from mclstexp.data.images.tiff import TiffImage
 from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
-from mclstexp.slide import SlideImage
 from mclstexp.types import StrPath
 
 __all__ = ["FORMATS", "IMAGE_SUFFIXES", "open_image"]
@@ -34,8 +33,8 @@ IMAGE_SUFFIXES = tuple(dict.fromkeys(suffix for kind in FORMATS for suffix in ki
 """File names that count as images when one is looked for beside the counts."""
 
 
-def open_image(path: StrPath) -> SlideImage:
-    """Open a slide image; only its header is read.
+def open_image(path: StrPath) -> ImageFile:
+    """Open a slide image; only its header is read. It may be used in a ``with`` statement.
 
     Parameters
     ----------

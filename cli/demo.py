@@ -43,7 +43,13 @@ def demo(
 
     with new_folder(output, force=force) as work:
         say(f"simulating {patients} patients, two slides each, and a slide of another patient to predict")
-        cohort = write_cohort(work / "cohort", n_patients=patients, seed=seed, on_progress=progress("simulating"))
+        draw = progress("simulating")
+        cohort = write_cohort(
+            work / "cohort",
+            n_patients=patients,
+            seed=seed,
+            on_progress=draw and (lambda _, done, total: draw(done, total)),
+        )
         slides = read_slides(cohort.refs)
         config = options.model_config("default", encoder=ENCODER, seed=seed, settings=["encoder.views=1"])
         say(f"training on {len(slides)} slides, {sum(map(len, slides))} spots (encoder {ENCODER}, random weights)")

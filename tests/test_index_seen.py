@@ -4,9 +4,9 @@ import dataclasses
 import shlex
 
 import pytest
+from worlds import tiny_slides
 
 from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
-from mclstexp.data.synthetic.cohort import tiny_slides
 from mclstexp.files import sha256_file
 from mclstexp.index.seen import seen_before
 from mclstexp.index.simulated import Simulation

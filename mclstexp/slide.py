@@ -192,8 +192,8 @@ class Slide:
     Examples
     --------
     >>> import numpy as np
-    >>> at = np.arange(3)
-    >>> spots = SpotTable(spot_ids=["a", "b", "c"], xy_px=np.stack([at, at], axis=1), array_row=at, array_col=at)
+    >>> row, col = np.array([0, 0, 1]), np.array([0, 1, 0])
+    >>> spots = SpotTable(["0x0", "1x0", "0x1"], 100.0 * np.stack([col, row], axis=1), row, col)
     >>> Slide("S1", "P7", "mine", spots, mpp=0.5, mpp_source="given")
     Slide('S1', patient P7 of mine, 3 spots, no counts, no image, 0.5 um a pixel)
     """

@@ -103,8 +103,8 @@ class ImageFile(ABC):
 
     def __repr__(self) -> str:
         width, height = self.size_px
-        at = f"{self.mpp:.3g} um" if self.mpp is not None else "unknown pixel size"
-        return f"{type(self).__name__}({str(self.path)!r}, {width}x{height} px at {at})"
+        scale = f"at {self.mpp:.3g} um" if self.mpp is not None else "of unknown pixel size"
+        return f"{type(self).__name__}({str(self.path)!r}, {width}x{height} px {scale})"
 
 
 def orientation_note(value: object) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def read_slides(
     >>> small = SlideSpec(n_genes=20, side_px=256, mpp=2.0)
     >>> cohort = write_cohort(f"{folder.name}/cohort", n_patients=1, slides_per_patient=1, spec=small)
     >>> read_slides(cohort.refs)
-    [Slide('P1_A', patient P1 of simulated, 10 spots, 20 genes, image 256x256 px at 2 um)]
+    [Slide('P1_A', patient P1 of simulated, 17 spots, 20 genes, image 256x256 px at 2 um)]
     """
     sources = discover(refs)
     repeated = duplicates(source.slide_id for source in sources)

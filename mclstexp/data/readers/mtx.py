@@ -43,14 +43,14 @@ def read_mtx(path: Path, shape: tuple[int, int]) -> sparse.csc_matrix:
             raise other_size(path, (rows, columns), shape)
         if n > rows * columns:
             raise InputError(f"{path} is damaged: its header says {n} entries in a matrix of {rows} x {columns}.")
-        names, kinds = ["row", "column", "value"], {"row": np.int64, "column": np.int64, "value": np.float64}
         if n == 0:
             return sparse.csc_matrix(shape, dtype=np.float32)
-        body = pd.read_csv(
-            file, sep=r"\s+", header=None, names=names, dtype=kinds, index_col=False, comment="%", engine="c"
-        )
+        kinds = {"row": np.int64, "column": np.int64, "value": np.float64}
+        body = pd.read_csv(file, sep=r"\s+", header=None, names=list(kinds), dtype=kinds, comment="%", engine="c")
         if len(body) != n:
             raise InputError(f"{path} is damaged: its header says {n} entries, and it has {len(body)}.")
+        if not isinstance(body.index, pd.RangeIndex) or body["value"].isna().any():
+            raise InputError(f"{path} is damaged: not every line has a row, a column and a value.")
         row, column = body["row"].to_numpy() - 1, body["column"].to_numpy() - 1
         if min(row.min(), column.min()) < 0 or row.max() >= rows or column.max() >= columns:
             raise InputError(f"{path} is damaged: it has entries outside its {rows} x {columns}.")

@@ -61,7 +61,7 @@ def simulate_slide(spec: SlideSpec, *, patient: int = 0, slide: int = 0, seed: i
     --------
     >>> slide = simulate_slide(SlideSpec(n_genes=20, side_px=256, mpp=2.0), patient=1)
     >>> slide.slide_id, slide.image.shape, slide.spots
-    ('P2_A', (256, 256, 3), SpotTable(10 spots, 20 genes))
+    ('P2_A', (256, 256, 3), SpotTable(15 spots, 20 genes))
     """
     rng = np.random.default_rng([seed, 2, patient, slide])
     own = np.random.default_rng([seed, 1, patient])

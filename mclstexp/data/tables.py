@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def read_table(path: StrPath, *, header: Sequence[str] | None = None) -> pd.Data
                 return _read_text(path, delimiter, header, "utf-8-sig")
             except UnicodeDecodeError:
                 return _read_text(path, delimiter, header, "latin-1")
+        except pd.errors.ParserWarning:
+            raise InputError(f"Table {path} is damaged: its rows have more cells than its first line.") from None
         except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
             raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
 
@@ -144,19 +147,21 @@ def _read_text(path: Path, delimiter: str, header: Sequence[str] | None, encodin
         names = lines[0]
         if len(lines) > 1 and len(lines[1]) == len(names) + 1:
             names = ["", *names]  # R leaves out the name of the index
-    return pd.read_csv(
-        path,
-        sep=delimiter,
-        header=None,
-        names=names,
-        skiprows=0 if header is not None else 1,
-        index_col=False,
-        on_bad_lines="error",
-        dtype=str,
-        keep_default_na=False,
-        encoding=encoding,
-        compression="gzip" if is_gzip(path) else None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # it would drop cells
+        return pd.read_csv(
+            path,
+            sep=delimiter,
+            header=None,
+            names=names,
+            skiprows=0 if header is not None else 1,
+            index_col=False,
+            on_bad_lines="error",
+            dtype=str,
+            keep_default_na=False,
+            encoding=encoding,
+            compression="gzip" if is_gzip(path) else None,
+        )
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

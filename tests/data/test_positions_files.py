@@ -155,6 +155,7 @@ BAD = {
     "duplicate ids": ("id,x,y\na,10,20\na,30,40\n", "1 spot ids occur more than once, for example 'a'"),
     "row and column": ("id,row,col\na,1,2\n", "--x-column"),
     "ambiguous pixels": ("id,x_pixel,y_pixel\na,1,2\n", "--x-column"),
+    "more cells everywhere": ("id,x,y\na,1,2,3,4\nb,1,2,3,4\n", "more cells than its first line"),
     "more cells later": ("id,x,y\na,1,2\nb,1,2,3,4\n", "damaged"),
     "names twice": ("id,x,y,x\na,1,2,3\n", "damaged"),
 }
@@ -188,3 +189,68 @@ def test_rubbish_never_escapes_as_another_error(tmp_path_factory, text):
     except InputError as error:
         message = str(error)
     assert "\n" not in message
+
+
+HOSTILE = {
+    "an empty cell": ("id,x,y\na,10,20\nb,,40\nc,50,60\n", r"1 of 3 .*first 'b' in row 2 \(nan, 40\)"),
+    "NA": ("id,x,y\na,10,NA\nb,30,40\n", "first 'a' in row 1"),
+    "infinite": ("id,x,y\na,10,20\nb,30,-inf\n", "first 'b' in row 2"),
+    "1e308": ("id,x,y\na,10,20\nb,1e308,40\n", "1 of 2 spots have coordinates beyond 1e[+]07, first 'b' in row 2"),
+    "just too far": ("id,x,y\na,10,20\nb,-10000001,40\n", "beyond 1e[+]07, first 'b' in row 2"),
+    "one point": (
+        "id,x,y\n" + "".join(f"s{i},7,9\n" for i in range(20)),
+        "20 spots lie at one point, such as x 7",
+    ),
+    "two points": ("id,x,y\n" + "".join(f"s{i},{i % 2},9\n" for i in range(8)), "8 spots lie at 2 points"),
+    "an empty id": ("id,x,y\na,10,20\n,30,40\n", "1 of 2 spots have an empty id, the first in row 2"),
+    "a blank id": ("id,x,y\n  ,10,20\nb,30,40\n", "an empty id, the first in row 1"),
+    "two empty ids": ("id,x,y\n,10,20\n,30,40\n", "2 of 2 spots have an empty id, the first in row 1"),
+    "uneven": ("id,x,y\na,0,0\nb,0,0.000001\nc,9000000,0\nd,9000000,0.000001\n", "no spots of one array"),
+    "an array that is empty": (
+        "x,y,pixel_x,pixel_y\n1,2,3,4\n,2,5,6\n",
+        r"c\.csv: 1 of 2 .*array coordinates \(y, x\).*row 2",
+    ),
+    "an array of infinity": (
+        "barcode,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres\na,1,inf,3,4\nb,1,2,3,4\n",
+        r"array coordinates \(array_row, array_col\).*row 1",
+    ),
+    "an array of 1e300": ("id,array_row,array_col,x,y\na,0,0,3,4\nb,1e300,2,30,4\n", "beyond 1e[+]07.*row 2"),
+    "um that are NaN": ("id,Centroid X \u00b5m,Centroid Y \u00b5m\na,nan,2\nb,3,4\n", "first 'a' in row 1"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_coordinates_are_refused_by_name_and_row(tmp_path, name):
+    text, match = HOSTILE[name]
+    path = write(tmp_path / "c.csv", text)
+    with pytest.raises(InputError, match=match) as caught:
+        read_coords(path, mpp=0.5)
+    assert str(caught.value).startswith("c.csv: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_are_those_of_the_file_also_where_spots_were_dropped(tmp_path):
+    text = space_ranger().replace("B3-1,1,1", "B3-1,1,x")
+    with pytest.raises(InputError, match="'x' in row 4"):
+        read_coords(write(tmp_path / "a.csv", text))
+    rows = space_ranger().splitlines()
+    rows[5] = rows[5].rsplit(",", 1)[0] + ","
+    with pytest.raises(InputError, match="first 'B4-1' in row 5"):
+        read_coords(write(tmp_path / "b.csv", "\n".join(rows)))
+
+
+def test_empty_cells_of_a_parquet_are_empty(tmp_path):
+    frame = pd.DataFrame({"id": ["a", None, "c"], "x": [1.0, 20.0, 30.0], "y": [1.0, 2.0, 3.0]})
+    frame.to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="an empty id, the first in row 2"):
+        read_coords(tmp_path / "c.parquet")
+    frame.assign(id=["a", "b", "c"], y=[1.0, None, 3.0]).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="first 'b' in row 2"):
+        read_coords(tmp_path / "c.parquet")
+
+
+def test_one_spot_and_a_few_at_one_place_are_spots(tmp_path):
+    assert len(read_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\n"))) == 1
+    some_shared = parse_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\nb,10,20\nc,90,20\nd,170,20\n"))
+    assert (len(some_shared.spots()), some_shared.n_shared) == (4, 1)

@@ -74,6 +74,59 @@ def test_image_that_is_all_tissue_or_none_says_nothing(tmp_path):
         assert len(read_query(tmp_path / name, write(tmp_path / "c.csv", query_text()), mpp=5.0)) == 77
 
 
+def test_query_knows_its_patient_and_takes_text_as_paths(slide_file, tmp_path):
+    coords = write(tmp_path / "c.csv", query_text())
+    slide = read_query(str(slide_file), str(coords), mpp=5.0, patient="P7")
+    assert (slide.patient, slide.layout, slide.sources) == ("P7", "query", (slide_file, coords))
+    assert slide.image.read_region(0, 0, 3, 3).shape == (3, 3, 3)
+
+
+def test_coordinates_are_needed_for_now(slide_file, tmp_path):
+    coords = write(tmp_path / "c.csv", query_text())
+    for call in (
+        lambda: read_query(slide_file),
+        lambda: read_query(slide_file, grid="112um"),
+        lambda: read_query(slide_file, coords, grid="112um"),
+    ):
+        with pytest.raises(InputError, match="Slide S1: coordinates are needed for now") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("id,x,y\na,600,100\nb,,100\n", "c.csv: 1 of 2 spots have NaN .* first 'b' in row 2"),
+        ("id,x,y\na,600,100\nb,1e308,100\n", "beyond"),
+        ("id,x,y\na,600,100\nb,600,100\n", "lie at one point"),
+        ("id,x,y\na,600,100\n,640,100\n", "empty id"),
+    ],
+)
+def test_hostile_coordinates_of_a_query(slide_file, tmp_path, text, match):
+    with pytest.raises(InputError, match=match):
+        read_query(slide_file, write(tmp_path / "c.csv", text), mpp=5.0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf"), 1e-300])
+def test_absurd_pixel_sizes_of_a_query(slide_file, tmp_path, mpp):
+    for unit in ("px", "um"):
+        with pytest.raises(InputError, match=r"outside 0\.1 to 10"):
+            read_query(slide_file, write(tmp_path / "c.csv", query_text()), mpp=mpp, columns=CoordsColumns(units=unit))
+
+
+def test_what_the_image_hides_is_in_the_notes(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (1000, 700), (190, 90, 160)).save(tmp_path / "S1.jpg", exif=exif)
+    text = query_text() + "again,540,80\n"
+    slide = read_query(tmp_path / "S1.jpg", write(tmp_path / "c.csv", text), mpp=5.0)
+    assert [note.split(" (")[0] for note in slide.notes] == [
+        "the image's orientation tag", "1 of 78 spots lie at the place of another one.",
+    ]  # fmt: skip
+
+
 @pytest.mark.shared
 def test_her2st_query_slide(shared):
     folder = shared / "her2st"

@@ -19,9 +19,10 @@ from mclstexp.data.tables import delimiter_of, first_line, open_binary, read_tab
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 from mclstexp.text import duplicates, some
+from mclstexp.types import StrPath
 
 
-def read_counts(path: Path) -> CountTable:
+def read_counts(path: StrPath) -> CountTable:
     """Read a 10x ``.h5``, a MEX folder, or a ``.tsv`` or ``.csv`` (also gzipped) of spots x genes.
 
     Raises
@@ -29,8 +30,8 @@ def read_counts(path: Path) -> CountTable:
     InputError
         When the file is missing, damaged, or of another kind.
     """
-    if path.is_dir():
-        return read_mex(path)
+    if Path(path).is_dir():
+        return read_mex(Path(path))
     path = require_file(path, "Counts")
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".h5", ".hdf5")):

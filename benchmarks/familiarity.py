@@ -120,14 +120,14 @@ def shuffled(slide: Slide, folder: Path) -> Slide:
 
 def margin(slide: Slide, span_px: float) -> Slide:
     """Return spots on the glass of a slide: nothing of the widest field of view lies on tissue or off the image."""
-    from mclstexp.data.positions.tissue import tissue_fraction
+    from mclstexp.data.positions.tissue import tissue_mask, tissue_share
 
     if slide.image is None:
         raise SystemExit(f"{slide.slide_id} has no image")
     xy = lattice(*slide.image.size_px, PITCH_UM / slide.require_mpp())
     whole = ((xy >= span_px / 2) & (xy <= np.asarray(slide.image.size_px) - span_px / 2)).all(axis=1)
     xy = xy[whole]
-    glass = xy[tissue_fraction(slide.image, xy, span_px) == 0]
+    glass = xy[tissue_share(tissue_mask(slide.image), slide.image.size_px, xy, span_px) == 0]
     if not len(glass):
         raise SystemExit(f"{slide.slide_id} has no glass beside its tissue")
     glass = glass[np.unique(np.linspace(0, len(glass) - 1, min(len(glass), MARGIN_SPOTS)).astype(np.int64))]
@@ -173,8 +173,9 @@ def build(options: argparse.Namespace, slides: list[Slide], folder: Path) -> Mod
 
 def answer(slide: Slide, model: Model, device: Any) -> dict[str, Any]:
     """Query a slide, and reduce what is said of its patches."""
-    from mclstexp.data.genes.expression import expression_for
     from mclstexp.index.pipeline import QueryOptions, predict_slide
+
+    from mclstexp.data.genes.expression import expression_for
     from mclstexp.metrics import interval_coverage
 
     found = predict_slide(slide, model.trained.encoders, model.store, QueryOptions(thumbnail=False, device=device))

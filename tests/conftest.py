@@ -23,6 +23,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
     """Four slides of four patients, image and counts."""
-    from mclstexp.data.synthetic.cohort import tiny_slides
+    from worlds import tiny_slides
 
     return tiny_slides(tmp_path_factory.mktemp("cohort"), n=4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from worlds import tiny_slides
 
 from mclstexp.config import EncoderSpec, Normalisation, PatchSpec, SharedSpaceConfig, recipe
-from mclstexp.data.synthetic.cohort import tiny_slides
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.methods import MethodOptions

@@ -13,7 +13,7 @@ from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import By, Fold, SplitSpec
 from mclstexp.slide import Slide, SpotTable
 from mclstexp.storage import sha256_input
-from mclstexp.text import shorten
+from mclstexp.text import some
 
 INFORMATIVE_GENES = 20
 """A spot's counts identify it when it expresses at least this many genes."""
@@ -59,11 +59,11 @@ def _leakage_warnings(shared: list[str], unknown: list[str], by: By) -> list[str
         warnings.append(
             "LEAKAGE BY DESIGN: other sections of the held-out patient are in training, often adjacent cuts of the "
             "same tumour. These figures say nothing about a new patient: "
-            f"{shorten(shared)}. Use --by patient for that."
+            f"{some(shared)}. Use --by patient for that."
         )
     if unknown:
         help_ = "" if by == "patient" else "; a patient may be on both sides"
-        warnings.append(f"The patient of {len(unknown)} slides is unknown{help_}: {shorten(unknown)}.")
+        warnings.append(f"The patient of {len(unknown)} slides is unknown{help_}: {some(unknown)}.")
     return warnings
 
 

@@ -13,7 +13,7 @@ from mclstexp.data.genes.sets import KNOWN_GENES, GeneSets
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec
 from mclstexp.settings import to_dict
-from mclstexp.text import shorten
+from mclstexp.text import some
 
 PUBLISHED = ("paper", "paper-code")
 """Recipes that stand for someone else's work; they are never tuned."""
@@ -87,9 +87,9 @@ def panel_warnings(protocol: EvaluationProtocol, folds: Sequence[Fold]) -> list[
     slides = [slide_id for slide_id, _ in protocol.genes_seen if slide_id in held_out]
     patients = {patient for _, patient in protocol.genes_seen} & set(held_out.values()) - {""}
     if slides:
-        seen = f"held-out slides {shorten(slides)}"
+        seen = f"held-out slides {some(slides)}"
     elif patients:
-        seen = f"slides of held-out patients {shorten(sorted(patients))}"
+        seen = f"slides of held-out patients {some(sorted(patients))}"
     else:
         return [f"The panel of {len(protocol.genes)} genes was given: whoever chose it may have seen the test slides."]
     return [

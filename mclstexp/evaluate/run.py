@@ -22,7 +22,7 @@ from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_cluste
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.text import shorten
+from mclstexp.text import some
 from mclstexp.types import FloatArray, Progress
 
 MAPPED_SLIDES = 4
@@ -185,7 +185,7 @@ def _absent_markers(markers: GeneSets, known: set[str]) -> list[str]:
     absent = {name: [gene for gene in genes if gene not in known] for name, genes in markers.items()}
     return [
         f"Marker set {name}: {len(genes)} of {len(markers[name])} genes are in no fold's panel and not scored: "
-        f"{shorten(genes)}."
+        f"{some(genes)}."
         for name, genes in absent.items()
         if genes
     ]

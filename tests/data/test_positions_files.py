@@ -1,23 +1,15 @@
-"""Coordinate files and query slides: what column names tell is taken, the rest is asked for."""
+"""Coordinate files: what column names tell is taken, the rest is asked for."""
 
 import gzip
-import math
-import os
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
 
 from mclstexp.data.positions.files import parse_coords
-from mclstexp.data.positions.lattice import derive_array, fit_grid, is_hexagonal, mpp_from_array, pitch_px
-from mclstexp.data.positions.query import CoordsColumns, read_coords, read_query
+from mclstexp.data.positions.query import CoordsColumns, read_coords
 from mclstexp.errors import InputError
-
-SHARED = Path(os.environ.get("MST_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 def write(path, text):
@@ -163,6 +155,7 @@ BAD = {
     "duplicate ids": ("id,x,y\na,10,20\na,30,40\n", "1 spot ids occur more than once, for example 'a'"),
     "row and column": ("id,row,col\na,1,2\n", "--x-column"),
     "ambiguous pixels": ("id,x_pixel,y_pixel\na,1,2\n", "--x-column"),
+    "more cells everywhere": ("id,x,y\na,1,2,3,4\nb,1,2,3,4\n", "more cells than its first line"),
     "more cells later": ("id,x,y\na,1,2\nb,1,2,3,4\n", "damaged"),
     "names twice": ("id,x,y,x\na,1,2,3\n", "damaged"),
 }
@@ -198,112 +191,66 @@ def test_rubbish_never_escapes_as_another_error(tmp_path_factory, text):
     assert "\n" not in message
 
 
-def grid(hexagonal, n=8, pitch=40.0):
-    row, col = np.mgrid[0:n, 0:n]
-    if hexagonal:
-        array_col = 2 * col + row % 2
-        xy = np.stack([array_col * pitch / 2, row * pitch * math.sqrt(3) / 2], axis=-1)
-    else:
-        array_col, xy = col, np.stack([col, row], axis=-1) * pitch
-    return xy.reshape(-1, 2) + 100, row.ravel(), array_col.ravel()
+HOSTILE = {
+    "an empty cell": ("id,x,y\na,10,20\nb,,40\nc,50,60\n", r"1 of 3 .*first 'b' in row 2 \(nan, 40\)"),
+    "NA": ("id,x,y\na,10,NA\nb,30,40\n", "first 'a' in row 1"),
+    "infinite": ("id,x,y\na,10,20\nb,30,-inf\n", "first 'b' in row 2"),
+    "1e308": ("id,x,y\na,10,20\nb,1e308,40\n", "1 of 2 spots have coordinates beyond 1e[+]07, first 'b' in row 2"),
+    "just too far": ("id,x,y\na,10,20\nb,-10000001,40\n", "beyond 1e[+]07, first 'b' in row 2"),
+    "one point": (
+        "id,x,y\n" + "".join(f"s{i},7,9\n" for i in range(20)),
+        "20 spots lie at one point, such as x 7",
+    ),
+    "two points": ("id,x,y\n" + "".join(f"s{i},{i % 2},9\n" for i in range(8)), "8 spots lie at 2 points"),
+    "an empty id": ("id,x,y\na,10,20\n,30,40\n", "1 of 2 spots have an empty id, the first in row 2"),
+    "a blank id": ("id,x,y\n  ,10,20\nb,30,40\n", "an empty id, the first in row 1"),
+    "two empty ids": ("id,x,y\n,10,20\n,30,40\n", "2 of 2 spots have an empty id, the first in row 1"),
+    "uneven": ("id,x,y\na,0,0\nb,0,0.000001\nc,9000000,0\nd,9000000,0.000001\n", "no spots of one array"),
+    "an array that is empty": (
+        "x,y,pixel_x,pixel_y\n1,2,3,4\n,2,5,6\n",
+        r"c\.csv: 1 of 2 .*array coordinates \(y, x\).*row 2",
+    ),
+    "an array of infinity": (
+        "barcode,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres\na,1,inf,3,4\nb,1,2,3,4\n",
+        r"array coordinates \(array_row, array_col\).*row 1",
+    ),
+    "an array of 1e300": ("id,array_row,array_col,x,y\na,0,0,3,4\nb,1e300,2,30,4\n", "beyond 1e[+]07.*row 2"),
+    "um that are NaN": ("id,Centroid X \u00b5m,Centroid Y \u00b5m\na,nan,2\nb,3,4\n", "first 'a' in row 1"),
+}
 
 
-@pytest.mark.parametrize("hexagonal", [True, False])
-@pytest.mark.parametrize("angle", [0.0, 0.1, math.pi / 2])
-def test_pixel_size_from_the_pitch(hexagonal, angle):
-    xy, row, col = grid(hexagonal)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    noise = np.random.default_rng(0).normal(0, 0.5, xy.shape)
-    noise[3] += 500  # one spot that was dragged away
-    assert is_hexagonal(row, col) == hexagonal
-    assert mpp_from_array(xy @ turn.T + noise, row, col, 100.0) == pytest.approx(2.5, rel=0.01)
-    assert pitch_px(xy) == pytest.approx(40)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_coordinates_are_refused_by_name_and_row(tmp_path, name):
+    text, match = HOSTILE[name]
+    path = write(tmp_path / "c.csv", text)
+    with pytest.raises(InputError, match=match) as caught:
+        read_coords(path, mpp=0.5)
+    assert str(caught.value).startswith("c.csv: ")
+    assert "\n" not in str(caught.value)
 
 
-def test_pixel_size_is_not_guessed():
-    xy, row, col = grid(hexagonal=False)
-    assert mpp_from_array(xy[:8], row[:8], col[:8], 100.0) is None  # one line of spots
-    assert fit_grid(np.random.default_rng(0).uniform(0, 1000, xy.shape), row, col) is None
-    assert pitch_px(xy[:1]) is None
+def test_rows_are_those_of_the_file_also_where_spots_were_dropped(tmp_path):
+    text = space_ranger().replace("B3-1,1,1", "B3-1,1,x")
+    with pytest.raises(InputError, match="'x' in row 4"):
+        read_coords(write(tmp_path / "a.csv", text))
+    rows = space_ranger().splitlines()
+    rows[5] = rows[5].rsplit(",", 1)[0] + ","
+    with pytest.raises(InputError, match="first 'B4-1' in row 5"):
+        read_coords(write(tmp_path / "b.csv", "\n".join(rows)))
 
 
-@pytest.mark.parametrize("hexagonal", [True, False])
-def test_derived_array_is_the_array_in_any_order(hexagonal):
-    xy, row, col = grid(hexagonal)
-    order = np.random.default_rng(1).permutation(len(xy))
-    derived_row, derived_col = derive_array(xy[order])
-    np.testing.assert_array_equal(derived_row, row[order])
-    np.testing.assert_array_equal(derived_col, col[order])
+def test_empty_cells_of_a_parquet_are_empty(tmp_path):
+    frame = pd.DataFrame({"id": ["a", None, "c"], "x": [1.0, 20.0, 30.0], "y": [1.0, 2.0, 3.0]})
+    frame.to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="an empty id, the first in row 2"):
+        read_coords(tmp_path / "c.parquet")
+    frame.assign(id=["a", "b", "c"], y=[1.0, None, 3.0]).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="first 'b' in row 2"):
+        read_coords(tmp_path / "c.parquet")
 
 
-@pytest.fixture(scope="module")
-def slide_file(tmp_path_factory):
-    """A slide with a wide, off-centre piece of tissue; 5 um a pixel."""
-    picture = Image.new("RGB", (1000, 700), (240, 240, 242))
-    ImageDraw.Draw(picture).rectangle([520, 60, 960, 340], fill=(190, 90, 160))
-    path = tmp_path_factory.mktemp("q") / "S1.png"
-    picture.save(path)
-    return path
-
-
-def query_text(scale=1.0, swap=False, step=40):
-    xy = [(x, y) for y in range(80, 330, step) for x in range(540, 950, step)]
-    rows = [f"s{i},{(y if swap else x) * scale},{(x if swap else y) * scale}" for i, (x, y) in enumerate(xy)]
-    return "id,x,y\n" + "\n".join(rows) + "\n"
-
-
-def test_query_takes_the_slide_as_it_is(slide_file, tmp_path):
-    slide = read_query(slide_file, write(tmp_path / "c.csv", query_text()), mpp=5.0)
-    assert (slide.slide_id, len(slide), slide.mpp, slide.mpp_source) == ("S1", 77, 5.0, "given")
-    assert slide.spots.counts is None
-    assert slide.spots.array_col.max() == 10
-    assert any("derived" in note for note in slide.notes)
-
-
-def test_query_without_pixel_size_says_how_to_give_it(slide_file, tmp_path):
-    slide = read_query(slide_file, write(tmp_path / "c.csv", query_text()))
-    assert slide.mpp is None
-    with pytest.raises(InputError, match="--mpp"):
-        slide.require_mpp()
-    known = read_query(slide_file, write(tmp_path / "c.csv", query_text()), columns=CoordsColumns(pitch_um=200.0))
-    assert (known.mpp, known.mpp_source) == (5.0, "pitch")
-    with pytest.raises(InputError, match=r"outside 0\.1 to 10"):
-        read_query(slide_file, tmp_path / "c.csv", mpp=50.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        (query_text(swap=True), "x and y look swapped"),
-        (query_text(scale=4.0), r"outside the image .*at least 3\.\d+ times as large"),
-        (query_text(scale=0.2), "times too small"),
-        (query_text(scale=0.01), "array coordinates and not pixels"),
-    ],
-)
-def test_query_with_coordinates_of_something_else(slide_file, tmp_path, text, match):
-    with pytest.raises(InputError, match=match):
-        read_query(slide_file, write(tmp_path / "c.csv", text), mpp=5.0)
-
-
-def test_swap_can_be_told_by_bounds_alone(tmp_path):
-    Image.new("RGB", (1000, 300), (190, 90, 160)).save(tmp_path / "wide.png")
-    text = "id,x,y\n" + "\n".join(f"s{i},{50 + i % 3 * 80},{60 + i * 40}" for i in range(20))
-    with pytest.raises(InputError, match=r"x and y look swapped: exchanged, every spot lies inside"):
-        read_query(tmp_path / "wide.png", write(tmp_path / "c.csv", text), mpp=1.0)
-
-
-def test_image_that_is_all_tissue_or_none_says_nothing(tmp_path):
-    for name, colour in [("tissue.png", (190, 90, 160)), ("glass.png", (240, 240, 242))]:
-        Image.new("RGB", (1000, 700), colour).save(tmp_path / name)
-        assert len(read_query(tmp_path / name, write(tmp_path / "c.csv", query_text()), mpp=5.0)) == 77
-
-
-@pytest.mark.shared
-def test_her2st_query_slide():
-    folder = SHARED / "her2st"
-    if not folder.is_dir():
-        pytest.skip(f"real data not at {SHARED}")
-    (image,) = (folder / "ST-imgs/C/C6").glob("*.jpg")
-    slide = read_query(image, folder / "ST-spotfiles/C6_selection.tsv")
-    assert len(slide) == 179
-    assert (slide.mpp, slide.mpp_source) == (pytest.approx(0.688, abs=0.003), "pitch")
+def test_one_spot_and_a_few_at_one_place_are_spots(tmp_path):
+    assert len(read_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\n"))) == 1
+    some_shared = parse_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\nb,10,20\nc,90,20\nd,170,20\n"))
+    assert (len(some_shared.spots()), some_shared.n_shared) == (4, 1)

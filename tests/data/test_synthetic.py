@@ -9,11 +9,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from scipy import sparse
+from worlds import tiny_slides
 
 from mclstexp.data.images import open_image
-from mclstexp.data.synthetic.cohort import CohortPaths, tiny_slides, write_cohort, write_pyramid
-from mclstexp.data.synthetic.histology import SlideSpec
-from mclstexp.data.synthetic.slides import gene_panel, simulate_slide
+from mclstexp.data.synthetic import CohortPaths, SlideSpec, simulate_slide, write_cohort
+from mclstexp.data.synthetic.cohort import write_pyramid
+from mclstexp.data.synthetic.slides import gene_panel
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.slide import SpotTable
 
@@ -22,12 +23,12 @@ SMALL = SlideSpec(n_genes=60, side_px=1024, pitch_um=60.0)
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortPaths:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     folder = tmp_path_factory.mktemp("synthetic") / "cohort"
     paths = write_cohort(
-        folder, n_patients=2, slides_per_patient=2, spec=SMALL, on_progress=lambda *at: seen.append(at)
+        folder, n_patients=2, slides_per_patient=2, spec=SMALL, on_progress=lambda *args: seen.append(args)
     )
-    assert seen == [(i, 5) for i in range(1, 6)]
+    assert seen == [("simulating slides", i, 5) for i in range(1, 6)]
     return paths
 
 
@@ -158,7 +159,7 @@ def test_bad_requests(tmp_path: Path) -> None:
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mclstexp.data.images import open_image
+from mclstexp.data.images import FORMATS, IMAGE_SUFFIXES, open_image
 from mclstexp.data.images import pixels as image_module
 from mclstexp.data.images.pixels import crop_padded
 from mclstexp.errors import InputError
@@ -98,12 +98,55 @@ def test_ome_planes_stored_as_pages_are_one_rgb_image(tmp_path):
     np.testing.assert_array_equal(open_image(path).read_region(0, 0, 421, 310), RGB)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
-    path = tmp_path / "a.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(RGB).save(path, exif=exif)
-    assert open_image(path).size_px == (421, 310)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_orientation_is_not_applied_and_that_is_said(tmp_path, suffix, orientation):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".tif":
+        tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(RGB).save(path, exif=exif)
+    image = open_image(path)
+    assert image.size_px == (421, 310)
+    assert [note[:35] for note in image.notes] == ["the image's orientation tag (6) is "] * (orientation == 6)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"rubbish"]
+)
+def test_damaged_exif_is_no_reason_to_refuse_an_image(tmp_path, exif):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
+    image = open_image(tmp_path / "a.jpg")
+    assert (image.size_px, image.notes) == ((421, 310), ())
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_a_handle_closes_itself_opens_again_and_says_what_it_is(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.tif":
+        tifffile.imwrite(path, RGB, photometric="rgb", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    else:
+        Image.fromarray(RGB).save(path, dpi=(50_800, 50_800))
+    with open_image(str(path)) as image:
+        before = image.read_region(0, 0, 5, 5)
+    np.testing.assert_array_equal(image.read_region(0, 0, 5, 5), before)
+    assert image.path == path
+    assert repr(image) == f"{type(image).__name__}({str(path)!r}, 421x310 px at 0.5 um)"
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    assert repr(open_image(tmp_path / "b.png")).endswith("b.png', 421x310 px of unknown pixel size)")
+
+
+def test_every_format_is_asked_in_order_and_the_last_takes_what_is_left(tmp_path):
+    tiff = b"II*\0"
+    kinds = [
+        next(kind.__name__ for kind in FORMATS if kind.opens(Path(name), magic))
+        for name, magic in [("a.tif", tiff), ("a", tiff), ("a.jpg", b"\xff\xd8"), ("a.mrxs", b""), ("a.bmp", b"BM")]
+    ]
+    assert kinds == ["TiffImage", "TiffImage", "RasterImage", "OpenSlideImage", "RasterImage"]
+    assert FORMATS[-1].opens(Path("whatever"), b"")
+    assert {".tif", ".svs", ".jpg", ".png"} <= set(IMAGE_SUFFIXES)
 
 
 RESOLUTIONS = [

@@ -33,7 +33,7 @@ def evaluate(
         options.RecipeName, typer.Option("--protocol", help="paper is as the paper says, paper-code as its code does.")
     ] = "default",
     recipe: Annotated[
-        list[options.RecipeName] | None,
+        list[str] | None,
         typer.Option(
             "--recipe",
             help="Recipe to compare; may be repeated. 'paper' (or the protocol's) is always there. [default: default]",

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from mclstexp.config import Normalisation
+from mclstexp.config import ModelConfig, Normalisation, configure
 from mclstexp.data.images import open_image
 from mclstexp.data.synthetic import SlideSpec, simulate_slide
 from mclstexp.data.synthetic.cohort import write_pyramid
@@ -49,6 +49,19 @@ def tiny_slides(
             )
         )
     return slides
+
+
+def tiny_config(recipe: str = "default", **settings: Any) -> ModelConfig:
+    """Return a recipe's settings with a tiny encoder, small patches and few genes; others by ``group__name``."""
+    small = {
+        "patch.size_px": 64 if recipe == "paper" else 32,
+        "network.embed_dim": 16,
+        "network.heads": 2,
+        "network.head_dim": 8,
+        "optim.epochs": 2,
+    }
+    changes = {name.replace("__", "."): value for name, value in settings.items()}
+    return configure(recipe, encoder="test_resnet", n_genes=30, settings=small | changes)
 
 
 def painted(slide: Slide, image: np.ndarray, path: Path) -> Slide:

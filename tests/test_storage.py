@@ -71,6 +71,7 @@ def test_a_new_folder_takes_the_old_one_s_place_only_by_force(tmp_path: Path) ->
 @pytest.mark.parametrize("make", [new_folder, folder_in_place])
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path, make, before: bool, failure: BaseException) -> None:
     path = old_folder(tmp_path) if before else tmp_path / "out"
+
     with pytest.raises((type(failure), StorageError)), make(path, force=True) as work:
         ((work or path) / "half.txt").write_text("half")
         raise failure

@@ -162,7 +162,7 @@ def test_an_unknown_recipe_is_refused() -> None:
 def test_a_dataclass_made_by_hand_has_the_same_ranges() -> None:
     with pytest.raises(InputError, match=r"Setting patch\.size_px is 0"):
         PatchSpec(size_px=0)
-    with pytest.raises(InputError, match="Setting interval_level is 1.5"):
+    with pytest.raises(InputError, match=r"Setting interval_level is 1\.5"):
         dataclasses.replace(ModelConfig(), interval_level=1.5)
 
 

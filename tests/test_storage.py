@@ -72,9 +72,13 @@ def test_a_new_folder_takes_the_old_one_s_place_only_by_force(tmp_path: Path) ->
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path, make, before: bool, failure: BaseException) -> None:
     path = old_folder(tmp_path) if before else tmp_path / "out"
 
-    with pytest.raises((type(failure), StorageError)), make(path, force=True) as work:
-        ((work or path) / "half.txt").write_text("half")
-        raise failure
+    def fails() -> None:
+        with make(path, force=True) as work:
+            ((work or path) / "half.txt").write_text("half")
+            raise failure
+
+    with pytest.raises((type(failure), StorageError)):
+        fails()
     assert tree(tmp_path) == ({"out/sub/old.txt": "old"} if before else {})
     assert path.exists() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"] * before
@@ -149,9 +153,14 @@ def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path, before: bool, f
     path = tmp_path / "out.txt"
     if before:
         path.write_text("old")
-    with pytest.raises((type(failure), StorageError)), new_file(path, force=True) as work:
-        work.write_text("half")
-        raise failure
+
+    def fails() -> None:
+        with new_file(path, force=True) as work:
+            work.write_text("half")
+            raise failure
+
+    with pytest.raises((type(failure), StorageError)):
+        fails()
     assert tree(tmp_path) == ({"out.txt": "old"} if before else {})
 
 

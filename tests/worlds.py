@@ -16,6 +16,7 @@ from mclstexp.data.synthetic.slides import COHORT
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.panel import GenePanel
 from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA
+from mclstexp.predict.memory import MemoryReference
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import to_dict
 from mclstexp.slide import Slide
@@ -144,6 +145,27 @@ def noisy_arrays(n_slides: int, *, n_spots: int = 150, seed: int = 0) -> list[Sl
             )
         )
     return slides
+
+
+def memory_reference(
+    sizes: tuple[int, ...] = (30, 12, 50), *, n_genes: int = 20, dim: int = 8, seed: int = 0
+) -> MemoryReference:
+    """Return a reference of random keys and expression; slides differ in level and depth, the second lacks 5 genes."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    known = np.ones((len(sizes), n_genes), dtype=bool)
+    known[1, :5] = False
+    values = rng.gamma(2, 1, (len(owner), n_genes)) + rng.uniform(0, 2, (len(sizes), n_genes))[owner]
+    depth = rng.uniform(100, 3000, len(sizes))[owner] * rng.uniform(0.3, 3, len(owner))
+    return MemoryReference(
+        embedding=unit((len(owner), dim), seed + 1),
+        values=np.where(known[owner], values, 0).astype(np.float16),
+        owner=owner,
+        known=known,
+        counts=depth.round(),
+        panel=GenePanel(tuple(f"GENE{i:02d}" for i in range(n_genes))),
+        rule=Normalisation(),
+    )
 
 
 # A prediction as a query would make it.

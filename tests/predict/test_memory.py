@@ -134,7 +134,7 @@ def test_typical_depths() -> None:
 
 
 @pytest.fixture(scope="module")
-def slides(self):
+def slides():
     slides = noisy_arrays(3, n_spots=40)
     slides[1].measured[4] = False
     return [dataclasses.replace(slide, depth=np.arange(40.0) + 100 * i) for i, slide in enumerate(slides)]

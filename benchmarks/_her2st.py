@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.cli._output import note, table
-from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict, with_settings
+from mclstexp.config import ModelConfig, Normalisation, recipe
+from mclstexp.settings import to_dict, with_settings
 
 if TYPE_CHECKING:
     from mclstexp.evaluate.methods import MethodOptions

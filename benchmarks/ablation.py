@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import _her2st as her2st
 from _her2st import B, C
 
-from mclstexp.config import ModelConfig, recipe, with_settings
+from mclstexp.config import ModelConfig, recipe
+from mclstexp.settings import with_settings
 
 if TYPE_CHECKING:
     from mclstexp.slide import Slide

@@ -173,8 +173,9 @@ def build(options: argparse.Namespace, slides: list[Slide], folder: Path) -> Mod
 
 def answer(slide: Slide, model: Model, device: Any) -> dict[str, Any]:
     """Query a slide, and reduce what is said of its patches."""
-    from mclstexp.data.genes.expression import expression_for
     from mclstexp.index.pipeline import QueryOptions, predict_slide
+
+    from mclstexp.data.genes.expression import expression_for
     from mclstexp.metrics import interval_coverage
 
     found = predict_slide(slide, model.trained.encoders, model.store, QueryOptions(thumbnail=False, device=device))

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 
 SLIDE_SPOTS = 2500
@@ -164,6 +164,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
 def filter_(options: argparse.Namespace) -> dict[str, Any]:
     """Search with most, a part, and little of the reference allowed."""
     from mclstexp.index.retrieval import Filter, allowed_rows
+
     from mclstexp.index.search.growth import recall_at_k
 
     store = ReferenceStore.open(options.folder / "big")
@@ -221,6 +222,7 @@ def bandwidth() -> float:
 def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     """Average the neighbours' expression, in several ways."""
     from mclstexp.index.store.averaging import AverageOptions, average
+
     from mclstexp.predict.average import neighbour_weights, weighted_sums
 
     store = ReferenceStore.open(options.folder / "big")

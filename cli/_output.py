@@ -1,12 +1,16 @@
 """Where output goes: data to stdout, progress and notes to stderr."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from mclstexp.errors import MclstexpWarning
+
+if TYPE_CHECKING:
+    from mclstexp.progress import ProgressBar
 
 
 def emit(text: str) -> None:
@@ -23,6 +27,45 @@ def note(text: str) -> None:
     """Say something about the run."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def listen() -> None:
+    """Print what the library says through warnings and logging, a line each, on stderr."""
+    warnings.simplefilter("always", MclstexpWarning)
+    plain = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MclstexpWarning):
+            note(str(message))
+        else:
+            plain(message, category, filename, lineno, file, line)
+
+    if not getattr(plain, "of_mst", False):
+        show.of_mst = True  # type: ignore[attr-defined]
+        warnings.showwarning = show
+    logger = logging.getLogger("mclstexp")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def progress() -> "ProgressBar":
+    """Return what draws a bar a step on a terminal, and tells long steps in a line elsewhere."""
+    from mclstexp.progress import ProgressBar
+
+    return ProgressBar()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -44,17 +87,3 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def progress(label: str) -> Progress | None:
-    """Return a callback that draws a bar on a terminal, or None when stderr is piped."""
-    if not sys.stderr.isatty():
-        return None
-
-    def draw(done: int, total: int) -> None:
-        filled = round(30 * done / max(total, 1))
-        end = "\n" if done >= total else ""
-        sys.stderr.write(f"\r{label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}{end}")
-        sys.stderr.flush()
-
-    return draw

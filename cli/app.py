@@ -1,11 +1,11 @@
 """The command ``mst``: one function a verb, registered here; errors become one line on stderr."""
 
-import errno
 import os
 import sys
 
 import typer
 
+from mclstexp.cli._output import listen
 from mclstexp.errors import MclstexpError
 
 _ABOUT = (
@@ -16,19 +16,12 @@ app = typer.Typer(
     name="mst",
     help=_ABOUT,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 INTERRUPTED = 130
-_SYSTEM_ERRORS = {
-    errno.ENOSPC: "no space left on the disk; free some, or write elsewhere",
-    errno.EDQUOT: "the disk quota is used up; free some, or write elsewhere",
-    errno.EACCES: "permission denied",
-    errno.EROFS: "the file system is read-only",
-}
 
 
 def _show_version(value: bool) -> None:
@@ -46,6 +39,7 @@ def main_options(
     ),
 ) -> None:
     """Take the options that come before a command; the text for ``--help`` is `_ABOUT`."""
+    listen()
 
 
 def main() -> None:
@@ -64,9 +58,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _SYSTEM_ERRORS:
-            raise
-        _fail(f"{_SYSTEM_ERRORS[error.errno]}: {error.filename or ''}".rstrip(": "))
+        from mclstexp.storage import storage_error
+
+        _fail(str(storage_error(error, error.filename or "the system")))
 
 
 def _fail(message: str) -> None:

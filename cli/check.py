@@ -32,8 +32,7 @@ def check(
     """
     from mclstexp.data.readers import inspect_slides
 
-    draw = progress("Reading slides")
-    reports = inspect_slides(refs, mpp=mpp, on_progress=draw and (lambda _, done, total: draw(done, total)))
+    reports = inspect_slides(refs, mpp=mpp, on_progress=progress())
     if json:
         emit_json([_record(report) for report in reports])
     else:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 import numpy as np
 
 from mclstexp.errors import StorageError
-from mclstexp.index.search.spot_index import Neighbors
 from mclstexp.index.store.expression import read_scale
 from mclstexp.index.store.manifest import CACHE
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.predict.source import NEAREST, Neighbours
+from mclstexp.sampling import evenly
 from mclstexp.storage import storage_errors, write_digested
-from mclstexp.types import BoolArray, Device, FloatArray
+from mclstexp.types import Device, FloatArray, Progress
 
-Progress = Callable[[int, int], None]
 SAMPLE = 1024
 """Reference patches that the scale is made of, spread evenly over all slides with an image."""
 
 
 def familiarity(
     store: ReferenceStore,
-    query: FloatArray,
+    neighbours: Neighbours,
     *,
-    k: int,
-    allowed: BoolArray | None = None,
-    found: Neighbors | None = None,
     device: Device = "auto",
     on_progress: Progress | None = None,
 ) -> FloatArray:
@@ -34,14 +30,14 @@ def familiarity(
 
     Parameters
     ----------
-    query
-        ``(n, d)`` float32 embeddings of unit length.
-    k
-        The score of a patch is the mean similarity of its k nearest spots.
-    allowed
-        Truth by row id of the spots that the query may find.
-    found
-        The query's neighbours, where they are known already.
+    store
+        The reference.
+    neighbours
+        The queries' neighbours. The score of a patch is the mean similarity of the `NEAREST` first of them.
+    device
+        Where the reference's own patches are searched, the first time.
+    on_progress
+        Called while the scale is made.
 
     Returns
     -------
@@ -49,46 +45,37 @@ def familiarity(
         ``(n,)`` percentile: the share of reference patches, in percent, that are no more similar to the rest of the
         reference than this patch. NaN when fewer than two slides have spots, or none has an image: there is no scale.
     """
-    scale = reference_scores(store, k=k, device=device, on_progress=on_progress)
+    scale = reference_scores(store, device=device, on_progress=on_progress)
     if not len(scale):
-        return np.full(len(query), np.nan, dtype=np.float32)
-    found = found or store.index(device).search(query, k, allowed=allowed)
-    rank = np.searchsorted(scale, mean_similarity(found), side="right")
+        return np.full(len(neighbours.ids), np.nan, dtype=np.float32)
+    rank = np.searchsorted(scale, neighbours.first(NEAREST).mean_similarity(), side="right")
     return (100.0 * rank / len(scale)).astype(np.float32)
 
 
-def mean_similarity(found: Neighbors) -> FloatArray:
-    """Return ``(n,)`` mean similarity of each query's neighbours; -1 for a query without any."""
-    present = found.row_ids >= 0
-    total = np.where(present, found.similarity, 0.0).sum(axis=1, dtype=np.float64)
-    number = present.sum(axis=1)
-    return np.asarray(np.where(number > 0, total / np.maximum(number, 1), -1.0), dtype=np.float32)
-
-
 def reference_scores(
-    store: ReferenceStore, *, k: int, device: Device = "auto", on_progress: Progress | None = None
+    store: ReferenceStore, *, device: Device = "auto", on_progress: Progress | None = None
 ) -> FloatArray:
     """Return the sorted scores of a sample of the reference's patches; empty when there is no scale.
 
     They are derived and kept in the folder ``cache`` when that can be written.
     """
-    path = store.root / CACHE / f"familiarity-{store.version}-{k}.json"
+    path = store.root / CACHE / f"familiarity-{store.version}-{NEAREST}.json"
     scores = read_scale(path)
     if scores is None:
-        scores = _compute(store, k, device, on_progress)
+        scores = _compute(store, device, on_progress)
         # A reference that cannot be written to computes its scale anew each time.
-        with contextlib.suppress(StorageError), storage_errors(store.root):
+        with contextlib.suppress(StorageError), storage_errors(f"Reference {store.root}"):
             path.parent.mkdir(exist_ok=True)
             write_digested(path, {"scores": scores.astype(np.float64).tolist()})
     return scores
 
 
-def _compute(store: ReferenceStore, k: int, device: Device, on_progress: Progress | None) -> FloatArray:
+def _compute(store: ReferenceStore, device: Device, on_progress: Progress | None) -> FloatArray:
     pictured = [entry for entry in store.slides() if entry.has_image]
     if not pictured or len(store.entries) < 2:
         return np.zeros(0, dtype=np.float32)
     ends = np.cumsum([entry.n_spots for entry in pictured])
-    chosen = np.unique(np.linspace(0, ends[-1] - 1, min(SAMPLE, int(ends[-1]))).astype(np.int64))
+    chosen = evenly(int(ends[-1]), SAMPLE)
     owner = np.searchsorted(ends, chosen, side="right")
     index = store.index(device)
     others = np.zeros(store.manifest.next_row_id, dtype=bool)
@@ -100,8 +87,8 @@ def _compute(store: ReferenceStore, k: int, device: Device, on_progress: Progres
         if len(rows):
             others[slice(*entry.rows)] = False
             patches = store.embeddings(rows, "image_embedding")
-            scores.append(mean_similarity(index.search(patches, k, allowed=others)))
+            scores.append(index.search(patches, NEAREST, allowed=others).mean_similarity())
             others[slice(*entry.rows)] = True
         if on_progress is not None:
-            on_progress(i + 1, len(pictured))
+            on_progress("scoring the reference's own patches", i + 1, len(pictured))
     return np.sort(np.concatenate(scores))

@@ -13,12 +13,19 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _PUBLIC = {
+    "Filter": "mclstexp.index.filter",
     "GenePanel": "mclstexp.panel",
     "MclstexpError": "mclstexp.errors",
+    "MclstexpWarning": "mclstexp.errors",
+    "Model": "mclstexp.model.model",
     "Prediction": "mclstexp.predict.prediction",
+    "ProgressBar": "mclstexp.progress",
+    "Reference": "mclstexp.index.reference",
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
+    "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
+    "train": "mclstexp.train",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -212,16 +212,6 @@ def cluster_spots(expression: ArrayLike, n_clusters: int, *, seed: int) -> NDArr
     return cast("NDArray[np.int64]", model.fit_predict(components).astype(np.int64))
 
 
-def domain_agreement(expression: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> tuple[float, float] | None:
-    """Agreement (ARI, NMI) of clusters of the expression with given labels, as many clusters as labels.
-
-    Adjusted Rand index (Hubert and Arabie 1985) and normalised mutual information (arithmetic mean), as the mclSTExp
-    paper reports for annotated sections. Spots without a label take no part. None with fewer than two labels.
-    """
-    clusters = domain_clusters(expression, labels, seed=seed)
-    return None if clusters is None else cluster_agreement(clusters, labels)
-
-
 def cluster_agreement(clusters: NDArray[np.int64], labels: ArrayLike) -> tuple[float, float]:
     """ARI and NMI of clusters (-1: not clustered, left out) with labels."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mclstexp.config import ModelConfig, RetrievalConfig, recipe, with_settings
+from mclstexp.config import ModelConfig, RetrievalConfig, recipe
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.panel import GenePanel
+from mclstexp.settings import with_settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")

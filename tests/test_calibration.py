@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
 from worlds import tiny_slides
 
 from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec, RetrievalConfig, SharedSpaceConfig
 from mclstexp.data.images import open_image
 from mclstexp.data.synthetic.cohort import write_pyramid
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.model.calibration import Calibration, smaller_percentile
 from mclstexp.model.model import EncoderPair

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from mclstexp.index.retrieval import retrieve
+from mclstexp.index.store.averaging import AverageOptions, average
 from scipy import sparse
+from simulation import Simulation
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.retrieval import retrieve
-from mclstexp.index.simulated import Simulation
-from mclstexp.index.store.averaging import AverageOptions, average
 from mclstexp.index.store.counts import decode_counts, encode_counts, width_for
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.predict.average import effective_neighbours, neighbour_weights, weighted_mean, weighted_sums

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import typer
+from simulation import Simulation
 from typer.testing import CliRunner
 
 from mclstexp.cli import reference as commands
 from mclstexp.errors import MclstexpError
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from simulation import Simulation
 
 from mclstexp.errors import FormatError, LockedError, StorageError
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.lock import writer_lock
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
 from mclstexp.errors import InputError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
@@ -232,7 +232,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from mclstexp.errors import LockedError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
@@ -268,7 +268,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from mclstexp.errors import StorageError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 store = ReferenceStore.open(Path(sys.argv[1]))
@@ -324,7 +324,7 @@ from pathlib import Path
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import StorageError
 from mclstexp.index.retrieval import retrieve
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 sim = Simulation(n_genes=24, n_panel=12, dim=8)

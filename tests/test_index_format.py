@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mclstexp.index.retrieval import retrieve
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.retrieval import retrieve
 from mclstexp.index.search.ranges import merge_ranges
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store import manifest as reference_format
 from mclstexp.index.store.manifest import FORMAT_VERSION, Manifest, read_manifest
 from mclstexp.index.store.store import ReferenceStore

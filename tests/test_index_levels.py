@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from mclstexp.index.retrieval import retrieve, slide_shift
+from mclstexp.index.store.averaging import AverageOptions
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.retrieval import retrieve, slide_shift
-from mclstexp.index.simulated import Simulation
-from mclstexp.index.store.averaging import AverageOptions
 from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulation import Simulation
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import growth as segments
@@ -13,7 +14,6 @@ from mclstexp.index.search.keys import SegmentWriter
 from mclstexp.index.search.ranges import RowRanges, merge_ranges
 from mclstexp.index.search.segment import LoadedSegment, Segment
 from mclstexp.index.search.spot_index import SpotIndex, brute_force, pair_similarity
-from mclstexp.index.simulated import Simulation
 from mclstexp.storage import sha256_bytes
 
 SIM = Simulation(dim=24)

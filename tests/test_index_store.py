@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mclstexp.index.retrieval import Filter, retrieve
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import ExistsAlreadyError, FormatError, InputError, MismatchError
 from mclstexp.index.familiarity import familiarity, reference_scores
-from mclstexp.index.retrieval import Filter, retrieve
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify

@@ -7,14 +7,14 @@ from dataclasses import replace
 import lance
 import numpy as np
 import pytest
+from mclstexp.index.retrieval import retrieve
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.familiarity import reference_scores
-from mclstexp.index.retrieval import retrieve
 from mclstexp.index.search import ivf
 from mclstexp.index.search.keys import SegmentWriter
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.commit import LANCE_HINT, finish, writing
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tables import range_condition, table_version

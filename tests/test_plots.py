@@ -14,12 +14,13 @@ from scipy import sparse, stats
 from typer import Typer
 from typer.testing import CliRunner
 
-from mclstexp.config import Normalisation, to_dict
+from mclstexp.config import Normalisation
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.outputs import maps as plots
 from mclstexp.outputs.maps import gene_column, gene_map, pearson
 from mclstexp.panel import GenePanel
 from mclstexp.predict.prediction import Prediction
+from mclstexp.settings import to_dict
 
 SIDE = 6
 

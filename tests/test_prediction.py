@@ -17,18 +17,13 @@ from hypothesis import strategies as st
 from typer import Typer
 from typer.testing import CliRunner
 
-from mclstexp.config import Normalisation, to_dict
+from mclstexp.config import Normalisation
 from mclstexp.data.anndata_file import read_anndata
 from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
 from mclstexp.panel import GenePanel
-from mclstexp.predict.prediction import (
-    NEIGHBOUR_SCHEMA,
-    Prediction,
-    load_prediction,
-    neighbours_of,
-    neighbours_path,
-    scale_name,
-)
+from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA, neighbours_of, neighbours_path
+from mclstexp.predict.prediction import Prediction, load_prediction, scale_name
+from mclstexp.settings import to_dict
 
 N, K = 24, 3
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
+from mclstexp.index.retrieval import Filter
 from scipy import sparse
 from worlds import tiny_slides
 
 from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec, RetrievalConfig, SharedSpaceConfig
-from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
-from mclstexp.index.retrieval import Filter
 from mclstexp.slide import Slide
 from mclstexp.train import TrainedModel, TrainOptions, train
 

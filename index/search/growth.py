@@ -128,7 +128,7 @@ def _measured(root: Path, segment: Segment, dim: int) -> Segment:
     rows = np.unique(np.linspace(0, len(loaded.rows) - 1, RECALL_QUERIES).astype(np.int64))
     query: FloatArray = np.ascontiguousarray(loaded.keys[rows])
     k = min(RECALL_K, len(loaded.rows))
-    truth = index.search(query, k, method="exact").row_ids
+    truth = index.search(query, k, method="exact").ids
     inverted = loaded.inverted
     if inverted is None:
         return segment
@@ -136,7 +136,7 @@ def _measured(root: Path, segment: Segment, dim: int) -> Segment:
     while True:
         nprobe = min(nprobe, inverted.n_lists)
         loaded.segment = replace(segment, nprobe=nprobe)
-        recall = recall_at_k(index.search(query, k, method="inverted").row_ids, truth)
+        recall = recall_at_k(index.search(query, k, method="inverted").ids, truth)
         if recall >= RECALL_WANTED or nprobe == inverted.n_lists:
             return replace(segment, nprobe=nprobe, recall=round(recall, 5), recall_k=k)
         nprobe = int(np.ceil(nprobe * 1.5))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from mclstexp.device import resolve_device
 from mclstexp.errors import InputError
 from mclstexp.index.search.ivf import EXACT_ROWS
 from mclstexp.index.search.keys import unit_rows
-from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges
+from mclstexp.index.search.ranges import Ranges, RowRanges
 from mclstexp.index.search.segment import LoadedSegment
+from mclstexp.predict.source import Neighbours, pair_similarity
 from mclstexp.types import BoolArray, Device, FloatArray, IdArray
 
 Method = Literal["auto", "exact", "inverted"]
@@ -24,22 +25,6 @@ QUERY_BLOCK = 512
 
 TIE_TOLERANCE = 4e-6
 """Matrix products round differently from block to block: candidates this close are scored again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbors:
-    """The nearest reference spots of each query, best first.
-
-    Attributes
-    ----------
-    row_ids
-        ``(n_query, k)`` int64; -1 only where fewer than k spots remain.
-    similarity
-        ``(n_query, k)`` float32 cosine similarity; 0 at padding.
-    """
-
-    row_ids: IdArray
-    similarity: FloatArray
 
 
 class SpotIndex:
@@ -70,7 +55,7 @@ class SpotIndex:
         self.dim = dim
         self.live = RowRanges(live)
         self.tie_rank = tie_rank
-        self.device, self.device_note = choose_device(device)
+        self.device = resolve_device(device).type
         self._n_ids = max((stop for segment in segments for _, stop in segment.segment.ranges), default=0)
 
     def __len__(self) -> int:
@@ -106,7 +91,7 @@ class SpotIndex:
 
     def search(
         self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, method: Method = "auto"
-    ) -> Neighbors:
+    ) -> Neighbours:
         """Find the k nearest allowed spots of each query.
 
         Parameters
@@ -212,17 +197,6 @@ class SpotIndex:
         return ids, similarity
 
 
-def pair_similarity(query: FloatArray, keys_of: Callable[[IdArray], FloatArray], ids: IdArray) -> FloatArray:
-    """Cosine similarity of each query and its ``(n_query, m)`` rows, the same bits in any company."""
-    scores = np.empty(ids.shape, dtype=np.float32)
-    step = max(1, 16_384 // max(ids.shape[1], 1))
-    for start in range(0, len(query), step):
-        block = ids[start : start + step]
-        keys = keys_of(block).reshape(*block.shape, query.shape[1])
-        np.einsum("qd,qkd->qk", query[start : start + step], keys, out=scores[start : start + step])
-    return np.clip(scores, -1.0, 1.0, out=scores)
-
-
 def _key_blocks(segment: LoadedSegment, allowed: BoolArray | None) -> Any:
     for start in range(0, len(segment.rows), KEY_BLOCK):
         stop = min(start + KEY_BLOCK, len(segment.rows))
@@ -237,42 +211,11 @@ def _key_blocks(segment: LoadedSegment, allowed: BoolArray | None) -> Any:
         yield row_ids, np.asarray(keys)
 
 
-def _padded(row_ids: IdArray, similarity: FloatArray, k: int) -> Neighbors:
+def _padded(row_ids: IdArray, similarity: FloatArray, k: int) -> Neighbours:
     n, found = row_ids.shape
     if found == k:
-        return Neighbors(row_ids, similarity)
+        return Neighbours(row_ids, similarity)
     ids = np.full((n, k), -1, dtype=np.int64)
     scores = np.zeros((n, k), dtype=np.float32)
     ids[:, :found], scores[:, :found] = row_ids, similarity
-    return Neighbors(ids, scores)
-
-
-def choose_device(device: Device) -> tuple[str, str]:
-    """Return the torch device to search on, and why.
-
-    Raises
-    ------
-    InputError
-        When a GPU is asked for and there is none.
-    """
-    if device == "cpu":
-        return "cpu", "asked for"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name()
-    if device == "cuda":
-        raise InputError("Device cuda was asked for, but torch sees no GPU; use --device cpu or auto.")
-    return "cpu", "no GPU is available"
-
-
-def brute_force(query: FloatArray, keys: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
-    """Compare every query with every key in float64: the oracle of tests and recall measurements."""
-    product = query.astype(np.float64) @ keys.astype(np.float64).T
-    order = np.argsort(-product, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(product, order, axis=1).astype(np.float32)
-
-
-def live_ranges(rows: Sequence[tuple[int, int]]) -> Ranges:
-    """Ranges of all slides' rows, joined."""
-    return merge_ranges(list(rows))
+    return Neighbours(ids, scores)

@@ -41,7 +41,7 @@ def create_reference(
     """
     choose_kind(index, 0)
     fresh = _check_target(root, force=force)
-    with storage_errors(root):
+    with storage_errors(f"Reference {root}"):
         root.mkdir(exist_ok=True)
     try:
         with writing(root, command or "build-index") as change:

@@ -106,7 +106,7 @@ def writing(root: Path, command: str) -> Iterator[Writing]:
         When the operating system refuses a write.
     """
     try:
-        with storage_errors(root), writer_lock(root, command):
+        with storage_errors(f"Reference {root}"), writer_lock(root, command):
             before = read_manifest(root / MANIFEST, root) if (root / MANIFEST).exists() else None
             clear_debris(root, before)
             change = Writing(root, command, before, data_files(root))

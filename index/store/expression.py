@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from mclstexp.config import Normalisation, to_dict
+from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import normalise
 from mclstexp.index.store.manifest import CACHE
 from mclstexp.index.store.tables import SlideEntry
 from mclstexp.panel import GenePanel
+from mclstexp.settings import to_dict
 from mclstexp.storage import canonical_json, read_digested, sha256_bytes, write_digested
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, HalfArray, IdArray, Progress
 
-IdArray = NDArray[np.int64]
-HalfArray = NDArray[np.float16]
-Progress = Callable[[int, int], None]
 FILLED = "filled.json"
 VALUES = "values.f16"
 
@@ -167,7 +164,7 @@ class ExpressionCache:
                         "sha256": sha256_bytes(data),
                     }
                     if on_progress is not None:
-                        on_progress(done + 1, len(todo))
+                        on_progress("copying the expression", done + 1, len(todo))
                 handle.flush()
                 os.fsync(handle.fileno())
             write_digested(self.folder / FILLED, {"key": self.key, "slides": filled})

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation, from_dict
+from mclstexp.config import Normalisation
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search.ranges import RowRanges, merge_ranges
 from mclstexp.index.search.segment import LoadedSegment
@@ -19,15 +19,14 @@ from mclstexp.index.search.spot_index import SpotIndex
 from mclstexp.index.store import tables
 from mclstexp.index.store.commit import read_entries
 from mclstexp.index.store.counts import decode_counts
-from mclstexp.index.store.expression import ExpressionCache, ExpressionRows, Progress, SlideCounts, read_expression
+from mclstexp.index.store.expression import ExpressionCache, ExpressionRows, SlideCounts, read_expression
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.manifest import Manifest, model_folder
 from mclstexp.index.store.tables import LanceTable, SlideEntry
 from mclstexp.panel import GenePanel
+from mclstexp.settings import from_dict
 from mclstexp.storage import storage_error
-from mclstexp.types import Device, FloatArray
-
-IdArray = NDArray[np.int64]
+from mclstexp.types import Device, FloatArray, IdArray, Progress
 
 
 class Snapshot:
@@ -233,7 +232,7 @@ class Snapshot:
         try:
             cache.fill(self.entries, read, on_progress=on_progress)
         except OSError as error:
-            return str(storage_error(error, self.root))
+            return str(storage_error(error, f"Reference {self.root}"))
         return ""
 
     def matching(self, condition: str) -> IdArray:

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mclstexp.errors import InputError
 from mclstexp.index.store.build import create_reference
 from mclstexp.index.store.commit import history
@@ -19,8 +16,6 @@ from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.tables import SlideEntry
 from mclstexp.index.store.tags import resolve_version, write_tag
 from mclstexp.index.store.writer import AddReport, add_records, optimize_reference, remove_slides, restore_version
-
-IdArray = NDArray[np.int64]
 
 
 class ReferenceStore(Snapshot):

@@ -317,7 +317,7 @@ def _write(root: Path, path: str, schema: pa.Schema, batches: Iterable[pa.Record
     reader = pa.RecordBatchReader.from_batches(schema, guarded())
     options = {"enable_stable_row_ids": True} if mode == "create" else {}
     try:
-        with storage_errors(root):
+        with storage_errors(f"Reference {root}"):
             dataset = lance.write_dataset(reader, str(root / path), mode=mode, max_bytes_per_file=2**33, **options)
     except Exception:
         if failure:
@@ -328,7 +328,7 @@ def _write(root: Path, path: str, schema: pa.Schema, batches: Iterable[pa.Record
 
 def delete_rows(root: Path, table: TableVersion, condition: str) -> TableVersion:
     """Delete rows in one Lance commit."""
-    with storage_errors(root):
+    with storage_errors(f"Reference {root}"):
         dataset = LanceTable(root, table).dataset
         dataset.delete(condition)
         return table_version(root, table.path, int(dataset.version))
@@ -369,14 +369,14 @@ def restore(root: Path, table: TableVersion) -> TableVersion:
     """Make an earlier version the newest, as a version of its own."""
     import lance
 
-    with storage_errors(root):
+    with storage_errors(f"Reference {root}"):
         lance.dataset(str(root / table.path), version=table.version).restore()
         return table_version(root, table.path, latest_version(root, table.path))
 
 
 def compact(root: Path, table: TableVersion, target_rows: int) -> TableVersion:
     """Join small fragments and drop deleted rows for good."""
-    with storage_errors(root):
+    with storage_errors(f"Reference {root}"):
         dataset = LanceTable(root, table).dataset
         dataset.optimize.compact_files(target_rows_per_fragment=target_rows, num_threads=1)
         return table_version(root, table.path, latest_version(root, table.path))

@@ -18,7 +18,7 @@ def write_tag(root: Path, name: str, version: int, *, force: bool = False) -> No
     """Name a version. The manifest is written again; its version stays."""
     if not _NAME.fullmatch(name):
         raise InputError(f"Tag {name!r} cannot be used: a letter first, then letters, digits, '.', '_' and '-'.")
-    with storage_errors(root), writer_lock(root, "mst tag"):
+    with storage_errors(f"Reference {root}"), writer_lock(root, "mst tag"):
         newest = read_manifest(root / MANIFEST, root)
         resolve_version(root, newest, version)
         if name in newest.tags and not force:

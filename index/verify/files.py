@@ -46,10 +46,6 @@ def newest_record(root: Path) -> Manifest | None:
     return None
 
 
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_file(path) == digest
-
-
 def check_history(root: Path, manifest: Manifest, report: Report) -> list[Manifest]:
     """Check every commit's record; return those that are whole, oldest first."""
     whole = []

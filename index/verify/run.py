@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +33,7 @@ from mclstexp.index.verify.files import (
 from mclstexp.index.verify.findings import Finding, Report
 from mclstexp.index.verify.tables import check_cache, check_slides, check_spots
 from mclstexp.storage import storage_errors, write_atomic
-
-Progress = Callable[[int, int], None]
+from mclstexp.types import Progress
 
 
 def verify(root: Path, *, repair: bool = False, on_progress: Progress | None = None) -> Report:
@@ -93,7 +92,7 @@ def _locked(root: Path, repair: bool) -> Iterator[None]:
     if not repair:
         yield
         return
-    with storage_errors(root), writer_lock(root, "mst verify --repair"):
+    with storage_errors(f"Reference {root}"), writer_lock(root, "mst verify --repair"):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from mclstexp.index.store.tables import SlideEntry
 from mclstexp.index.verify.findings import Report
 from mclstexp.storage import sha256_bytes
 from mclstexp.text import duplicates
+from mclstexp.types import Progress
 
-Progress = Callable[[int, int], None]
 NORM_TOLERANCE = 1e-3
 _SPOT_COLUMNS = ["row_id", "slide_id", "patient", "cohort", "spot_id", "total_counts", "panel_counts"]
 _ALL_COLUMNS = [*_SPOT_COLUMNS, "embedding", "image_embedding", "count_genes", "count_values"]
@@ -77,7 +76,7 @@ def check_spots(store: ReferenceStore, report: Report, *, on_progress: Progress 
             seen = {int(number): seen[int(number)]}
         report.n_spots = done
         if on_progress is not None:
-            on_progress(done, store.n_spots)
+            on_progress("reading spots", done, store.n_spots)
     if done != store.n_spots:
         report.add("rows", path, f"the table has {done} spots, the manifest {store.n_spots}")
 
@@ -187,7 +186,7 @@ def check_cache(store: ReferenceStore, report: Report, *, on_progress: Progress 
         if data != derived:
             report.add("cache", f"{name}/{VALUES}", f"the copied expression of slide {entry.slide_id} is wrong")
         if on_progress is not None:
-            on_progress(done + 1, len(present))
+            on_progress("comparing the copied expression", done + 1, len(present))
     _check_scales(store.root / "cache", report)
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import By, Fold, SplitSpec
-from mclstexp.files import sha256_file
 from mclstexp.slide import Slide, SpotTable
+from mclstexp.storage import sha256_input
 from mclstexp.text import some
 
 INFORMATIVE_GENES = 20
@@ -137,6 +137,6 @@ def _same_images(slides: Sequence[Slide]) -> dict[str, str]:
             continue
         for slide_id, path in group.items():
             if path not in digests:
-                digests[path] = sha256_file(path)
+                digests[path] = sha256_input(path)
             found[slide_id] = digests[path]
     return found

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict
+from mclstexp.config import ModelConfig, Normalisation, recipe
 from mclstexp.data.genes.sets import KNOWN_GENES, GeneSets
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec
+from mclstexp.settings import to_dict
 from mclstexp.text import some
 
 PUBLISHED = ("paper", "paper-code")

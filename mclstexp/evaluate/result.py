@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.config import ModelConfig, to_dict
+from mclstexp.config import ModelConfig
 from mclstexp.evaluate.paper import describe_protocol
 from mclstexp.evaluate.protocol import PUBLISHED, EvaluationProtocol, changes_of, describe_split
 from mclstexp.evaluate.scores import METRICS, MethodSummary, SlideScore
+from mclstexp.settings import to_dict
 from mclstexp.types import FloatArray
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,11 @@ from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
 from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, score_slide, summarise
 from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
+from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
 from mclstexp.text import some
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, Progress
 
 MAPPED_SLIDES = 4
 
@@ -33,7 +35,7 @@ def run_evaluation(
     methods: Sequence[Method],
     protocol: EvaluationProtocol,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Fit and score every method on every fold and seed.
 
@@ -50,26 +52,28 @@ def run_evaluation(
     runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
     folds, notes = make_folds(slides, protocol.split)
     warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
-    found = _Findings(protocol, notes=notes)
+    findings = _Findings(protocol, notes=notes)
     for i, fold in enumerate(folds):
-        panel = found.begin(fold)
+        panel = findings.begin(fold)
         for j, (method, seed) in enumerate(runs):
-            found.run(method, seed, fold, panel)
+            started, done, total = time.monotonic(), i * len(runs) + j + 1, len(folds) * len(runs)
+            findings.run(method, seed, fold, panel)
+            inform(f"fold {fold.name}, {method.name}: {time.monotonic() - started:.0f} s ({done} of {total})")
             if on_progress is not None:
-                on_progress(i * len(runs) + j + 1, len(folds) * len(runs))
+                on_progress("folds x methods", done, total)
     return EvaluationResult(
         protocol=protocol,
         methods=tuple(method.name for method in methods),
         configs={method.name: method.config for method in methods if isinstance(method, Configured)},
-        folds=tuple(found.folds),
-        scores=tuple(found.scores),
-        summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
-        notes=(*dict.fromkeys(found.notes), *_absent_markers(protocol.markers, found.panel_genes)),
+        folds=tuple(findings.folds),
+        scores=tuple(findings.scores),
+        summaries=tuple(summarise(findings.scores, findings.pooled, protocol.known)),
+        notes=(*dict.fromkeys(findings.notes), *_absent_markers(protocol.markers, findings.panel_genes)),
         warnings=tuple(warnings),
-        domains_of_truth=found.domains,
-        label_sources=found.label_sources,
-        maps=tuple(found.maps.values()),
-        domain_maps=tuple(found.domain_maps.values()),
+        domains_of_truth=findings.domains,
+        label_sources=findings.label_sources,
+        maps=tuple(findings.maps.values()),
+        domain_maps=tuple(findings.domain_maps.values()),
         versions=versions(),
     )
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from mclstexp.config import ModelConfig, Normalisation, with_settings
+from mclstexp.config import ModelConfig, Normalisation
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec, make_folds
 from mclstexp.evaluate.methods import Choice, Method, without_counts
 from mclstexp.evaluate.scores import MethodPrediction, SlideTruth
 from mclstexp.metrics import mean_or_none, score_genes
 from mclstexp.panel import GenePanel
+from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 
 MAX_COMBINATIONS = 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import sparse
 
-from mclstexp.config import Normalisation, from_dict
+from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import normalise
 from mclstexp.errors import InputError
-from mclstexp.files import check_output, new_file
+from mclstexp.metrics import pearson_by_gene
 from mclstexp.predict.prediction import Prediction, scale_name
-from mclstexp.types import FloatArray
+from mclstexp.settings import from_dict
+from mclstexp.storage import check_output, new_file
+from mclstexp.types import FloatArray, StrPath
 
 COLOURS = "magma"
 """Colour map of expression: even steps of lightness, readable without colour."""
@@ -30,7 +31,7 @@ COLOURS = "magma"
 def gene_map(
     prediction: Prediction | ad.AnnData,
     gene: str,
-    path: Path,
+    path: StrPath,
     *,
     truth: ad.AnnData | FloatArray | None = None,
     force: bool = False,
@@ -85,17 +86,12 @@ def gene_column(prediction: Prediction, gene: str) -> int:
         When the prediction does not have it (near names are given), or knows nothing of it.
     """
     genes = prediction.genes
-    column = genes.position.get(gene)
+    column = genes.find(gene)
     if column is None:
-        by_id = {identifier.split(".")[0]: i for i, identifier in enumerate(genes.ensembl) if identifier}
-        column = by_id.get(gene.split(".")[0])
-    if column is None:
-        upper = {symbol.upper(): symbol for symbol in genes.symbols}
-        near = [upper[name] for name in difflib.get_close_matches(gene.upper(), upper, n=3, cutoff=0.6)]
-        near = near or list(genes.symbols[:3])
+        near = genes.near(gene) or list(genes.symbols[:3])
         raise InputError(
             f"The prediction has no gene {gene!r} among its {len(genes)}; near: {', '.join(near)}; "
-            f"mst query --genes {gene} predicts it where the references measured it."
+            f"mst query --genes predicts any gene that the references measured."
         )
     if not np.isfinite(prediction.mean[:, column]).any():
         reasons = prediction.var.get("missing_reason")
@@ -104,13 +100,10 @@ def gene_column(prediction: Prediction, gene: str) -> int:
     return column
 
 
-def pearson(a: FloatArray, b: FloatArray) -> float:
-    """Correlation over the spots where both are known; NaN for fewer than three, or when either is constant."""
-    both = np.isfinite(a) & np.isfinite(b)
-    x, y = a[both].astype(np.float64), b[both].astype(np.float64)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+def _correlation(truth: FloatArray, predicted: FloatArray) -> float:
+    """Correlation over the spots where both are known; NaN where it is not defined."""
+    known = np.isfinite(truth) & np.isfinite(predicted)
+    return float(pearson_by_gene(truth[known, None], predicted[known, None])[0])
 
 
 def _measured(prediction: Prediction, symbol: str, truth: ad.AnnData | FloatArray) -> tuple[FloatArray, str]:
@@ -144,16 +137,17 @@ def _draw(prediction: Prediction, symbol: str, panels: Sequence[tuple[str, str, 
     height = 5.0 * min(2.0, max(0.5, (y1 - y0) / (x1 - x0)))
     figure = Figure(figsize=(6.4 * len(panels), height + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
+    limits = _colour_range([values for _, _, values in panels])
     for i, (kind, scale, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
-        _spots(axes, prediction, values)
+        _spots(axes, prediction, values, limits)
         axes.set(xlim=(x0, x1), ylim=(y1, y0), xticks=[], yticks=[], aspect="equal")
         known = int(np.isfinite(values).sum())
         missing = f", {len(values) - known} without a value" if known < len(values) else ""
         axes.set_title(f"{kind}{missing}\n{scale}", fontsize=9)
     title = f"{symbol} on {prediction.slide_id}"
     if len(panels) > 1:
-        title += f", PCC {pearson(panels[0][2], panels[1][2]):.3f}"
+        title += f", PCC {_correlation(panels[1][2], panels[0][2]):.3f}"
     figure.suptitle(title, fontsize=13)
     return figure
 
@@ -165,12 +159,18 @@ def _window(prediction: Prediction) -> tuple[float, float, float, float]:
     return low[0] - margin, high[0] + margin, low[1] - margin, high[1] + margin
 
 
-def _spots(axes: Axes, prediction: Prediction, values: FloatArray) -> None:
+def _colour_range(panels: Sequence[FloatArray]) -> tuple[float, float]:
+    """Return the one range of all panels: predicted and measured values are read off one scale."""
+    known = np.concatenate([values[np.isfinite(values)] for values in panels])
+    low, high = (float(value) for value in np.percentile(known, [1, 99])) if len(known) else (0.0, 1.0)
+    return low, high if high > low else low + 1.0
+
+
+def _spots(axes: Axes, prediction: Prediction, values: FloatArray, limits: tuple[float, float]) -> None:
     if prediction.thumbnail is not None and prediction.thumbnail_scale is not None:
         height, width = (side / prediction.thumbnail_scale for side in prediction.thumbnail.shape[:2])
         axes.imshow(prediction.thumbnail, extent=(0, width, height, 0), interpolation="bilinear", alpha=0.75)
     known = np.isfinite(values)
-    low, high = (float(v) for v in np.percentile(values[known], [1, 99])) if known.any() else (0.0, 1.0)
     size = np.full(len(values), prediction.spot_diameter_px)
     circles = EllipseCollection(
         size[known],
@@ -180,7 +180,7 @@ def _spots(axes: Axes, prediction: Prediction, values: FloatArray) -> None:
         offsets=prediction.xy_px[known],
         offset_transform=axes.transData,
         cmap=COLOURS,
-        norm=Normalize(low, high if high > low else low + 1.0),
+        norm=Normalize(*limits),
         linewidths=0,
     )
     circles.set_array(values[known])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mclstexp.data.synthetic.histology import SlideSpec
 from mclstexp.data.synthetic.slides import COHORT, SimulatedSlide, gene_panel, simulate_slide
 from mclstexp.errors import ExistsAlreadyError, InputError
-from mclstexp.files import new_folder
+from mclstexp.storage import new_folder
 from mclstexp.types import Progress, StrPath
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
+from mclstexp.sampling import evenly
 from mclstexp.types import FloatArray
 
 MAX_SPOTS = 1024
@@ -82,8 +83,3 @@ class FeatureDistance:
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that rebuild it."""
         return {name: getattr(self, name) for name in ARRAYS}
-
-
-def evenly(n: int, wanted: int) -> NDArray[np.int64]:
-    """Return at most ``wanted`` of the positions 0 to n - 1, ascending and evenly spread."""
-    return np.unique(np.linspace(0, max(n - 1, 0), min(n, wanted)).astype(np.int64))

@@ -126,10 +126,17 @@ def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
 
 
 def slide_weights(slides: Sequence[SlideArrays]) -> Matrix:
-    """Return ``(slides,)`` how much each slide counts: its median depth over the slides' median, at most 1."""
-    medians = np.array([np.nan if slide.depth is None else np.median(slide.depth) for slide in slides])
+    """Return ``(slides,)`` how much each slide counts, as `shallow_shares` of its median depth."""
+    return shallow_shares(np.array([np.nan if slide.depth is None else np.median(slide.depth) for slide in slides]))
+
+
+def shallow_shares(medians: Matrix) -> Matrix:
+    """Return each slide's median depth over the slides' median, at most 1; 1 where the depth is not known (NaN).
+
+    The median slide and all deeper ones count in full, a slide of half its depth counts half.
+    """
     if np.isnan(medians).all():
-        return np.ones(len(slides))
+        return np.ones(len(medians))
     typical = max(float(np.nanmedian(medians)), 1.0)
     return np.asarray(np.minimum(1.0, np.nan_to_num(medians, nan=typical) / typical))
 

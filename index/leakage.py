@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.files import sha256_file
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tables import SlideEntry
 from mclstexp.slide import Slide
+from mclstexp.storage import sha256_input
 from mclstexp.text import some
 
 
-def seen_before(
+def leakage_warnings(
     slide: Slide,
     store: ReferenceStore,
     *,
@@ -35,7 +35,7 @@ def seen_before(
     allowed
         Truth by row id of the spots that may be neighbours; None for all.
     """
-    digest = sha256_file(slide.image.path) if slide.image is not None else None
+    digest = sha256_input(slide.image.path) if slide.image is not None else None
     same = [] if digest is None else store.find_slide(digest)
     certain = [seen for seen in trained_on if digest is not None and seen.get("image_sha256") == digest]
     patients = {slide.patient, *(entry.patient for entry in same), *(seen["patient"] for seen in certain)} - {""}
@@ -60,15 +60,15 @@ def _same_slide(same: Sequence[SlideEntry], usable: Sequence[SlideEntry]) -> lis
 
 def _same_patient(patients: set[str], same: Sequence[SlideEntry], usable: Sequence[SlideEntry]) -> list[str]:
     own = {entry.slide_id for entry in same}
-    found = []
+    warnings = []
     for patient in sorted(patients):
         others = [entry.slide_id for entry in usable if entry.patient == patient and entry.slide_id not in own]
         if others:
-            found.append(
+            warnings.append(
                 f"Warning: the reference holds {len(others)} other slides of patient {patient!r} ({some(others)}), "
                 f"perhaps cuts next to this one; leave them out with --exclude-patient {shlex.quote(patient)}."
             )
-    return found
+    return warnings
 
 
 def _trained_on(

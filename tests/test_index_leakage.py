@@ -4,15 +4,15 @@ import dataclasses
 import shlex
 
 import pytest
+from simulation import Simulation
 from worlds import tiny_slides
 
 from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
-from mclstexp.files import sha256_file
-from mclstexp.index.seen import seen_before
-from mclstexp.index.simulated import Simulation
+from mclstexp.index.leakage import leakage_warnings
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.model.image.features import FeatureCache
 from mclstexp.model.model import EncoderPair
+from mclstexp.storage import sha256_file
 from mclstexp.train import TrainOptions, train
 
 SIM = Simulation()
@@ -40,7 +40,7 @@ def renamed(slide, name, patient=""):
 
 
 def said(slide, store, *trained_on):
-    return seen_before(slide, store, trained_on=trained_on, allowed=None)
+    return leakage_warnings(slide, store, trained_on=trained_on, allowed=None)
 
 
 def test_a_slide_that_was_trained_on_is_known_by_its_image_whatever_its_name(slides, strangers):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mclstexp.evaluate.result import EvaluationResult
 
 _PAPER = ("paper", "paper-code")
+_WIDTH = 120
 
 
 def evaluate(
@@ -158,8 +159,18 @@ def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_js
         emit_json(result.to_json())
         return
     emit("\n".join(result.describe()))
-    emit("\nby slide\n" + table(*result.slide_table()))
-    emit("\noverall (mean over slides and seeds)\n" + table(*result.table()))
+    header, rows = result.slide_table()
+    named = header.index("seed") + 1
+    emit("\nby slide\n" + table(_headings(header), rows, width=_WIDTH, repeated=named))
+    header, rows = result.table()
+    emit("\noverall (mean over slides and seeds)\n" + table(_headings(header), rows, width=_WIDTH))
+
+
+def _headings(keys: "Sequence[str]") -> list[str]:
+    """Return short headings of a table's columns."""
+    from mclstexp.evaluate.scores import HEADINGS
+
+    return [HEADINGS.get(key, key.replace("pcc_set:", "PCC ")) for key in keys]
 
 
 def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "EvaluationProtocol":

@@ -235,5 +235,5 @@ def test_rubbish_gene_sets_are_refused(tmp_path, text):
 
 
 def test_absent_gene_sets_are_refused(tmp_path):
-    with pytest.raises(InputError, match="Cannot read"):
+    with pytest.raises(InputError, match="do not exist"):
         read_gene_sets(tmp_path / "none")

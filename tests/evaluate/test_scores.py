@@ -7,7 +7,8 @@ from worlds import Told, summaries_by_method
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate.protocol import EvaluationProtocol
 from mclstexp.evaluate.run import run_evaluation
-from mclstexp.evaluate.scores import MethodPrediction
+from mclstexp.evaluate.scores import MethodPrediction, SlideScore, coverage_warnings
+from mclstexp.panel import GenePanel
 
 
 def test_seeds_give_a_spread_and_deterministic_methods_run_once(result):
@@ -20,6 +21,28 @@ def test_seeds_give_a_spread_and_deterministic_methods_run_once(result):
     assert spread.mean == pytest.approx(np.mean(per_seed))
     assert spread.sd_seeds == pytest.approx(np.std(per_seed, ddof=1))
     assert summaries_by_method(result)["linear probe"]["pcc"].sd_seeds is None
+
+
+def score(method="m", slide_id="S", seed=None, *, coverage, level=0.9):
+    values = {"coverage": coverage}
+    return SlideScore("f", slide_id, "P", method, seed, 1, 1, 0, 0, values, level, GenePanel(()), np.empty(0))
+
+
+def test_intervals_are_warned_of_a_tenth_below_their_level_and_by_the_mean_over_seeds():
+    assert coverage_warnings([score(coverage=0.8), score(slide_id="T", coverage=None)]) == []
+    assert coverage_warnings([score(coverage=0.1, level=None)]) == []
+    assert coverage_warnings([score(coverage=0.45, level=0.5)]) == []
+    assert coverage_warnings([score(seed=0, coverage=0.75), score(seed=1, coverage=0.86)]) == []
+    (text,) = coverage_warnings(
+        [
+            score(slide_id="B4", coverage=0.555),
+            score(slide_id="C2", coverage=0.92),
+            score(slide_id="C3", coverage=0.7),
+            score("other", slide_id="B4", coverage=0.95),
+        ]
+    )
+    assert "intervals of m are too narrow on 2 of 3 slides" in text
+    assert "should hold 0.9 of the measured values and hold 0.555 on B4, 0.700 on C3" in text
 
 
 def _flat(slide, panel):

@@ -92,14 +92,18 @@ class EvaluationResult:
         }
 
     def table(self) -> tuple[list[str], list[list[object]]]:
-        """Return header and rows, a row a method: mean over slides and seeds, and the spread of PCC."""
+        """Return header and rows, a row a method: mean over slides and seeds, beside PCC its spread."""
         keys = self._shown()
-        header = ["method", "slides", "seeds", *keys, "sd seeds", "sd slides"]
+        header = ["method", "slides", "seeds"]
+        for key in keys:
+            header += [key, "sd seeds", "sd slides"] if key == "pcc" else [key]
         rows: list[list[object]] = []
         for summary in self.summaries:
-            spread = summary.values["pcc"]
-            means = [summary.values[key].mean for key in keys]
-            rows.append([summary.method, summary.n_slides, summary.n_seeds, *means, spread.sd_seeds, spread.sd_slides])
+            row: list[object] = [summary.method, summary.n_slides, summary.n_seeds]
+            for key in keys:
+                value = summary.values[key]
+                row += [value.mean, value.sd_seeds, value.sd_slides] if key == "pcc" else [value.mean]
+            rows.append(row)
         return header, rows
 
     def slide_table(self) -> tuple[list[str], list[list[object]]]:

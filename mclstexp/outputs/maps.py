@@ -49,8 +49,9 @@ def gene_map(
         The PNG.
     truth
         What was measured, drawn beside it with the correlation: ``(n,)`` values on the prediction's scale (NaN where
-        unknown), or an AnnData of raw counts, matched by spot id and normalised as the prediction was. The panel to
-        normalise over is ``settings["panel_genes"]``, or else the predicted genes.
+        unknown), or an AnnData of raw counts, matched by spot id and by symbol or Ensembl id (``var["gene_ids"]``), and
+        normalised as the prediction was. The panel to normalise over is ``settings["panel_genes"]``, or else the
+        predicted genes. Both maps have one colour scale.
     force
         Whether to replace an existing file.
 

@@ -8,14 +8,15 @@ from worlds import STAINED_GENES, STAINED_LAYOUT, stained_arrays
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.model.space.fit import fit_shared_space
 from mclstexp.model.space.level import STRENGTHS, Basis, LevelSpots, fit_level, level_spots
-from mclstexp.model.space.training_data import SlideArrays
+from mclstexp.model.space.training_data import SlideArrays, TrainingSet
 
 
 def spots_of(slides: list[SlideArrays]) -> LevelSpots:
     mean = np.mean([slide.expression.mean(axis=0) for slide in slides], axis=0)
     basis = Basis(np.zeros(STAINED_LAYOUT.width), np.ones(STAINED_LAYOUT.width), mean, np.eye(STAINED_GENES)[:4])
-    weights = [(np.ones(len(slide.features)), np.full(len(slide.features), i)) for i, slide in enumerate(slides)]
-    return level_spots(slides, basis, weights, 0)
+    fold_of = [np.full(len(slide.features), i) for i, slide in enumerate(slides)]
+    weights = [np.ones(len(slide.features)) for slide in slides]
+    return level_spots(TrainingSet(slides, "patient", fold_of, weights), basis, 0)
 
 
 class TestLevels:

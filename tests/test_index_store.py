@@ -18,7 +18,6 @@ from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 from mclstexp.panel import GenePanel
-from mclstexp.predict.source import NEAREST
 from mclstexp.slide import SpotTable
 
 SIM = Simulation()
@@ -352,7 +351,7 @@ def test_no_queries_and_no_genes(store):
 
 
 def familiar(store, query):
-    return familiarity(store, store.index("cpu").search(query, CONFIG.k))
+    return familiarity(store, store.index("cpu").search(query, 5))
 
 
 def test_familiarity_ranks_patches(store):
@@ -369,8 +368,8 @@ def test_familiarity_ranks_patches(store):
     others = np.ones(80, dtype=bool)
     others[slice(*entry.rows)] = False
     patches = store.embeddings(np.arange(*entry.rows), "image_embedding")
-    scores = store.index("cpu").search(patches, NEAREST, allowed=others).similarity.mean(axis=1)
-    assert np.isin(scores.astype(np.float32).round(6), reference_scores(store).round(6)).all()
+    scores = store.index("cpu").search(patches, 5, allowed=others).similarity.mean(axis=1)
+    assert np.isin(scores.astype(np.float32).round(6), reference_scores(store, k=5).round(6)).all()
 
 
 def test_familiarity_without_a_scale(tmp_path):

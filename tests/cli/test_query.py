@@ -1,5 +1,6 @@
 """``mst query``: the prediction, its neighbours, and what may be asked for."""
 
+import json
 from pathlib import Path
 
 import anndata as ad

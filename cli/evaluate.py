@@ -1,7 +1,7 @@
 """``mst evaluate``: train, index and predict fold by fold, beside baselines in the same table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mclstexp.evaluate.result import EvaluationResult
 
 _PAPER = ("paper", "paper-code")
+_WIDTH = 120
 
 
 def evaluate(
@@ -36,7 +37,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--recipe",
-            help="Recipe to compare; may be repeated. 'paper' (or the protocol's) is always there. [default: default]",
+            help="Recipe to compare: default, paper or paper-code; may be repeated. 'paper' (or the protocol's) is "
+            "always there. [default: default]",
         ),
     ] = None,
     encoder: options.Encoder = None,
@@ -83,6 +85,7 @@ def evaluate(
     if target_sum is not None and not 0 < target_sum < float("inf"):
         raise typer.BadParameter(f"{target_sum:g} is not a positive number.", param_hint="--target-sum")
     numbers = _seeds(seeds)
+    recipes = _recipes(recipe, protocol)
     from dataclasses import replace
 
     from mclstexp.data.genes.sets import read_gene_sets
@@ -127,7 +130,7 @@ def evaluate(
 
     methods = evaluation_methods(
         MethodOptions(
-            recipes=_recipes(recipe, protocol),
+            recipes=recipes,
             encoder=encoder,
             encoder_weights=encoder_weights or "pretrained",
             settings=tuple(settings or ()),
@@ -158,8 +161,18 @@ def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_js
         emit_json(result.to_json())
         return
     emit("\n".join(result.describe()))
-    emit("\nby slide\n" + table(*result.slide_table()))
-    emit("\noverall (mean over slides and seeds)\n" + table(*result.table()))
+    header, rows = result.slide_table()
+    named = header.index("seed") + 1
+    emit("\nby slide\n" + table(_headings(header), rows, width=_WIDTH, repeated=named))
+    header, rows = result.table()
+    emit("\noverall (mean over slides and seeds)\n" + table(_headings(header), rows, width=_WIDTH))
+
+
+def _headings(keys: "Sequence[str]") -> list[str]:
+    """Return short headings of a table's columns."""
+    from mclstexp.evaluate.scores import HEADINGS
+
+    return [HEADINGS.get(key, key.replace("pcc_set:", "PCC ")) for key in keys]
 
 
 def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "EvaluationProtocol":
@@ -189,6 +202,10 @@ def _normalisation(
 def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
     """Return the recipes to compare; upstream's belongs in every table."""
     recipes = tuple(dict.fromkeys(given or ["default"]))
+    known = get_args(options.RecipeName)  # Typer takes no Literal in a list
+    for name in recipes:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, known))}.", param_hint="--recipe")
     published = protocol if protocol in _PAPER else "paper"
     return recipes if any(name in _PAPER for name in recipes) else (*recipes, published)
 

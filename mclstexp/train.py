@@ -170,12 +170,16 @@ class _Training:
         started, features = time.monotonic(), []
         passes = len(spec.scales) * spec.views
         total = sum(map(len, slides))
-        inform(f"encoding {total:,} spots of {len(slides)} slides, {passes} passes of {spec.name} a spot")
+        minutes = total * self.encoder.seconds_per_spot(self.config.patch.size_px) / 60
+        inform(
+            f"encoding {total:,} spots of {len(slides)} slides, {passes} passes of {spec.name} a spot: "
+            f"about {minutes:.1f} minutes here, less where features are cached"
+        )
         for slide in slides:
             features.append(
                 slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=self.on_progress)
             )
-        inform(f"encoded in {time.monotonic() - started:.0f} s")
+        inform(f"encoded in {(time.monotonic() - started) / 60:.1f} minutes")
         return features
 
     def _arrays(self, slide: Slide, features: FloatArray) -> SlideArrays:

@@ -53,6 +53,12 @@ def test_public_names_import() -> None:
         assert getattr(mclstexp, name) is not None
 
 
+def test_train_stays_the_function_whatever_is_imported() -> None:
+    code = "import mclstexp; {}; assert mclstexp.train is mclstexp.train and callable(mclstexp.train)"
+    for first in ("mclstexp.train", "from mclstexp.train import training_panel", "import mclstexp.evaluate.retrieval"):
+        subprocess.run([sys.executable, "-c", code.format(first)], check=True)
+
+
 def _name(requirement: str) -> str:
     head = requirement.split(";")[0]
     for mark in "=<>~[ ":

@@ -131,12 +131,12 @@ def _same_images(slides: Sequence[Slide]) -> dict[str, str]:
         if slide.image is not None and slide.image.path.is_file():
             by_size.setdefault(slide.image.path.stat().st_size, {})[slide.slide_id] = slide.image.path.resolve()
     digests: dict[Path, str] = {}
-    found = {}
+    digest_of = {}
     for group in by_size.values():
         if len(group) < 2:
             continue
         for slide_id, path in group.items():
             if path not in digests:
                 digests[path] = sha256_input(path)
-            found[slide_id] = digests[path]
-    return found
+            digest_of[slide_id] = digests[path]
+    return digest_of

@@ -56,7 +56,7 @@ def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[
     Parameters
     ----------
     slides
-        What was found.
+        The slides of a data set.
     named
         Whether somebody named these very slides: then all are kept.
     """

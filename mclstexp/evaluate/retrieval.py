@@ -99,7 +99,8 @@ class RetrievalMethod:
             )
         familiarity = prediction.obs.get("familiarity")
         known = None if familiarity is None else np.asarray(familiarity, dtype=np.float32)
-        return MethodPrediction(prediction.mean, prediction.lower, prediction.upper, known)
+        level = prediction.settings.get("interval_level")
+        return MethodPrediction(prediction.mean, prediction.lower, prediction.upper, known, level)
 
 
 def evaluation_methods(options: MethodOptions, *, on_progress: Progress | None = None) -> list[Method]:
@@ -137,7 +138,7 @@ def last_layer_features(config: ModelConfig, resources: Resources) -> Features:
     given = resources.encoder_weights
     weights = given if given in ("pretrained", "random") else Path(given)
     cache = feature_cache(resources.cache)
-    encoders: list[ImageEncoder] = []  # made when first needed
+    encoders: list[ImageEncoder] = []  # filled on first use
 
     def features(slide: Slide) -> FloatArray:
         if not encoders:

@@ -17,7 +17,7 @@ from mclstexp.evaluate.leakage import check_leakage
 from mclstexp.evaluate.methods import Choosing, Configured, Method, without_counts
 from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
-from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, score_slide, summarise
+from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, coverage_warnings, score_slide, summarise
 from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
@@ -68,8 +68,8 @@ def run_evaluation(
         folds=tuple(findings.folds),
         scores=tuple(findings.scores),
         summaries=tuple(summarise(findings.scores, findings.pooled, protocol.known)),
-        notes=(*dict.fromkeys(findings.notes), *_absent_markers(protocol.markers, findings.panel_genes)),
-        warnings=tuple(warnings),
+        notes=(*dict.fromkeys(findings.notes), *_absent_markers(protocol.markers, findings.panels)),
+        warnings=(*warnings, *coverage_warnings(findings.scores)),
         domains_of_truth=findings.domains,
         label_sources=findings.label_sources,
         maps=tuple(findings.maps.values()),
@@ -89,7 +89,7 @@ def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ..
 
 @dataclass
 class _Findings:
-    """What the loop over folds, methods and seeds has found so far."""
+    """What the loop over folds, methods and seeds has gathered so far."""
 
     protocol: EvaluationProtocol
     notes: list[str]
@@ -99,7 +99,7 @@ class _Findings:
     maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
     domains: dict[str, tuple[float, float]] = field(default_factory=dict)
     label_sources: dict[str, str] = field(default_factory=dict)
-    panel_genes: set[str] = field(default_factory=set)
+    panels: list[GenePanel] = field(default_factory=list)
     domain_maps: dict[str, DomainMap] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class _Findings:
             self.notes += notes
         else:
             panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
-        self.panel_genes |= set(panel.symbols)
+        self.panels.append(panel)
         self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
         for truth in self.truths:
             self._describe(truth)
@@ -177,12 +177,16 @@ class _Findings:
 
     def _map(self, truth: SlideTruth, predicted: FloatArray, method: str) -> None:
         for (slide_id, gene), picture in self.maps.items():
-            if slide_id == truth.slide.slide_id and gene in truth.panel.position:
-                picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
+            column = truth.panel.find(gene) if slide_id == truth.slide.slide_id else None
+            if column is not None:
+                picture.predicted.setdefault(method, predicted[:, column])
 
 
-def _absent_markers(markers: GeneSets, known: set[str]) -> list[str]:
-    absent = {name: [gene for gene in genes if gene not in known] for name, genes in markers.items()}
+def _absent_markers(markers: GeneSets, panels: Sequence[GenePanel]) -> list[str]:
+    absent = {
+        name: [gene for gene in genes if all(panel.find(gene) is None for panel in panels)]
+        for name, genes in markers.items()
+    }
     return [
         f"Marker set {name}: {len(genes)} of {len(markers[name])} genes are in no fold's panel and not scored: "
         f"{some(genes)}."

@@ -97,10 +97,10 @@ def read_model(folder: Path) -> ModelFiles:
     for name, expected in head["sha256"].items():
         if not (folder / name).is_file():
             raise FormatError(f"Model {folder} is incomplete: {name} is missing; train it again or restore a copy.")
-        found = sha256_file(folder / name)
-        if found != expected:
+        digest = sha256_file(folder / name)
+        if digest != expected:
             raise FormatError(
-                f"Model {folder} is damaged: {name} has hash {found[:12]}, config.json says {expected[:12]}; "
+                f"Model {folder} is damaged: {name} has hash {digest[:12]}, config.json says {expected[:12]}; "
                 "train it again or restore a copy."
             )
     try:

@@ -19,10 +19,11 @@ from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import normalise
 from mclstexp.errors import InputError
 from mclstexp.metrics import pearson_by_gene
+from mclstexp.panel import GenePanel
 from mclstexp.predict.prediction import Prediction, scale_name
 from mclstexp.settings import from_dict
 from mclstexp.storage import check_output, new_file
-from mclstexp.types import FloatArray, StrPath
+from mclstexp.types import FloatArray, IdArray, StrPath
 
 COLOURS = "magma"
 """Colour map of expression: even steps of lightness, readable without colour."""
@@ -48,8 +49,9 @@ def gene_map(
         The PNG.
     truth
         What was measured, drawn beside it with the correlation: ``(n,)`` values on the prediction's scale (NaN where
-        unknown), or an AnnData of raw counts, matched by spot id and normalised as the prediction was. The panel to
-        normalise over is ``settings["panel_genes"]``, or else the predicted genes.
+        unknown), or an AnnData of raw counts, matched by spot id and by symbol or Ensembl id (``var["gene_ids"]``), and
+        normalised as the prediction was. The panel to normalise over is ``settings["panel_genes"]``, or else the
+        predicted genes. Both maps have one colour scale.
     force
         Whether to replace an existing file.
 
@@ -72,7 +74,7 @@ def gene_map(
     symbol, values = prediction.genes.symbols[column], prediction.mean[:, column]
     panels = [("predicted", prediction.scale, values)]
     if truth is not None:
-        measured, scale = _measured(prediction, symbol, truth)
+        measured, scale = _measured(prediction, column, truth)
         panels.append(("measured", scale, measured))
     _write(_draw(prediction, symbol, panels), path)
 
@@ -106,30 +108,43 @@ def _correlation(truth: FloatArray, predicted: FloatArray) -> float:
     return float(pearson_by_gene(truth[known, None], predicted[known, None])[0])
 
 
-def _measured(prediction: Prediction, symbol: str, truth: ad.AnnData | FloatArray) -> tuple[FloatArray, str]:
-    """Return the measured values ``(n,)`` and their scale's name."""
+def _measured(prediction: Prediction, column: int, truth: ad.AnnData | FloatArray) -> tuple[FloatArray, str]:
+    """Return the measured values ``(n,)`` of the prediction's gene in ``column``, and their scale's name."""
     if not isinstance(truth, ad.AnnData):
         values = np.asarray(truth, dtype=np.float32)
         if values.shape != (len(prediction),):
             raise InputError(f"The truth has shape {values.shape}, the prediction {len(prediction)} spots.")
         return values, prediction.scale
-    if symbol not in truth.var_names:
-        raise InputError(f"The truth has no gene {symbol!r} among its {truth.n_vars}.")
+    genes = _genes_of(truth)
+    gene = int(genes.columns(prediction.genes.subset([column]))[0])
+    if gene < 0:
+        raise InputError(f"The truth has no gene {prediction.genes.symbols[column]!r} among its {truth.n_vars}.")
     rows = truth.obs_names.get_indexer(prediction.spot_ids.astype(object))
     if not (rows >= 0).any():
         one, other = truth.obs_names[0], str(prediction.spot_ids[0])
         raise InputError(f"Truth and prediction share no spot id; for example {one!r} and {other!r}.")
     settings = prediction.settings.get("normalisation")
     normalisation = Normalisation() if settings is None else from_dict(Normalisation, settings)
-    shared = truth.var_names.isin(prediction.settings.get("panel_genes", prediction.genes.symbols))
     counts = sparse.csr_matrix(truth.X)
     if np.any(counts.data < 0) or np.any(counts.data != np.floor(counts.data)):
         raise InputError("The truth's X are not raw counts; give measured values as an array instead.")
-    total = np.asarray((counts[:, shared] if normalisation.total == "panel" else counts).sum(axis=1)).ravel()
-    of_gene = counts[:, [truth.var_names.get_loc(symbol)]].toarray()
-    expression = normalise(of_gene, total, normalisation)[:, 0]
+    totalled = counts[:, _panel_columns(genes, prediction)] if normalisation.total == "panel" else counts
+    total = np.asarray(totalled.sum(axis=1)).ravel()
+    expression = normalise(counts[:, [gene]].toarray(), total, normalisation)[:, 0]
     values = np.where(rows >= 0, expression[rows], np.nan).astype(np.float32)
     return values, scale_name(normalisation)
+
+
+def _genes_of(truth: ad.AnnData) -> GenePanel:
+    ensembl = tuple(truth.var["gene_ids"].astype(str)) if "gene_ids" in truth.var else ()
+    return GenePanel(tuple(truth.var_names.astype(str)), ensembl)
+
+
+def _panel_columns(genes: GenePanel, prediction: Prediction) -> IdArray:
+    """Return the columns of ``genes`` that a spot's total is taken over: those of the model's panel."""
+    names = prediction.settings.get("panel_genes")
+    columns = genes.columns(prediction.genes if names is None else GenePanel(tuple(names)))
+    return np.unique(columns[columns >= 0])
 
 
 def _draw(prediction: Prediction, symbol: str, panels: Sequence[tuple[str, str, FloatArray]]) -> Figure:

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import sparse
 from typer.testing import CliRunner
 
-from mclstexp.cli.check import _HEADER, check
+from mclstexp.cli.check import _HEADER, _grouped, check
+from mclstexp.data.readers import SlideReport
 from mclstexp.errors import InputError
 
 app = typer.Typer()
@@ -55,6 +56,31 @@ def test_unknown_patient_warns_and_does_not_fail(tmp_path):
     assert result.exit_code == 0
     assert "warning: 2 slides (S1, S2): patient unknown" in result.stderr
     assert "slides.csv" in result.stderr
+
+
+def test_what_differs_in_numbers_alone_is_said_once(tmp_path):
+    for name, n_off in (("S1", 1), ("S2", 3), ("S3", 3), ("S4", 8)):
+        make(tmp_path, name, patient="P", cohort="C", pitch_um=200.0)
+        adata = anndata.read_h5ad(tmp_path / f"{name}.h5ad")
+        adata.obs["in_tissue"] = [0] * n_off + [1] * (16 - n_off)
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    lines = run(tmp_path).stderr.splitlines()
+    assert lines == ["warning: 4 slides (S1, S2, S3, S4): 1 to 8 of 16 spots are off the tissue and were dropped."]
+
+
+def test_numbers_that_are_parts_of_names_keep_warnings_apart():
+    reports = [
+        SlideReport("a", "h5ad", None, warnings=("2 symbols name several genes (for example MATR3); summed.",)),
+        SlideReport("b", "h5ad", None, warnings=("11 symbols name several genes (for example MATR3); summed.",)),
+        SlideReport("c", "h5ad", None, warnings=("2 symbols name several genes (for example TBCE4); summed.",)),
+        SlideReport("d", "h5ad", None, warnings=("Slide d: spot '10x14' at 0.5 um is odd.",)),
+        SlideReport("e", "h5ad", None, warnings=("Slide e: spot '10x14' at 0.25 um is odd.",)),
+    ]
+    assert _grouped(reports, "warnings") == [
+        "2 slides (a, b): 2 to 11 symbols name several genes (for example MATR3); summed.",
+        "slide c: 2 symbols name several genes (for example TBCE4); summed.",
+        "2 slides (d, e): spot '10x14' at 0.25 to 0.5 um is odd.",
+    ]
 
 
 def test_problems_are_said_and_fail(tmp_path):

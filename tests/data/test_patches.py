@@ -56,7 +56,7 @@ def test_coarser_patch_averages_the_fine_pixels(factor, tmp_path):
     x=st.floats(-50, 450),
     y=st.floats(-50, 350),
     mpp=st.floats(0.1, 3),
-    size=st.integers(1, 64),
+    size=st.integers(8, 64),
 )
 def test_any_patch_has_its_size_and_is_white_far_outside(image, x, y, mpp, size):
     patch = read_patch(image, np.array([x, y]), PatchSpec(size_px=size, mpp=0.5), mpp)

@@ -1,9 +1,20 @@
 """Readers: mixtures of layouts, what is asked for, and the real slides."""
 
 import pytest
-from layouts import make_her2st, save_10x, save_h5ad, save_positions
+from layouts import (
+    N,
+    legacy_ids,
+    make_her2st,
+    save_10x,
+    save_counts_tsv,
+    save_h5ad,
+    save_image,
+    save_positions,
+    selection,
+)
 
 from mclstexp.data.readers import inspect_slides, read_slides
+from mclstexp.data.readers.discover import LAYOUTS
 from mclstexp.errors import InputError
 
 
@@ -40,6 +51,50 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError, match="neither a folder"):
         read_slides(tmp_path / "notes.txt")
+
+
+def test_files_beside_their_layout_are_said_and_how_to_name_them(tmp_path):
+    refs = tmp_path / "refs"
+    save_counts_tsv(refs / "lying" / "A1.tsv.gz", legacy_ids())
+    (refs / "lying" / "A1_selection.tsv").write_text(selection())
+    save_image(refs / "lying" / "HE_A1.jpg")
+    with pytest.raises(InputError) as caught:
+        read_slides(refs)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("slides.csv", "ST-cnts/", "an .h5ad", "filtered_feature_bc_matrix", "3 folders down"):
+        assert part in message
+    assert "its files (A1.tsv.gz, A1_selection.tsv, HE_A1.jpg) look like slides" in message
+    header, row = "slide,counts,coords,image", "A1,lying/A1.tsv.gz,lying/A1_selection.tsv,lying/HE_A1.jpg"
+    assert header in message
+    assert message.endswith(f"such as {row}.")
+    (refs / "slides.csv").write_text(f"{header}\n{row}\n")  # the advice, taken
+    (slide,) = read_slides(refs)
+    assert (slide.slide_id, len(slide), slide.image is not None) == ("A1", N, True)
+
+
+def test_files_of_no_use_are_said(tmp_path):
+    with pytest.raises(InputError, match="; there is no file"):
+        read_slides(tmp_path)
+    for name in ("a.doc", "b.doc", "c.doc", "d.doc", "e.doc"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"its files are a\.doc, b\.doc, c\.doc, d\.doc and 1 more\."):
+        read_slides(str(tmp_path))
+
+
+def test_slides_csv_wins_over_the_folders_beside_it_and_over_metadata_csv(tmp_path):
+    make_her2st(tmp_path, names=("A1",))
+    (tmp_path / "slides.csv").write_text(
+        "slide,patient,counts,coords\nmine,P1,ST-cnts/A1.tsv.gz,ST-spotfiles/A1_selection.tsv\n"
+    )
+    (tmp_path / "metadata.csv").write_text("slide,patient\nmine,other\n")
+    (slide,) = read_slides(tmp_path)
+    assert (slide.slide_id, slide.patient, slide.layout) == ("mine", "P1", "slides_csv")
+
+
+def test_layouts_are_asked_in_order():
+    assert [layout.NAME for layout in LAYOUTS] == ["slides_csv", "her2st", "h5ad", "space_ranger"]
+    assert all(layout.LOOKS_FOR for layout in LAYOUTS)
 
 
 @pytest.mark.shared

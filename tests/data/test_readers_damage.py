@@ -6,12 +6,15 @@ import h5py
 import numpy as np
 import pytest
 from layouts import (
+    COL,
     COUNTS,
+    ROW,
     XY,
     barcodes,
     fails,
     legacy_ids,
     make_her2st,
+    make_slides_csv,
     save_10x,
     save_counts_tsv,
     save_h5ad,
@@ -21,6 +24,7 @@ from layouts import (
 )
 
 from mclstexp.data.readers import inspect_slides, read_slides
+from mclstexp.errors import InputError
 
 
 def test_slide_without_counts_or_coordinates(tmp_path):
@@ -195,3 +199,41 @@ def test_reading_decodes_no_image(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mclstexp.data.images.raster._pillow_rgb", refuse)
     assert len(read_slides(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("obs", "xy", "match"),
+    [
+        ({"array_row": [np.nan, *ROW[1:]]}, XY, r"array coordinates \(array_row, array_col\).*first 's0' in row 1"),
+        ({"array_col": [*COL[:-1], 1e300]}, XY, "beyond 1e[+]07, first 's11' in row 12"),
+        ({}, np.where(XY[5] == XY, np.inf, XY), "NaN or infinite coordinates.*first 's1'"),
+        ({}, XY * 0 + 50, "12 spots lie at one point, such as x 50, y 50"),
+        ({}, XY[:, :1], r"obsm\['spatial'\] has shape \(12, 1\)"),
+    ],
+)
+def test_hostile_coordinates_of_an_h5ad(tmp_path, obs, xy, match):
+    adata = save_h5ad(tmp_path / "S1.h5ad")
+    for name, values in obs.items():
+        adata.obs[name] = values
+    adata.obsm["spatial"] = xy
+    adata.write_h5ad(tmp_path / "S1.h5ad")
+    fails(tmp_path, match)
+
+
+def test_empty_spot_ids(tmp_path):
+    make_her2st(tmp_path, names=("A1",))
+    save_counts_tsv(tmp_path / "ST-cnts" / "A1.tsv.gz", ["0x0", "", *legacy_ids()[2:]])
+    fails(tmp_path, r"A1\.tsv\.gz: 1 of 12 spots have an empty id, the first in row 2")
+
+
+def test_a_name_that_is_no_files_is_a_problem(tmp_path):
+    make_slides_csv(tmp_path)
+    (tmp_path / "slides.csv").write_text("slide,counts\n../../x,b/counts.h5ad\n")
+    fails(tmp_path, r"Slide '\.\./\.\./x': a name that can be a file's is needed")
+
+
+@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), 1e9])
+def test_absurd_pixel_sizes(tmp_path, mpp):
+    make_her2st(tmp_path, names=("A1",))
+    with pytest.raises(InputError, match=r"Slide A1: pixel size .* is outside 0\.1 to 10"):
+        read_slides(tmp_path, mpp=mpp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,6 +136,15 @@ class ImageEncoder(nn.Module):
     def n_features_per_scale(self, size_px: int) -> int:
         """Length of one scale's feature vector."""
         return sum(self.block_sizes(size_px))
+
+    def seconds_per_spot(self, size_px: int) -> float:
+        """Measure how long one spot takes at all scales and views, on two batches of blank patches."""
+        size = BATCH.get(next(self.parameters()).device.type, BATCH["cuda"])
+        blank = np.full((size, size_px, size_px, 3), 255, dtype=np.uint8)
+        self.features(blank)
+        started = time.perf_counter()
+        self.features(blank)
+        return (time.perf_counter() - started) / size * len(self.spec.scales)
 
     def digest(self) -> str:
         """SHA-256 over the backbone's weights and buffers, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +105,44 @@ def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int6
         load[fold[name]] += sizes[name]
     spread = [np.full(len(s.features), fold[name], dtype=np.int64) for name, s in zip(names, slides, strict=True)]
     return ("patient" if kind == "patient" else "slide"), spread
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Slides to fit to, with what is held out together and how much each spot counts.
+
+    Attributes
+    ----------
+    kind
+        What is held out: patients, slides, or quarters of the one slide.
+    fold_of, weights
+        ``(n,)`` fold and weight of each spot, one array a slide.
+    """
+
+    slides: Sequence[SlideArrays]
+    kind: FoldKind
+    fold_of: list[NDArray[np.int64]]
+    weights: list[Matrix]
+
+    @classmethod
+    def of(cls, slides: Sequence[SlideArrays]) -> TrainingSet:
+        """Divide and weigh the spots of slides."""
+        kind, fold_of = folds(slides)
+        return cls(slides, kind, fold_of, spot_weights(slides))
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return sum(len(slide.features) for slide in self.slides)
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return 1 + max(int(fold.max()) for fold in self.fold_of)
+
+    def __iter__(self) -> Iterator[tuple[SlideArrays, Matrix, NDArray[np.int64]]]:
+        """Iterate over slides with their spots' weights and folds."""
+        return zip(self.slides, self.weights, self.fold_of, strict=True)
 
 
 def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:

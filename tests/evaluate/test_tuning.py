@@ -7,11 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
-from worlds import tiny_slides
+from worlds import SCALE, TINY
 
-from mclstexp.config import EncoderSpec, Normalisation, PatchSpec, SharedSpaceConfig, recipe
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.methods import MethodOptions
@@ -19,38 +17,9 @@ from mclstexp.evaluate.protocol import EvaluationProtocol
 from mclstexp.evaluate.retrieval import RetrievalMethod, evaluation_methods
 from mclstexp.evaluate.run import run_evaluation
 from mclstexp.evaluate.tuning import TunedMethod, inner_folds, parse_grid
-from mclstexp.model.image.features import FeatureCache
-from mclstexp.train import TrainOptions
 
-SCALE = Normalisation()
 BY_SLIDE = SplitSpec(by="slide")
 GRID = parse_grid(["retrieval.k=1,30"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    return tiny_slides(tmp_path_factory.mktemp("tuned"), n=4, n_spots=36, n_genes=30, per_patient=2)
-
-
-@pytest.fixture(scope="module")
-def options(tmp_path_factory):
-    return TrainOptions(weights="random", device="cpu", cache=FeatureCache(tmp_path_factory.mktemp("features")))
-
-
-CONFIG = dataclasses.replace(
-    recipe("default"),
-    encoder=EncoderSpec(name="test_resnet", pooling="stages", views=1, scales=(1.0,)),
-    patch=PatchSpec(size_px=32, mpp=1.0),
-    shared=SharedSpaceConfig(context_scales=()),
-)
 
 
 class Spy(RetrievalMethod):
@@ -69,18 +38,18 @@ class Spy(RetrievalMethod):
 
 
 @pytest.fixture
-def spy(options, monkeypatch):
+def spy(resources, monkeypatch):
     monkeypatch.setattr(Spy, "log", [])
-    return lambda config: Spy(config, options, SCALE)
+    return lambda config: Spy(config, resources, SCALE)
 
 
-def make(options):
-    return lambda config: RetrievalMethod(config, options, SCALE)
+def make(resources):
+    return lambda config: RetrievalMethod(config, resources, SCALE)
 
 
 def test_the_inner_loop_never_meets_the_test_slide(slides, spy):
     protocol = EvaluationProtocol(split=SplitSpec(train=("P1_A", "P1_B", "P2_A"), test=("P2_B",), by="slide"))
-    run_evaluation(slides, [TunedMethod(CONFIG, GRID, spy, protocol.split)], protocol)
+    run_evaluation(slides, [TunedMethod(TINY, GRID, spy, protocol.split)], protocol)
     *inner, last_fit, last_predict = Spy.log
     assert len(inner) == 2 * 2 * 3  # a fit and a prediction, for two settings, three times
     for (_, config, train), (_, same, held_out) in zip(inner[::2], inner[1::2], strict=True):
@@ -93,16 +62,16 @@ def test_the_inner_loop_never_meets_the_test_slide(slides, spy):
     assert last_predict[2] == "P2_B"
 
 
-def test_what_the_test_slide_measured_changes_neither_choice_nor_prediction(slides, options):
+def test_what_the_test_slide_measured_changes_neither_choice_nor_prediction(slides, resources):
     split = SplitSpec(by="slide", test=("P2_B",))
-    found = []
+    outcomes = []
     for last in (slides[3], shuffled(slides[3])):
-        method = TunedMethod(CONFIG, GRID, make(options), split)
+        method = TunedMethod(TINY, GRID, make(resources), split)
         panel = ("ERBB2", "COL1A1", "CD3E", "ADIPOQ", "MKI67", "ACTB")
         result = run_evaluation([*slides[:3], last], [method], EvaluationProtocol(split=split, genes=panel))
-        found.append((result.folds[0]["choices"], method.predict(last).mean))
-    assert found[0][0] == found[1][0]
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+        outcomes.append((result.folds[0]["choices"], method.predict(last).mean))
+    assert outcomes[0][0] == outcomes[1][0]
+    np.testing.assert_array_equal(outcomes[0][1], outcomes[1][1])
 
 
 def shuffled(slide):
@@ -110,18 +79,18 @@ def shuffled(slide):
     return dataclasses.replace(slide, spots=dataclasses.replace(slide.spots, counts=sparse.csr_matrix(counts)))
 
 
-def test_inner_scores_are_those_of_an_evaluation_of_the_training_side_and_the_best_wins(slides, options):
+def test_inner_scores_are_those_of_an_evaluation_of_the_training_side_and_the_best_wins(slides, resources):
     outer = EvaluationProtocol(split=SplitSpec(by="slide", test=("P1_B",)), n_genes=25)
-    result = run_evaluation(slides, [TunedMethod(CONFIG, GRID, make(options), outer.split)], outer)
-    symbols = {score.fold: score.symbols for score in result.scores}
+    result = run_evaluation(slides, [TunedMethod(TINY, GRID, make(resources), outer.split)], outer)
+    symbols = {score.fold: score.genes.symbols for score in result.scores}
     for fold in result.folds:
         (choice,) = fold["choices"]
         train = [slide for slide in slides if slide.slide_id in fold["train"]]
         protocol = EvaluationProtocol(split=BY_SLIDE, genes=symbols[fold["name"]])
         expected = []
         for k in (1, 30):
-            config = dataclasses.replace(CONFIG, calibrate=False, retrieval=dataclasses.replace(CONFIG.retrieval, k=k))
-            summary = run_evaluation(train, [RetrievalMethod(config, options, SCALE)], protocol).summaries[0]
+            config = dataclasses.replace(TINY, calibrate=False, retrieval=dataclasses.replace(TINY.retrieval, k=k))
+            summary = run_evaluation(train, [RetrievalMethod(config, resources, SCALE)], protocol).summaries[0]
             expected.append(summary.values["pcc"].mean)
         assert [tried["pcc"] for tried in choice["inner_pcc"]] == pytest.approx(expected, abs=1e-12)
         # one neighbour is one noisy spot
@@ -132,11 +101,11 @@ def test_inner_scores_are_those_of_an_evaluation_of_the_training_side_and_the_be
     assert "(inner folds leave one slide out): retrieval.k=30 in P1_B" in line
 
 
-def test_the_same_tuning_twice_is_the_same(slides, options):
+def test_the_same_tuning_twice_is_the_same(slides, resources):
     protocol = EvaluationProtocol(split=SplitSpec(by="slide", test=("P1_A",)), seeds=(0, 1), n_genes=20)
     runs = []
     for _ in range(2):
-        method = TunedMethod(CONFIG, GRID, make(options), protocol.split)
+        method = TunedMethod(TINY, GRID, make(resources), protocol.split)
         runs.append(json.dumps(run_evaluation(slides, [method], protocol).to_json()))
     assert runs[0] == runs[1]
     choices = json.loads(runs[0])["folds"][0]["choices"]
@@ -176,10 +145,10 @@ def test_inner_folds_follow_the_outer_rule_where_they_can(slides):
 
 def test_one_training_slide_keeps_the_recipe_and_says_so(slides, spy):
     split = SplitSpec(by="slide", train=("P1_A",), test=("P2_A",))
-    method = TunedMethod(CONFIG, GRID, spy, split)
+    method = TunedMethod(TINY, GRID, spy, split)
     result = run_evaluation(slides, [method], EvaluationProtocol(split=split, n_genes=20))
     assert [kind for kind, *_ in Spy.log] == ["fit", "predict"]
-    assert Spy.log[0][1].retrieval == CONFIG.retrieval
+    assert Spy.log[0][1].retrieval == TINY.retrieval
     (line,) = [text for text in result.describe() if text.startswith("settings of")]
     assert "one training slide leaves nothing to choose on" in line
     assert "the recipe's own in P2_A" in line
@@ -194,12 +163,12 @@ def test_where_nothing_can_be_scored_the_recipe_is_kept_and_it_says_so(slides, s
         for slide, row in zip(slides[:2], counts, strict=False)
     ]
     split = SplitSpec(by="slide", train=("P1_A", "P1_B"), test=("P2_A",))
-    method = TunedMethod(CONFIG, GRID, spy, split)
+    method = TunedMethod(TINY, GRID, spy, split)
     genes = ("ERBB2", "COL1A1", "CD3E", "ADIPOQ", "MKI67", "ACTB")
     result = run_evaluation([*still, slides[2]], [method], EvaluationProtocol(split=split, genes=genes))
     assert method.choice.scores == tuple((settings, None) for settings in GRID)
     assert method.choice.settings == ()
-    assert [config for kind, config, _ in Spy.log if kind == "fit"][-1] == CONFIG
+    assert [config for kind, config, _ in Spy.log if kind == "fit"][-1] == TINY
     (line,) = [text for text in result.describe() if text.startswith("settings of")]
     assert "no combination could be scored: the recipe's own settings are kept): the recipe's own in P2_A" in line
 
@@ -271,22 +240,3 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_fitted(tmp_path, gri
         evaluation_methods(options)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_published_recipes_are_not_tuned_and_the_others_stand_beside_themselves(tmp_path):
-    options = MethodOptions(recipes=("default", "paper"), grid=GRID, encoder_weights="random", cache=tmp_path)
-    names = [method.name for method in evaluation_methods(options)]
-    assert names[-3:] == ["default", "default, tuned", "paper"]
-
-
-def test_the_published_recipe_says_in_what_it_is_not_as_published(slides, options):
-    config = dataclasses.replace(
-        recipe("paper"), encoder=CONFIG.encoder, patch=CONFIG.patch, optim=dataclasses.replace(CONFIG.optim, epochs=1)
-    )
-    split = SplitSpec(by="slide", test=("P2_B",))
-    method = RetrievalMethod(config, options, SCALE)
-    result = run_evaluation(slides, [method], EvaluationProtocol(split=split, n_genes=20))
-    (line,) = [text for text in result.describe() if text.startswith("recipe of paper")]
-    for part in ("not as published: ", 'encoder.name="test_resnet"', "optim.epochs=1", "its image encoder is frozen"):
-        assert part in line
-    assert result.to_json()["recipes"]["paper"]["optim"]["epochs"] == 1

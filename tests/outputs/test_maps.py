@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from matplotlib.collections import EllipseCollection
 from PIL import Image
 from scipy import sparse, stats
-from typer import Typer
-from typer.testing import CliRunner
 
 from mclstexp.config import Normalisation
 from mclstexp.errors import ExistsAlreadyError, InputError
-from mclstexp.outputs import maps as plots
-from mclstexp.outputs.maps import gene_column, gene_map, pearson
+from mclstexp.outputs import maps
+from mclstexp.outputs.maps import gene_column, gene_map
 from mclstexp.panel import GenePanel
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import to_dict
@@ -51,7 +50,7 @@ def pixels(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def texts(prediction: Prediction, *panels: Any) -> list[str]:
-    figure = plots._draw(prediction, "ERBB2", panels)
+    figure = maps._draw(prediction, "ERBB2", panels)
     return [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes if axes.get_title())]
 
 
@@ -94,8 +93,28 @@ def test_titles_say_gene_slide_scale_and_agreement() -> None:
     ]
     measured = -values
     measured[:3] = np.nan
-    found = texts(prediction, ("predicted", "a", values), ("measured", "b", measured))
-    assert found == ["ERBB2 on S1, PCC -1.000", "predicted\na", "measured, 3 without a value\nb"]
+    titles = texts(prediction, ("predicted", "a", values), ("measured", "b", measured))
+    assert titles == ["ERBB2 on S1, PCC -1.000", "predicted\na", "measured, 3 without a value\nb"]
+
+
+@pytest.mark.parametrize("truth", ["array", "counts"])
+def test_predicted_and_measured_share_one_colour_scale(truth: str) -> None:
+    prediction = make()
+    counts = np.random.default_rng(0).integers(1, 3000, (36, 2))
+    measured, scale = maps._measured(
+        prediction, 0, 9 * np.ones(36) if truth == "array" else counts_like(prediction, ["ERBB2", "CD3E"], counts)
+    )
+    predicted = prediction.mean[:, 0]
+    assert measured.max() > predicted.max() + 3
+    figure = maps._draw(prediction, "ERBB2", [("predicted", scale, predicted), ("measured", scale, measured)])
+    circles = [c for axes in figure.axes for c in axes.collections if isinstance(c, EllipseCollection)]
+    assert [len(c.get_array()) for c in circles] == [36, 36]
+    expected = tuple(np.percentile(np.concatenate([predicted, measured]), [1, 99]))
+    for panel in circles:
+        assert (panel.norm.vmin, panel.norm.vmax) == pytest.approx(expected)
+    # the same value has the same colour on both
+    assert circles[0].to_rgba(2.5) == circles[1].to_rgba(2.5)
+    assert circles[0].to_rgba(2.5) != circles[0].to_rgba(5.0)
 
 
 def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -143,7 +162,7 @@ def test_truth_is_normalised_as_the_prediction_was(
     prediction = make(settings=settings if panel is None else {**settings, "panel_genes": panel})
     counts = np.random.default_rng(0).integers(1, 30, (36, 3))
     truth = counts_like(prediction, ["ERBB2", "CD3E", "OTHER"], counts)[::-1].copy()
-    values, scale = plots._measured(prediction, "ERBB2", truth)
+    values, scale = maps._measured(prediction, 0, truth)
     expected = np.log(1 + normalisation.target_sum * counts[:, 0] / counts[:, total].sum(axis=1))
     if normalisation.log == "log10":
         expected /= np.log(10)
@@ -151,10 +170,24 @@ def test_truth_is_normalised_as_the_prediction_was(
     assert scale == prediction.scale
 
 
+def test_a_truth_may_name_its_genes_otherwise(tmp_path: Path) -> None:
+    """By Ensembl id, as symbols or beside them: the gene and the panel's total are those of the prediction."""
+    prediction = make()
+    counts = np.random.default_rng(0).integers(1, 30, (36, 3))
+    expected, _ = maps._measured(prediction, 0, counts_like(prediction, ["ERBB2", "CD3E", "OTHER"], counts))
+    by_id = counts_like(prediction, ["ENSG00000141736.9", "CD3E", "OTHER"], counts)
+    np.testing.assert_array_equal(maps._measured(prediction, 0, by_id)[0], expected)
+    alias = counts_like(prediction, ["HER2", "CD3E", "OTHER"], counts)
+    with pytest.raises(InputError, match="no gene 'ERBB2'"):
+        gene_map(prediction, "ERBB2", tmp_path / "map.png", truth=alias)
+    alias.var["gene_ids"] = ["ENSG00000141736", "", ""]
+    np.testing.assert_array_equal(maps._measured(prediction, 0, alias)[0], expected)
+
+
 def test_spots_without_truth_have_none() -> None:
     prediction = make()
     truth = counts_like(prediction, ["ERBB2", "CD3E"], np.ones((36, 2)))[4:].copy()
-    values, _ = plots._measured(prediction, "ERBB2", truth)
+    values, _ = maps._measured(prediction, 0, truth)
     assert np.isnan(values).tolist() == [True] * 4 + [False] * 32
 
 
@@ -209,46 +242,21 @@ def test_outputs_are_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
 
 
-def test_plot_command(tmp_path: Path) -> None:
-    from mclstexp.cli.plot import plot
-
-    app = Typer()
-    app.command()(plot)
-    prediction, source, out = make(), tmp_path / "p.h5ad", tmp_path / "map.png"
-    prediction.save(source)
-    truth = tmp_path / "truth.h5ad"
-    counts_like(prediction, ["ERBB2", "CD3E"], np.ones((36, 2))).write_h5ad(truth)
-    done = CliRunner().invoke(app, [str(source), "--gene", "ERBB2", "-o", str(out)])
-    assert (done.exit_code, done.stdout) == (0, f"{out}\n")
-    narrow = pixels(out).shape[1]
-    again = [str(source), "-g", "ERBB2", "-o", str(out)]
-    assert isinstance(CliRunner().invoke(app, again).exception, ExistsAlreadyError)
-    assert CliRunner().invoke(app, [*again, "--truth", str(truth), "--force"]).exit_code == 0
-    assert pixels(out).shape[1] == 2 * narrow
-
-
 @given(hnp.arrays(np.float32, (2, 8), elements=st.floats(-100, 100, width=16)))
-def test_pearson_agrees_with_scipy(values: Any) -> None:
+def test_the_correlation_agrees_with_scipy(values: Any) -> None:
     a, b = values
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        assert np.isnan(pearson(a, b))
+        assert np.isnan(maps._correlation(a, b))
         return
     if min(a.std(), b.std()) < 1e-2:
         return
-    assert pearson(a, b) == pytest.approx(stats.pearsonr(a.astype(float), b.astype(float)).statistic, abs=1e-6)
+    assert maps._correlation(a, b) == pytest.approx(
+        stats.pearsonr(a.astype(float), b.astype(float)).statistic, abs=1e-6
+    )
 
 
-def test_pearson_leaves_out_what_is_unknown() -> None:
+def test_the_correlation_leaves_out_what_is_unknown() -> None:
     a = np.array([1, 2, 3, np.nan, 9], dtype=np.float32)
     b = np.array([2, 4, 6, 1, np.nan], dtype=np.float32)
-    assert pearson(a, b) == pytest.approx(1.0)
-    assert np.isnan(pearson(a[3:], b[3:]))
-
-
-def test_importing_the_commands_loads_nothing_heavy() -> None:
-    import subprocess
-    import sys
-
-    program = "import sys, mclstexp.cli.plot, mclstexp.cli.neighbours; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numpy", "torch", "anndata", "matplotlib", "pyarrow", "scanpy"} & set(loaded)
+    assert maps._correlation(a, b) == pytest.approx(1.0)
+    assert np.isnan(maps._correlation(a[3:], b[3:]))

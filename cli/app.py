@@ -46,7 +46,7 @@ def main_options(
 
 
 def main() -> None:
-    """Run the command; exit 0 on success, 1 on an error of the input, 2 on wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run the command; exit 0 on success, 1 on bad input, 2 on wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

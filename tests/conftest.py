@@ -3,8 +3,8 @@
 import os
 
 # Small tensors: threads cost more than they give. Numba, which scanpy starts, would raise torch's number again.
-for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from pathlib import Path
 

@@ -250,7 +250,9 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
 def test_two_writers_and_readers_lose_nothing(tmp_path):
     root = tmp_path / "ref"
     ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)], env=ENVIRONMENT) for first in (10, 20)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)], env=ENVIRONMENT) for first in (10, 20)
+    ]
     seen = []
     while any(writer.poll() is None for writer in writers):
         reader = ReferenceStore.open(root)
@@ -288,7 +290,9 @@ def test_a_write_that_the_system_refuses_leaves_the_reference_as_it_was(tmp_path
     root = tmp_path / "ref"
     ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
-    done = subprocess.run([sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
     assert done.stdout.count("\n") == 1
     assert "a file would grow past the size limit" in done.stdout
     after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -353,7 +357,9 @@ def test_a_read_only_reference_can_be_read_and_says_why_not_written():
         ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
         for path in [root, *root.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        done = subprocess.run([sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False, env=ENVIRONMENT
+        )
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         lines = done.stdout.splitlines()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import pytest
 from commands import ENCODER, FAST, Run, error_of
 
 from mclstexp.data.synthetic import CohortPaths

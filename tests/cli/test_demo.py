@@ -7,11 +7,9 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
-from commands import command
+from commands import SMALL, command
 
-from mclstexp.data.synthetic import SlideSpec, cohort
-
-SMALL = SlideSpec(n_genes=80, side_px=1200, pitch_um=80.0)
+from mclstexp.data.synthetic import cohort
 
 
 def refuse(*_: object, **__: object) -> None:

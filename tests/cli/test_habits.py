@@ -8,13 +8,13 @@ import anndata as ad
 import numpy as np
 import pytest
 import timm
-from commands import Run, command, error_of
+from commands import Run, command, error_of, working_folder
 from typer.testing import Result
 
-from mclstexp.data.synthetic import SlideSpec, write_cohort
 
-
-def downloads_fail(name: str, *, pretrained: bool = False, _create: object = timm.create_model, **options: object) -> object:
+def downloads_fail(
+    name: str, *, pretrained: bool = False, _create: object = timm.create_model, **options: object
+) -> object:
     """Stand in for timm on a machine without internet."""
     if pretrained:
         raise OSError("We couldn't connect to 'https://huggingface.co'")
@@ -35,12 +35,7 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    folder = tmp_path_factory.mktemp("workshop")
-    spec = SlideSpec(n_genes=60, side_px=900, pitch_um=80.0)
-    cohort = write_cohort(tmp_path_factory.mktemp("cohort") / "c", n_patients=2, slides_per_patient=1, spec=spec)
-    shutil.copytree(cohort.refs, folder / "refs")
-    shutil.copy(cohort.query_image, folder / "slide.tif")
-    shutil.copy(cohort.query_coords, folder / "coords.csv")
+    folder = working_folder(tmp_path_factory.mktemp("workshop") / "folder")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
@@ -180,7 +175,9 @@ def test_the_model_is_the_named_one_then_the_environments_then_the_folders(
     assert str(gone) in error_of(mst(*build, tmp_path / "c", "--model", gone, env={"MST_MODEL": "model"}, ok=False))
     named = mst(*build, tmp_path / "d", "--model", "model", env={"MST_MODEL": str(gone)})
     assert "model: ./model" not in named.stderr
-    models = {mst("info", folder).stdout.partition("model ")[2].split()[0] for folder in (tmp_path / "a", tmp_path / "d")}
+    models = {
+        mst("info", folder).stdout.partition("model ")[2].split()[0] for folder in (tmp_path / "a", tmp_path / "d")
+    }
     assert len(models) == 1
 
 

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import pytest
-from commands import Run, error_of
+from commands import Run
 
 from mclstexp.data.synthetic import CohortPaths
 

@@ -136,5 +136,9 @@ def test_an_unknown_gene_brings_near_names(built: Path, world: CohortPaths, mst:
     listed = mst("info", built / "reference", "--genes").stdout.splitlines()
     assert len(listed) == 80
     assert any(line.split("\t")[0] == "ERBB2" for line in listed)
-    assert any(row["symbol"] == "ERBB2" for row in json.loads(mst("info", built / "reference", "--genes", "--json").stdout))
-    assert "near: ERBB2" in error_of(mst("plot", built / "p.h5ad", "--gene", "erbb2", "-o", tmp_path / "m.png", ok=False))
+    assert any(
+        row["symbol"] == "ERBB2" for row in json.loads(mst("info", built / "reference", "--genes", "--json").stdout)
+    )
+    assert "near: ERBB2" in error_of(
+        mst("plot", built / "p.h5ad", "--gene", "erbb2", "-o", tmp_path / "m.png", ok=False)
+    )

@@ -42,10 +42,12 @@ class Reference:
     Examples
     --------
     >>> import mclstexp as mst
-    >>> reference = mst.Reference.open("reference/")  # doctest: +SKIP
-    >>> reference  # doctest: +SKIP
-    Reference('reference/', 13,436 spots, 35 slides, 8 patients, version 3)
-    >>> prediction = reference.query(mst.read_query("slide.tif", "coords.csv"), genes=["ERBB2"])  # doctest: +SKIP
+    >>> reference = mst.Reference.open("reference/")
+    >>> reference  # doctest: +ELLIPSIS
+    Reference('reference', ... spots, 2 slides, 2 patients, version 1)
+    >>> prediction = reference.query(mst.read_query("slide.tif", "coords.csv"), genes=["ERBB2"])
+    >>> prediction  # doctest: +ELLIPSIS
+    Prediction('slide', ... spots, 1 gene..., log1p(counts per 10,000 of the panel))
     """
 
     def __init__(self, store: ReferenceStore, *, device: Device = "auto", cache: Cache = True) -> None:
@@ -87,6 +89,12 @@ class Reference:
         ------
         InputError, ExistsAlreadyError, StorageError
             There are no slides, or one has no counts; something is at ``path``; the disk refused.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> Reference.build("breast/", mst.read_slides("refs/"), mst.Model.load("model/"))  # doctest: +ELLIPSIS
+        Reference('breast', ... spots, 2 slides, 2 patients, version 1)
         """
         if not slides:
             raise InputError("There is no slide to build a reference from.")
@@ -253,7 +261,11 @@ class Reference:
 
         Examples
         --------
-        >>> prediction = reference.query(slide, filter=Filter(exclude_patients=("B",)))  # doctest: +SKIP
+        >>> import mclstexp as mst
+        >>> slide = mst.read_query("slide.tif", "coords.csv")
+        >>> prediction = Reference.open("reference/").query(slide, filter=Filter(exclude_patients=("P1",)))
+        >>> set(prediction.neighbours(prediction.spot_ids[0])["patient"])
+        {'P2'}
         """
         changes = {"k": k, "weights": weights, "temperature": temperature}
         asked = [f"{name}={value}" for name, value in changes.items() if value is not None]

@@ -75,7 +75,7 @@ class Reference:
         slides
             Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
         model
-            What encodes them, and every query.
+            What encodes them, and every query; where it computes, the reference is searched.
         index
             Kind of search index.
         message, command
@@ -114,7 +114,7 @@ class Reference:
             force=force,
             save_model=lambda folder: model.save(folder, force=True),
         )
-        reference = cls(store)
+        reference = cls(store, device=model.device)
         reference.__dict__["model"] = model
         return reference
 
@@ -230,8 +230,8 @@ class Reference:
     ) -> Prediction:
         """Predict a slide's expression from its nearest reference spots.
 
-        What was assumed or noticed (the slide is in the reference, it is unlike the reference, ...) is said through
-        `warnings` and kept in `Prediction.notes`.
+        What was assumed of the slide or noticed (it is in the reference, it is unlike the reference, ...) is said
+        through `warnings` and kept in `Prediction.notes`.
 
         Parameters
         ----------
@@ -279,8 +279,11 @@ class Reference:
             command=command,
             on_progress=on_progress,
         )
+        # Before the patches are encoded, which may take minutes.
+        for note in slide.notes:
+            warn(note)
         prediction = predict_slide(slide, self.model, self._store, options)
-        for note in prediction.notes:
+        for note in prediction.notes[len(slide.notes) :]:
             warn(note)
         return prediction
 

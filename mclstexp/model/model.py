@@ -143,6 +143,11 @@ class Model:
         files = ModelFiles(self.config, self.panel, arrays, facts, self.history, card)
         write_model(Path(folder), files, digest=self.digest, force=force)
 
+    @property
+    def device(self) -> Device:
+        """Where it computes: ``cpu`` or ``cuda``."""
+        return "cuda" if next(self.encoder.parameters()).is_cuda else "cpu"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over weights, settings and panel: two models agree exactly when their digests do."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
-from commands import SMALL, command
+from commands import SMALL, command, error_of
 
 from mclstexp.data.synthetic import cohort
 
@@ -42,6 +42,7 @@ def test_a_demo_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     monkeypatch.setattr(cohort, "write_cohort", refuse)
+    assert "exists already; give --force" in error_of(command()("demo", "-o", tmp_path / "demo", ok=False))
     result = command()("demo", "-o", tmp_path / "demo", "--force", ok=False)
     assert isinstance(result.exception, AssertionError)
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from commands import Run, error_of
 
 from mclstexp.data.synthetic import CohortPaths
@@ -79,3 +80,16 @@ def test_neighbours_and_plot(built: Path, mst: Run, tmp_path: Path) -> None:
     assert len(listed) == 3
     mst("plot", built / "p.h5ad", "--gene", "ERBB2", "-o", tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for(
+    built: Path, world: CohortPaths, mst: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that has a GPU, as far as torch says: whatever asks for another device fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cpu = ("--device", "cpu")
+    mst("build-index", world.refs, "--model", built / "model", "-o", tmp_path / "reference", *cpu)
+    query = ["query", world.query_image, world.query_coords, "-r", tmp_path / "reference", *cpu]
+    mst(*query, "-o", tmp_path / "p.h5ad")
+    mst("add", world.refs, tmp_path / "reference", *cpu)
+    mst(*query, "-o", tmp_path / "q.h5ad", "--model", built / "model")

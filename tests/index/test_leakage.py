@@ -5,9 +5,8 @@ import shlex
 
 import pytest
 from simulation import Simulation
-from worlds import tiny_slides
+from worlds import TINY, tiny_slides
 
-from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
 from mclstexp.errors import MclstexpWarning
 from mclstexp.index.leakage import leakage_warnings
 from mclstexp.index.store.store import ReferenceStore
@@ -85,13 +84,7 @@ def test_suggested_commands_can_be_pasted(slides, tmp_path):
 
 
 def test_a_model_fresh_from_training_knows_what_it_has_seen(slides, strangers, tmp_path):
-    config = dataclasses.replace(
-        recipe("default"),
-        encoder=EncoderSpec(name="test_resnet", pooling="stages", views=1, scales=(1.0,)),
-        patch=PatchSpec(size_px=32, mpp=1.0),
-        shared=SharedSpaceConfig(context_scales=()),
-        calibrate=False,
-    )
+    config = dataclasses.replace(TINY, calibrate=False)
     blind = dataclasses.replace(slides[1], image=None)
     with pytest.warns(MclstexpWarning, match=r"1 of 3 slides have no image and are left out of training: P1_B"):
         model = train(

@@ -202,6 +202,9 @@ class SharedSpaceConfig:
             value = getattr(self, name)
             require(f"shared.{name}", value, 0 <= value < math.inf, "a number of at least 0")
         require("shared.radius", self.radius, self.radius > 0, "a positive number")
+        places = self.context_scales
+        fits = places is None or all(place >= 0 for place in places)
+        require("shared.context_scales", places, fits, "null or a list of the scales' places, counted from 0,")
         for name in ("max_landmarks", "max_rank"):
             value = getattr(self, name)
             require(f"shared.{name}", value, 8 <= value <= 65_536, "a whole number from 8 to 65,536")
@@ -323,7 +326,14 @@ def configure(
     named = {"encoder.name": encoder, "n_genes": n_genes, "seed": seed}
     changes = [f"{key}={value}" for key, value in named.items() if value is not None]
     if isinstance(settings, Mapping):
-        changes += [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        changes += [_assignment(key, value) for key, value in settings.items()]
     else:
         changes += list(settings)
     return with_settings(config, changes)
+
+
+def _assignment(key: str, value: Any) -> str:
+    try:
+        return f"{key}={json.dumps(value)}"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Setting {key} is {value!r}; a plain number, text, list or null is needed.") from error

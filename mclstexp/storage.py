@@ -178,12 +178,14 @@ def check_output(path: Path, *, force: bool) -> None:
 
     Raises
     ------
-    ExistsAlreadyError, InputError
-        The output exists and ``force`` is not set; the parent folder is missing.
+    ExistsAlreadyError, InputError, StorageError
+        The output exists and ``force`` is not set; the parent folder is missing; no file can have this name.
     """
-    if path.exists() and not force:
+    with storage_errors(path):
+        exists, has_parent = path.exists(), path.absolute().parent.is_dir()
+    if exists and not force:
         raise ExistsAlreadyError(f"{path} exists already; give --force to replace it, or another -o.")
-    if not path.absolute().parent.is_dir():
+    if not has_parent:
         raise InputError(f"The folder {path.absolute().parent} does not exist; make it first, or give another -o.")
 
 
@@ -197,7 +199,8 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         with storage_errors(path):
             yield work
             work.chmod(0o755)
-            _swap(work, path)
+            with _set_aside(path):
+                work.replace(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -206,20 +209,10 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 def folder_in_place(path: Path, *, force: bool = False) -> Iterator[None]:
     """Make ``path`` a new folder for the block; when the block fails it is gone, and what was there is back."""
     check_output(path, force=force)
-    with storage_errors(path):
-        aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.absolute().parent))
-        if path.exists():
-            path.replace(aside / "old")
-        path.mkdir()
-    try:
+    with _set_aside(path):
+        with storage_errors(path):
+            path.mkdir()
         yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        if (aside / "old").exists():
-            (aside / "old").replace(path)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -230,11 +223,23 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         yield work
 
 
-def _swap(work: Path, path: Path) -> None:
-    if not path.exists():
-        work.replace(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.absolute().parent))
-    path.replace(old / "old")
-    work.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+    """Move what is at ``path`` out of the way for the block; when the block fails it is back, and what it made gone."""
+    with storage_errors(path):
+        aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.absolute().parent))
+    old = aside / "old"
+    try:
+        if path.exists():
+            with storage_errors(path):
+                path.replace(old)
+        try:
+            yield
+        except BaseException:
+            if path.exists():
+                path.replace(aside / "failed")
+            if old.exists():
+                old.replace(path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -22,3 +22,14 @@ def some(names: Iterable[str], limit: int = 8) -> str:
     listed = list(names)
     head = ", ".join(listed[:limit])
     return head if len(listed) <= limit else f"{head} and {len(listed) - limit} more"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "slide"), counted(1200, "spot")
+    ('1 slide', '1,200 spots')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -94,13 +94,13 @@ def read_model(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise InputError(f"The model folder {folder} does not exist; make one with mst train.")
     head = _read_head(folder)
-    for name, expected in head["sha256"].items():
+    for name in (WEIGHTS, GENES):
         if not (folder / name).is_file():
             raise FormatError(f"Model {folder} is incomplete: {name} is missing; train it again or restore a copy.")
-        digest = sha256_file(folder / name)
-        if digest != expected:
+        digest, stated = sha256_file(folder / name), head["sha256"][name]
+        if digest != stated:
             raise FormatError(
-                f"Model {folder} is damaged: {name} has hash {digest[:12]}, config.json says {expected[:12]}; "
+                f"Model {folder} is damaged: {name} has hash {digest[:12]}, {CONFIG} says {stated[:12]}; "
                 "train it again or restore a copy."
             )
     try:
@@ -132,7 +132,10 @@ def _read_head(folder: Path) -> dict[str, Any]:
             f"Model {folder} has format version {version}, this program reads {MODEL_FORMAT}; "
             "install the mclstexp release that wrote it, or train again."
         )
-    missing = {"sha256", "config", "facts"} - set(head)
-    if missing:
-        raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks {', '.join(sorted(missing))}.")
+    for name in ("sha256", "config", "facts"):
+        if not isinstance(head.get(name), dict):
+            raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks {name}; train it again or restore a copy.")
+    unhashed = [name for name in (WEIGHTS, GENES) if not isinstance(head["sha256"].get(name), str)]
+    if unhashed:
+        raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks the hash of {unhashed[0]}; restore a copy.")
     return head

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from mclstexp.config import ModelConfig
+from mclstexp.data.anndata_file import reason
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.device import resolve_device
-from mclstexp.errors import MismatchError
+from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.card import model_card
 from mclstexp.model.folder import ModelFiles, read_model, write_model
@@ -30,6 +31,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import to_dict
 from mclstexp.slide import Slide
 from mclstexp.storage import sha256_input
+from mclstexp.text import counted
 from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 
@@ -113,21 +115,25 @@ class Model:
         InputError, FormatError
             There is no such folder; it is no model, damaged, or of another format version.
         """
-        files = read_model(Path(folder))
-        target = resolve_device(device)
+        files, target = read_model(Path(folder)), resolve_device(device)
         encoder = ImageEncoder.create(files.config.encoder, "random")
-        state = _part(files.arrays, "backbone.")
-        encoder.backbone.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
-        return cls(
-            files.config,
-            files.panel,
-            encoder.to(target),
-            _space(files),
-            calibration=Calibration.from_state(files.arrays, files.facts),
-            slides=files.facts.get("slides", ()),
-            history=files.history,
-            cache=cache,
-        )
+        try:
+            encoder.backbone.load_state_dict(_tensors(files.arrays, "backbone."))
+            return cls(
+                files.config,
+                files.panel,
+                encoder.to(target),
+                _space(files),
+                calibration=Calibration.from_state(files.arrays, files.facts),
+                slides=files.facts.get("slides", ()),
+                history=files.history,
+                cache=cache,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
+            raise FormatError(
+                f"Model {folder} is damaged: its parts do not fit each other ({reason(error)}); "
+                "train it again or restore a copy."
+            ) from error
 
     def save(self, folder: StrPath, *, force: bool = False) -> None:
         """Write the model's folder, wholly or not at all.
@@ -211,7 +217,7 @@ class Model:
 
     def __repr__(self) -> str:
         patients = {slide["patient"] or slide["slide"] for slide in self.slides}
-        trained = f"{len(self.slides)} slides of {len(patients)} patient{'' if len(patients) == 1 else 's'}"
+        trained = f"{counted(len(self.slides), 'slide')} of {counted(len(patients), 'patient')}"
         return (
             f"Model({self.config.recipe!r}, {self.config.encoder.name}, {len(self.panel)} genes, trained on {trained})"
         )
@@ -228,8 +234,12 @@ def identity(slide: Slide) -> dict[str, Any]:
     }
 
 
-def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): torch.from_numpy(values.copy())
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _space(files: ModelFiles) -> Space:
@@ -238,6 +248,5 @@ def _space(files: ModelFiles) -> Space:
         return SharedSpace.from_state(files.arrays, files.facts)
     rows, cols = files.facts["array_shape"]
     network = ContrastiveNetwork(files.facts["n_features"], len(files.panel), (rows, cols), files.config.network)
-    state = _part(files.arrays, "network.")
-    network.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
+    network.load_state_dict(_tensors(files.arrays, "network."))
     return NetworkSpace(network.eval())

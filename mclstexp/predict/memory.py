@@ -23,8 +23,8 @@ MAX_KEYS = 30_000
 """Spots that are kept at most; of large slides an even sample."""
 
 QUERY_BLOCK = 256
-SPARE = 16
-"""So many more than k are taken by matrix product, and scored again pair by pair."""
+TIE_TOLERANCE = 4e-6
+"""A matrix product rounds differently from a pair's: candidates this close to the k-th are scored again."""
 
 
 def embed_patches(space: SharedSpace, slide: SlideArrays) -> FloatArray:
@@ -99,24 +99,28 @@ class MemoryReference:
     def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None) -> Neighbours:
         """Compare with every key; ties are cut by slide and place, as the store cuts them."""
         usable = np.arange(self.n_spots) if allowed is None else np.flatnonzero(allowed)
-        parts = [
-            self._nearest(query[start : start + QUERY_BLOCK], k, usable) for start in range(0, len(query), QUERY_BLOCK)
-        ]
-        return Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.similarity for p in parts]))
+        n_nearest = min(k, len(usable))
+        ids = np.zeros((len(query), n_nearest), dtype=np.int64)
+        similarity = np.zeros((len(query), n_nearest), dtype=np.float32)
+        for start in range(0, len(query) if n_nearest else 0, QUERY_BLOCK):
+            part = slice(start, start + QUERY_BLOCK)
+            ids[part], similarity[part] = self._nearest(query[part], n_nearest, usable)
+        return Neighbours(ids, similarity).padded(k)
 
-    def _nearest(self, query: FloatArray, k: int, usable: IdArray) -> Neighbours:
-        k = min(k, len(usable))
-        fetched = min(k + SPARE, len(usable))
+    def _nearest(self, query: FloatArray, k: int, usable: IdArray) -> tuple[IdArray, FloatArray]:
         rough = query @ self.embedding[usable].T
-        near = np.argpartition(-rough, fetched - 1, axis=1)[:, :fetched]
-        ids = usable[near]
+        least = np.partition(rough, -k, axis=1)[:, -k] - TIE_TOLERANCE
+        n_candidates = int((rough >= least[:, None]).sum(axis=1).max())
+        ids = usable[np.argpartition(rough, -n_candidates, axis=1)[:, -n_candidates:]]
         scores = pair_similarity(query, self.keys, ids)
         order = np.lexsort((ids, -scores), axis=1)[:, :k]
-        return Neighbours(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
     def keys(self, ids: IdArray) -> FloatArray:
-        """Return the keys ``(*ids.shape, d)``."""
-        return self.embedding[ids]
+        """Return the keys ``(*ids.shape, d)``; NaN for -1."""
+        keys = self.embedding[ids]
+        keys[ids < 0] = np.nan
+        return keys
 
     def expression(self, ids: IdArray, genes: GenePanel, rule: Normalisation) -> Iterator[ExpressionBlock]:
         """Yield the panel's expression.

@@ -40,6 +40,11 @@ class Neighbours:
         """Return the k nearest of them."""
         return Neighbours(self.ids[:, :k], self.similarity[:, :k])
 
+    def padded(self, k: int) -> Neighbours:
+        """Return k columns, the last without a neighbour where there are fewer."""
+        lacking = ((0, 0), (0, max(0, k - self.ids.shape[1])))
+        return Neighbours(np.pad(self.ids, lacking, constant_values=-1), np.pad(self.similarity, lacking))
+
     def mean_similarity(self) -> FloatArray:
         """Return ``(n,)`` mean similarity of each query's neighbours; -1 for a query without any."""
         present = self.ids >= 0

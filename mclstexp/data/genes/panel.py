@@ -41,6 +41,7 @@ def select_panel(slides: Sequence[Slide], *, n_top: int = 1000, min_share: float
     import anndata
     import pandas as pd
     import scanpy as sc
+    from threadpoolctl import threadpool_limits
 
     tables = [slide.require_counts() for slide in slides]
     if not tables:
@@ -66,9 +67,11 @@ def select_panel(slides: Sequence[Slide], *, n_top: int = 1000, min_share: float
         obs=pd.DataFrame({"slide": pd.Categorical(batch[filled])}, index=[str(i) for i in range(len(filled))]),
         var=pd.DataFrame(index=[panel.symbols[i] for i in expressed]),
     )
-    sc.experimental.pp.highly_variable_genes(
-        adata, n_top_genes=n_top, flavor="pearson_residuals", batch_key="slide" if len(slides) > 1 else None
-    )
+    # scanpy's numba sets OpenMP's number of threads for the whole process, whatever the user or torch had chosen.
+    with threadpool_limits({}):
+        sc.experimental.pp.highly_variable_genes(
+            adata, n_top_genes=n_top, flavor="pearson_residuals", batch_key="slide" if len(slides) > 1 else None
+        )
     return panel.subset(expressed[adata.var["highly_variable"].to_numpy(dtype=bool)])
 
 

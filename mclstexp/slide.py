@@ -76,6 +76,16 @@ class SpotTable:
         Every gene that was measured, or None when there are no counts.
     labels
         ``(n,)`` str annotation of each spot ("" where unknown), or None.
+
+    Examples
+    --------
+    >>> from mclstexp import GenePanel, SpotTable
+    >>> genes = GenePanel(("ERBB2", "CD3E", "VIM"))
+    >>> spots = SpotTable(["a", "b"], [[100, 100], [300, 100]], [0, 0], [0, 1], [[3, 0, 1], [0, 2, 0]], genes)
+    >>> spots
+    SpotTable(2 spots, 3 genes)
+    >>> int(spots.counts.sum())
+    6
     """
 
     spot_ids: NDArray[np.str_]

@@ -10,18 +10,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.cli._output import note, table
-from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict, with_settings
+from mclstexp.config import ModelConfig, Normalisation, recipe
+from mclstexp.settings import to_dict, with_settings
 
 if TYPE_CHECKING:
     from mclstexp.evaluate.methods import MethodOptions
     from mclstexp.evaluate.protocol import EvaluationProtocol
+    from mclstexp.evaluate.retrieval import Resources
+    from mclstexp.model.model import Model
     from mclstexp.slide import Slide
-    from mclstexp.train import TrainedModel, TrainOptions
+    from mclstexp.types import Progress
 
 C = ("C2", "C3", "C5", "C6")
 """Sections of patient C that have an image."""
@@ -38,23 +41,23 @@ RESULTS = Path(__file__).parent / "results"
 
 def parser(doc: str, name: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every accuracy benchmark has."""
-    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    options = argparse.ArgumentParser(description=doc.splitlines()[0])
     default = os.environ.get("MST_SHARED", Path(__file__).parents[2] / "shared")
     cache = os.environ.get("MST_CACHE")
-    made.add_argument("--shared", type=Path, default=Path(default), help="Folder of real data [default: ../shared].")
-    made.add_argument("--cache", type=Path, default=Path(cache) if cache else None, help="Folder of image features.")
-    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file to write.")
-    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Setting; may be repeated.")
-    made.add_argument("--encoder", default=ENCODER)
-    made.add_argument("--weights", help="A .safetensors file or 'random' [default: those of the shared folder].")
-    made.add_argument("--epochs", type=int, help="Epochs of the networks, for trial runs: not the recipe's figures.")
-    made.add_argument("--device", default="auto")
-    return made
+    options.add_argument("--shared", type=Path, default=Path(default), help="Folder of real data [default: ../shared].")
+    options.add_argument("--cache", type=Path, default=Path(cache) if cache else None, help="Folder of image features.")
+    options.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file to write.")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Setting; may be repeated.")
+    options.add_argument("--encoder", default=ENCODER)
+    options.add_argument("--weights", help="A .safetensors file or 'random' [default: those of the shared folder].")
+    options.add_argument("--epochs", type=int, help="Epochs of the networks, for trial runs: not the recipe's figures.")
+    options.add_argument("--device", default="auto")
+    return options
 
 
-def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; where the real data is not here, say so and end the program with success."""
-    options = made.parse_args()
+    options = parser.parse_args()
     if not (options.shared / "her2st").is_dir():
         print(f"skipped: the real data is not here ({options.shared}); set MST_SHARED or give --shared")
         raise SystemExit(0)
@@ -100,23 +103,25 @@ def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> Metho
     )
 
 
-def train_options(options: argparse.Namespace, *, with_genes: bool = True) -> TrainOptions:
-    """Return how a model is trained."""
-    from mclstexp.model.image.features import FeatureCache
-    from mclstexp.train import TrainOptions
+def resources(options: argparse.Namespace) -> Resources:
+    """Return what the methods of an evaluation compute with."""
+    from mclstexp.evaluate.retrieval import Resources
 
-    weights: Any = "random" if options.weights == "random" else Path(options.weights)
-    cache = FeatureCache(cache_folder(options))
-    return TrainOptions(
-        weights=weights, device=options.device, cache=cache, genes=genes(options) if with_genes else None
-    )
+    return Resources(options.weights, options.device, cache_folder(options))
 
 
-def fitted(options: argparse.Namespace, slides: Sequence[Slide], config: ModelConfig) -> TrainedModel:
-    """Train a model on slides."""
+def trained(options: argparse.Namespace, slides: Sequence[Slide], config: ModelConfig) -> Model:
+    """Train a model on slides, on the paper's panel."""
     from mclstexp.train import train
 
-    return train(slides, config, train_options(options))
+    return train(
+        slides,
+        recipe=config,
+        genes=genes(options),
+        encoder_weights=options.weights,
+        device=options.device,
+        cache=cache_folder(options),
+    )
 
 
 def cache_folder(options: argparse.Namespace) -> Path:
@@ -156,11 +161,11 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(known: dict[str, Any]) -> str:
     """Return the facts in lines of text."""
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines = [f"encoder: {found['encoder']}; settings: {' '.join(found['settings']) or 'as the recipes say'}", versions]
-    if found["trial"]:
+    versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+    lines = [f"encoder: {known['encoder']}; settings: {' '.join(known['settings']) or 'as the recipes say'}", versions]
+    if known["trial"]:
         lines.insert(0, "TRIAL RUN: the networks were trained for fewer epochs than their recipes say")
     return "\n".join(lines)
 
@@ -178,12 +183,12 @@ def save(options: argparse.Namespace, results: dict[str, Any]) -> None:
     work.replace(options.out)
 
 
-def pace(label: str) -> Callable[[int, int], None]:
-    """Return a callback that says how far a long run is, on stderr."""
+def pace(label: str) -> Progress:
+    """Return a callback that says how far the steps of a long run are, on stderr."""
     started = time.monotonic()
 
-    def say(done: int, total: int) -> None:
-        note(f"{label}: {done} of {total}, {time.monotonic() - started:.0f} s")
+    def say(step: str, done: int, total: int) -> None:
+        note(f"{label}: {done} of {total} {step}, {time.monotonic() - started:.0f} s")
 
     return say
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import _her2st as her2st
 from _her2st import B, C
 
-from mclstexp.config import ModelConfig, recipe, with_settings
+from mclstexp.config import ModelConfig, recipe
+from mclstexp.settings import with_settings
 
 if TYPE_CHECKING:
     from mclstexp.slide import Slide
@@ -72,8 +73,8 @@ def temperature_parts(config: ModelConfig) -> list[Part]:
 
 def parts(config: ModelConfig) -> list[Part]:
     """Return every part, those whose features are the full recipe's first."""
-    found = [*PARTS, *temperature_parts(config), *scale_parts(config)]
-    return sorted(found, key=lambda part: any(text.startswith("encoder.") for text in part[1]))
+    every = [*PARTS, *temperature_parts(config), *scale_parts(config)]
+    return sorted(every, key=lambda part: any(text.startswith("encoder.") for text in part[1]))
 
 
 def scored(
@@ -83,7 +84,7 @@ def scored(
     from mclstexp.evaluate.retrieval import RetrievalMethod
     from mclstexp.evaluate.run import run_evaluation
 
-    method = RetrievalMethod(config, her2st.train_options(options, with_genes=False), her2st.SCALE)
+    method = RetrievalMethod(config, her2st.resources(options), her2st.SCALE)
     plan = her2st.plan(options, seeds=options.seeds, **SIDES[protocol])
     result = run_evaluation(slides, [method], plan, on_progress=her2st.pace(f"{protocol}, {label}"))
     return {key: spread.mean for key, spread in result.summaries[0].values.items()}
@@ -122,11 +123,11 @@ def change(value: float | None, full: float | None) -> str:
 
 
 def main() -> None:
-    made = her2st.parser(__doc__, "ablation")
-    made.add_argument("--protocols", default="slide", help=f"Any of {', '.join(SIDES)}.")
-    made.add_argument("--seeds", default="0")
-    made.add_argument("--parts", help="Only the parts whose name or settings hold one of these, comma-separated.")
-    options = her2st.parse(made)
+    parser = her2st.parser(__doc__, "ablation")
+    parser.add_argument("--protocols", default="slide", help=f"Any of {', '.join(SIDES)}.")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--parts", help="Only the parts whose name or settings hold one of these, comma-separated.")
+    options = her2st.parse(parser)
     options.seeds = [int(seed) for seed in her2st.split_list(options.seeds)]
     config = with_settings(recipe("default"), options.set)
     wanted = her2st.split_list(options.parts or "")

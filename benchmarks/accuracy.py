@@ -187,7 +187,7 @@ def run_mixed(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[Row] = []
     for others, name in (((), "default, C alone"), (B, "default, C and B4")):
         for held_out in C:
-            method = RetrievalMethod(config, her2st.train_options(options, with_genes=False), her2st.SCALE)
+            method = RetrievalMethod(config, her2st.resources(options), her2st.SCALE)
             train = (*(section for section in C if section != held_out), *others)
             part = [slide for slide in slides if slide.slide_id in (*train, held_out)]
             sides = {"train": train, "test": (held_out,)}
@@ -213,11 +213,11 @@ def runners() -> dict[str, Callable[[argparse.Namespace], dict[str, Any]]]:
 
 
 def main() -> None:
-    made = her2st.parser(__doc__, "accuracy")
-    made.add_argument("--protocols", default=",".join(PROTOCOLS))
-    made.add_argument("--seeds", default="0,1,2")
-    made.add_argument("--recipes", default="default,paper,paper-code")
-    options = her2st.parse(made)
+    parser = her2st.parser(__doc__, "accuracy")
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--recipes", default="default,paper,paper-code")
+    options = her2st.parse(parser)
     options.seeds = [int(seed) for seed in her2st.split_list(options.seeds)]
     options.recipes = her2st.split_list(options.recipes)
     chosen = her2st.split_list(options.protocols)

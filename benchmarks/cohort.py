@@ -29,12 +29,14 @@ from _her2st import B, C
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from mclstexp.model.model import Model
     from mclstexp.slide import Slide
 
 NEIGHBOURS = 50
 NEAR_UM = 1000.0
 MAX_DIRECTIONS = 64
 BLOCKS = 4
+N_SPACES = 12
 UNCENTRED = "shared.shrink_spots=1e9"
 
 Vectors = NDArray[np.float64]
@@ -112,8 +114,8 @@ def readable(vectors: Vectors, label: Labels, fold: Labels, reader: Any) -> floa
     if vectors.shape[1] > MAX_DIRECTIONS:
         steps.append(PCA(MAX_DIRECTIONS, whiten=True, random_state=0))
     pipeline = make_pipeline(*steps, reader)
-    found = cross_val_predict(pipeline, vectors, label, groups=fold, cv=LeaveOneGroupOut())
-    return float(balanced_accuracy_score(label, found))
+    answers = cross_val_predict(pipeline, vectors, label, groups=fold, cv=LeaveOneGroupOut())
+    return float(balanced_accuracy_score(label, answers))
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -137,9 +139,9 @@ def purity(
     similarity = np.where(searched, unit(space.queries) @ unit(space.keys).T, -np.inf)[asked]
     k = min(NEIGHBOURS, int(searched[asked].sum(axis=1).min()))
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    found = np.take_along_axis(same[asked], nearest, axis=1).mean(axis=1)
+    share = np.take_along_axis(same[asked], nearest, axis=1).mean(axis=1)
     blind = (same & searched)[asked].sum(axis=1) / searched[asked].sum(axis=1)
-    return float(found.mean()), float(blind.mean())
+    return float(share.mean()), float(blind.mean())
 
 
 def measure(space: Space, spots: Spots) -> dict[str, Any]:
@@ -173,8 +175,8 @@ def spaces(options: argparse.Namespace, slides: Sequence[Slide]) -> Iterator[Spa
     from mclstexp.evaluate.retrieval import last_layer_features
 
     config = her2st.model_config(options, "calibrate=false")
-    last = last_layer_features(config, her2st.train_options(options))
-    model = her2st.fitted(options, slides, config).encoders
+    last = last_layer_features(config, her2st.resources(options))
+    model = her2st.trained(options, slides, config)
     raw = np.concatenate([model.features(slide) for slide in slides]).astype(np.float64)
     top = np.concatenate([last(slide) for slide in slides]).astype(np.float64)
     centred = np.concatenate([model.features(slide) - model.features(slide).mean(axis=0) for slide in slides])
@@ -184,16 +186,16 @@ def spaces(options: argparse.Namespace, slides: Sequence[Slide]) -> Iterator[Spa
     yield Space("features of the last layer", top, top, standardise=True)
     yield from embedded("default", model, slides)
     without = her2st.model_config(options, "calibrate=false", UNCENTRED)
-    yield from embedded("default, slides not centred", her2st.fitted(options, slides, without).encoders, slides)
+    yield from embedded("default, slides not centred", her2st.trained(options, slides, without), slides)
     paper = her2st.model_config(options, name="paper")
-    yield from embedded("paper", her2st.fitted(options, slides, paper).encoders, slides)
+    yield from embedded("paper", her2st.trained(options, slides, paper), slides)
 
 
-def embedded(name: str, model: Any, slides: Sequence[Slide]) -> Iterator[Space]:
+def embedded(name: str, model: Model, slides: Sequence[Slide]) -> Iterator[Space]:
     """Yield a model's embeddings of images and spots, and its keys as queries meet them."""
-    image = np.concatenate([model.encode_patches(slide) for slide in slides]).astype(np.float64)
-    spot = np.concatenate([model.encode_spots(slide) for slide in slides]).astype(np.float64)
-    keys = np.concatenate([model.encode_keys(slide).embedding for slide in slides]).astype(np.float64)
+    image = np.concatenate([model.embed_patches(slide) for slide in slides]).astype(np.float64)
+    spot = np.concatenate([model.embed_spots(slide) for slide in slides]).astype(np.float64)
+    keys = np.concatenate([model.keys(slide).embedding for slide in slides]).astype(np.float64)
     yield Space(f"{name}: image", image, image)
     yield Space(f"{name}: spot", spot, spot)
     yield Space(f"{name}: keys, asked by image", image, keys)
@@ -209,7 +211,7 @@ def main() -> None:
     rows = []
     for space in spaces(options, slides):
         rows.append(measure(space, spots))
-        say(len(rows), len(rows))
+        say("measured", len(rows), N_SPACES)
     her2st.save(options, {**results, "rows": rows})
     reading = [f"{what}, {name}" for what in ("slide", "patient") for name in readers()]
     her2st.show(

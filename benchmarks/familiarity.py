@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,8 @@ from _her2st import B, C
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from mclstexp.index.store.store import ReferenceStore
+    from mclstexp.index.reference import Reference
     from mclstexp.slide import Slide
-    from mclstexp.train import TrainedModel
 
 Pixels = NDArray[np.uint8]
 
@@ -47,14 +47,6 @@ class Question:
     name: str
     left_out: str | None
     slide: Callable[[], Slide]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model with its reference."""
-
-    trained: TrainedModel
-    store: ReferenceStore
 
 
 def query_slide(folder: Path, name: str, pixels: Pixels, xy_px: NDArray[np.float64], mpp: float = MPP) -> Slide:
@@ -120,14 +112,14 @@ def shuffled(slide: Slide, folder: Path) -> Slide:
 
 def margin(slide: Slide, span_px: float) -> Slide:
     """Return spots on the glass of a slide: nothing of the widest field of view lies on tissue or off the image."""
-    from mclstexp.data.positions.tissue import tissue_fraction
+    from mclstexp.data.positions.tissue import tissue_mask, tissue_share
 
     if slide.image is None:
         raise SystemExit(f"{slide.slide_id} has no image")
     xy = lattice(*slide.image.size_px, PITCH_UM / slide.require_mpp())
     whole = ((xy >= span_px / 2) & (xy <= np.asarray(slide.image.size_px) - span_px / 2)).all(axis=1)
     xy = xy[whole]
-    glass = xy[tissue_fraction(slide.image, xy, span_px) == 0]
+    glass = xy[tissue_share(tissue_mask(slide.image), slide.image.size_px, xy, span_px) == 0]
     if not len(glass):
         raise SystemExit(f"{slide.slide_id} has no glass beside its tissue")
     glass = glass[np.unique(np.linspace(0, len(glass) - 1, min(len(glass), MARGIN_SPOTS)).astype(np.int64))]
@@ -140,10 +132,10 @@ def demo_slide(folder: Path) -> Slide:
     from mclstexp.data.synthetic.histology import SlideSpec
     from mclstexp.data.synthetic.slides import simulate_slide
 
-    made = simulate_slide(SlideSpec(), patient=4, slide=0, seed=0)
+    simulated = simulate_slide(SlideSpec(), patient=4, slide=0, seed=0)
     path = folder / "demo.tif"
-    write_pyramid(made.image, path, mpp=made.mpp)
-    return of_image(path, "mst demo", made.spots.xy_px, made.mpp)
+    write_pyramid(simulated.image, path, mpp=simulated.mpp)
+    return of_image(path, "mst demo", simulated.spots.xy_px, simulated.mpp)
 
 
 def questions(options: argparse.Namespace, slides: dict[str, Slide], folder: Path) -> list[Question]:
@@ -163,23 +155,23 @@ def questions(options: argparse.Namespace, slides: dict[str, Slide], folder: Pat
     ]
 
 
-def build(options: argparse.Namespace, slides: list[Slide], folder: Path) -> Model:
+def build(options: argparse.Namespace, slides: list[Slide], folder: Path) -> Reference:
     """Train on slides and index them."""
-    from mclstexp.index.pipeline import BuildOptions, build_reference
+    from mclstexp.index.reference import Reference
 
-    trained = her2st.fitted(options, slides, her2st.model_config(options))
-    return Model(trained, build_reference(folder, slides, trained.files, trained.encoders, BuildOptions()))
+    return Reference.build(folder, slides, her2st.trained(options, slides, her2st.model_config(options)))
 
 
-def answer(slide: Slide, model: Model, device: Any) -> dict[str, Any]:
+def answer(slide: Slide, reference: Reference, device: Any) -> dict[str, Any]:
     """Query a slide, and reduce what is said of its patches."""
     from mclstexp.data.genes.expression import expression_for
-    from mclstexp.index.pipeline import QueryOptions, predict_slide
+    from mclstexp.errors import MclstexpWarning
     from mclstexp.metrics import interval_coverage
 
-    found = predict_slide(slide, model.trained.encoders, model.store, QueryOptions(thumbnail=False, device=device))
-    prediction = found.prediction
-    row: dict[str, Any] = {"spots": len(slide), "warned": any("unlike" in text for text in found.notes)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MclstexpWarning)  # they are in the notes
+        prediction = reference.query(slide, thumbnail=False, device=device)
+    row: dict[str, Any] = {"spots": len(slide), "warned": any("unlike" in text for text in prediction.notes)}
     if "familiarity" in prediction.obs:
         familiarity = np.asarray(prediction.obs["familiarity"], dtype=np.float64)
         low, median, high = np.percentile(familiarity, QUARTILES).tolist()
@@ -187,7 +179,7 @@ def answer(slide: Slide, model: Model, device: Any) -> dict[str, Any]:
     if prediction.lower is not None and prediction.upper is not None:
         row["width"] = float(np.nanmean(prediction.upper - prediction.lower))
         if slide.spots.counts is not None:
-            scale = model.trained.encoders.config.normalisation
+            scale = reference.model.config.normalisation
             truth, measured = expression_for(slide.spots, prediction.genes, scale)
             known = np.where(measured, truth, np.nan)
             covered = interval_coverage(known, prediction.lower, prediction.upper)
@@ -203,15 +195,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mst-familiarity-") as scratch:
         asked = questions(options, slides, Path(scratch))
-        models: dict[str | None, Model] = {}
-        say = her2st.pace("questions")
+        references: dict[str | None, Reference] = {}
+        say = her2st.pace("familiarity")
         for i, question in enumerate(asked):
-            if question.left_out not in models:
+            if question.left_out not in references:
                 training = [slides[name] for name in C if name != question.left_out]
-                models[question.left_out] = build(options, training, Path(scratch) / f"without-{question.left_out}")
-            row = answer(question.slide(), models[question.left_out], options.device)
+                references[question.left_out] = build(options, training, Path(scratch) / f"without-{question.left_out}")
+            row = answer(question.slide(), references[question.left_out], options.device)
             rows.append({"slide": question.name, "left_out": question.left_out, **row})
-            say(i + 1, len(asked))
+            say("questions", i + 1, len(asked))
     usual = [row["width"] for row in rows[: len(C)] if "width" in row]
     for row in rows:
         row["relative_width"] = row["width"] / float(np.mean(usual)) if usual and "width" in row else None

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 
 SLIDE_SPOTS = 2500
@@ -157,7 +157,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
         "search_s": quick,
         "exact_s": slow,
         "speedup": slow / quick,
-        "recall_200": recall_at_k(found.row_ids, truth.row_ids),
+        "recall_200": recall_at_k(found.ids, truth.ids),
         "one_query_ms": single / 20 * 1000,
         "peak_mb": peak_mb(),
     }
@@ -165,7 +165,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
 
 def filter_(options: argparse.Namespace) -> dict[str, Any]:
     """Search with most, a part, and little of the reference allowed."""
-    from mclstexp.index.retrieval import Filter, allowed_rows
+    from mclstexp.index.filter import Filter, allowed_rows
     from mclstexp.index.search.vectors import recall_at_k
 
     store = ReferenceStore.open(options.folder / "big")
@@ -191,9 +191,9 @@ def filter_(options: argparse.Namespace) -> dict[str, Any]:
             "share": float(allowed.mean()),
             "filter_s": clock.seconds,
             "search_s": seconds,
-            "recall_200": recall_at_k(found.row_ids[part], truth.row_ids),
-            "short": int((found.row_ids < 0).sum()),
-            "wrongly_found": int((~allowed[found.row_ids]).sum()),
+            "recall_200": recall_at_k(found.ids[part], truth.ids),
+            "short": int((found.ids < 0).sum()),
+            "wrongly_found": int((~allowed[found.ids]).sum()),
         }
     return result
 
@@ -223,6 +223,7 @@ def bandwidth() -> float:
 def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     """Average the neighbours' expression, in several ways."""
     from mclstexp.index.store.averaging import AverageOptions, average
+
     from mclstexp.predict.average import neighbour_weights, weighted_sums
 
     store = ReferenceStore.open(options.folder / "big")
@@ -231,23 +232,23 @@ def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     found = index.search(query, 200)
     weights = neighbour_weights(found.similarity, RetrievalConfig())
     values = store.expression_cache.values()
-    gathered = found.row_ids.size * values.shape[1] * 2
-    weighted_sums(values, found.row_ids, weights, squares=False)
+    gathered = found.ids.size * values.shape[1] * 2
+    weighted_sums(values, found.ids, weights, squares=False)
     speed, runs = [], []
     for _ in range(5):  # by turns, so that a busy machine disturbs both alike
         speed.append(bandwidth())
-        runs.append(timed(lambda: weighted_sums(values, found.row_ids, weights, squares=False), repeat=3)[0])
+        runs.append(timed(lambda: weighted_sums(values, found.ids, weights, squares=False), repeat=3)[0])
     quick, rate = min(runs), max(speed)
-    spread, _ = timed(lambda: weighted_sums(values, found.row_ids, weights))
+    spread, _ = timed(lambda: weighted_sums(values, found.ids, weights))
     # Upstream holds float32 matrices in memory; a part of the reference stands for them, rows scattered as before.
     n_loop, n_held = min(100, len(query)), min(200_000, len(values))
     held = np.arange(n_held)
     keys, dense = np.asarray(index.keys(held)), np.asarray(values[held], dtype=np.float32)
-    local = found.row_ids[:n_loop] % n_held
+    local = found.ids[:n_loop] % n_held
     loop, _ = timed(lambda: upstream_loop(keys, dense, query[:n_loop], local))
     panel, rule = store.identity.panel, store.normalisation
     n_table = min(100, len(query))
-    rows, part = found.row_ids[:n_table], weights[:n_table]
+    rows, part = found.ids[:n_table], weights[:n_table]
     table, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule, use_cache=False)), repeat=1)
     cached, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule)))
     return {
@@ -256,7 +257,7 @@ def aggregate(options: argparse.Namespace) -> dict[str, Any]:
         "mean_s": quick,
         "mean_gb_s": gathered / quick / 1e9,
         "mean_share_of_bandwidth": gathered / quick / rate,
-        "distinct_rows": len(np.unique(found.row_ids)),
+        "distinct_rows": len(np.unique(found.ids)),
         "mean_and_sd_s": spread,
         "loop_s_scaled": loop * len(query) / n_loop,
         "times_faster_than_loop_mean": loop * len(query) / n_loop / quick,
@@ -314,7 +315,7 @@ def backends(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"lancedb_index_s": clock.seconds}
     for name, index in searches.items():
         seconds, found = timed(lambda index=index: index.search(query, 200), repeat=2)  # type: ignore[misc]
-        result[name] = {"search_s": seconds, "recall_200": recall_at_k(found.row_ids, truth.row_ids)}
+        result[name] = {"search_s": seconds, "recall_200": recall_at_k(found.ids, truth.ids)}
     store.restore(before)
     return result
 
@@ -345,7 +346,7 @@ def threshold(options: argparse.Namespace) -> dict[str, Any]:
 
 def transcriptome(options: argparse.Namespace) -> dict[str, Any]:
     """Predict every one of 20,000 genes, which no copy holds."""
-    from mclstexp.index.retrieval import retrieve
+    from retrieval import retrieve
 
     sim = Simulation(n_genes=20_000, dim=options.dim, n_panel=1000, depth=0.12)
     shutil.rmtree(options.folder / "wide", ignore_errors=True)

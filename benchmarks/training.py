@@ -19,7 +19,7 @@ from typing import Any
 import _her2st as her2st
 import numpy as np
 from _her2st import B, C
-from store import Clock, peak_mb
+from _measure import Clock, peak_mb
 
 STAGES = ("whole", "cached", "fit")
 GOAL_S = 180
@@ -34,7 +34,7 @@ def stage(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     with Clock() as clock:
-        her2st.fitted(options, slides, config)
+        her2st.trained(options, slides, config)
     return {
         "seconds": clock.seconds,
         "peak_mb": peak_mb(),
@@ -43,37 +43,37 @@ def stage(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def shares(found: dict[str, dict[str, float]]) -> dict[str, float]:
+def shares(stages: dict[str, dict[str, float]]) -> dict[str, float]:
     """Divide the whole time into features, calibration and the rest."""
-    whole, cached, fit = (found[name]["seconds"] for name in STAGES)
+    whole, cached, fit = (stages[name]["seconds"] for name in STAGES)
     return {"features_s": whole - cached, "calibration_s": cached - fit, "fit_s": fit, "whole_s": whole}
 
 
 def main() -> None:
-    made = her2st.parser(__doc__, "training")
-    made.add_argument("--slides", default=",".join((*C, *B)))
-    made.add_argument("--spots", type=int, help="At most so many spots a slide, for trial runs.")
-    made.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
-    options = her2st.parse(made)
+    parser = her2st.parser(__doc__, "training")
+    parser.add_argument("--slides", default=",".join((*C, *B)))
+    parser.add_argument("--spots", type=int, help="At most so many spots a slide, for trial runs.")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    options = her2st.parse(parser)
     if options.stage:
         print(json.dumps(stage(options)))
         return
     facts = her2st.facts(options)
     facts["trial"] = facts["trial"] or options.spots is not None
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mst-training-") as folder:
         for name in STAGES:
             command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--cache", folder, "--stage", name]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-    total = shares(found)
-    found |= {"shares": total, "goal_s": GOAL_S, "facts": facts}
-    her2st.save(options, found)
-    print(f"encoder: {options.encoder}; {found['whole']['spots']} spots of {options.slides}", end="; ")
-    print(f"{facts['cores']} cores, {found['whole']['threads']} threads, load {facts['load_average']:.1f}")
+            results[name] = json.loads(done.stdout.splitlines()[-1])
+    total = shares(results)
+    results |= {"shares": total, "goal_s": GOAL_S, "facts": facts}
+    her2st.save(options, results)
+    print(f"encoder: {options.encoder}; {results['whole']['spots']} spots of {options.slides}", end="; ")
+    print(f"{facts['cores']} cores, {results['whole']['threads']} threads, load {facts['load_average']:.1f}")
     rows = [[name.removesuffix("_s"), value, value / total["whole_s"]] for name, value in total.items()]
     her2st.show("training", ["stage", "seconds", "share"], rows)
-    print(f"peak memory {found['whole']['peak_mb']:.0f} MB; goal {GOAL_S} s on two cores")
+    print(f"peak memory {results['whole']['peak_mb']:.0f} MB; goal {GOAL_S} s on two cores")
     if options.spots:
         print("TRIAL RUN: not every spot was used")
 

@@ -1,108 +1,127 @@
-"""Options that several commands share, and what they become."""
+"""Options that several commands share, and the habits of a working folder: ./model, ./reference."""
 
+import os
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mclstexp.cli._output import Progress
+from mclstexp.cli._output import note
 
 if TYPE_CHECKING:
-    from mclstexp.config import ModelConfig
-    from mclstexp.index.retrieval import Filter
-    from mclstexp.model.image.encoder import Weights
-    from mclstexp.model.image.features import FeatureCache
+    from mclstexp.index.reference import Reference
 
 Refs = Annotated[
     Path, typer.Argument(help="Folder of slides: HER2+ layout, Space Ranger, .h5ad with images, or a slides.csv.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Mpp = Annotated[
-    float | None, typer.Option("--mpp", help="Pixel size in um, when the files do not say or say it wrong.")
+    float | None,
+    typer.Option("--mpp", help="Pixel size in um, when the files do not say or say it wrong.", min=0.01, max=100),
 ]
 Only = Annotated[
     str | None, typer.Option("--slides", help="Only these slides, comma-separated (default: all that are found).")
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", help="default, paper, or paper-code (upstream's code).")]
-Encoder = Annotated[str | None, typer.Option("--encoder", help="timm or hf-hub: name [default: densenet121].")]
+RecipeName = Literal["default", "paper", "paper-code"]
+Recipe = Annotated[RecipeName, typer.Option("--recipe", help="paper-code is upstream's code.")]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", envvar="MST_ENCODER", help="timm or hf-hub: name [default: densenet121].")
+]
 EncoderWeights = Annotated[
     str | None,
-    typer.Option("--encoder-weights", help="A .safetensors file, or 'random'; default: downloaded pretrained weights."),
+    typer.Option(
+        "--encoder-weights",
+        envvar="MST_ENCODER_WEIGHTS",
+        help="A .safetensors file, or 'random'; default: downloaded pretrained weights.",
+    ),
 ]
 Genes = Annotated[
     Path | None, typer.Option("--genes", help="File naming the gene panel (text, JSON, CSV, .npy); default: HVGs.")
 ]
-NGenes = Annotated[int | None, typer.Option("--n-genes", help="Size of the chosen gene panel [default: 1000].")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+NGenes = Annotated[int | None, typer.Option("--n-genes", min=1, help="Size of the chosen gene panel [default: 1000].")]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as dotted.key=value; may be repeated.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", envvar="MST_CACHE", help="Folder that keeps image features between runs.")
 ]
-K = Annotated[int | None, typer.Option("-k", "--k", help="Neighbours per spot [default: the model's].")]
+Message = Annotated[str, typer.Option("--message", "-m", help="What the history says about this change.")]
+Version = Annotated[str | None, typer.Option("--version", help="Look at this version, by number or tag.")]
 
-Reference = Annotated[Path, typer.Option("--reference", "-r", help="Reference folder made by mst build-index.")]
-ExcludePatient = Annotated[
-    list[str] | None, typer.Option("--exclude-patient", help="Take no neighbour from this patient; may be repeated.")
+MODEL, REFERENCE = Path("model"), Path("reference")
+"""Where a working folder keeps its model and its reference."""
+
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option("--reference", "-r", envvar="MST_REFERENCE", help="Folder of the reference [default: ./reference]."),
 ]
-ExcludeSlide = Annotated[
-    list[str] | None, typer.Option("--exclude-slide", help="Take no neighbour from this slide; may be repeated.")
+ReferenceArgument = Annotated[
+    Path | None, typer.Argument(metavar="REFERENCE", help="Folder of the reference; the same as -r.")
 ]
-OnlyCohort = Annotated[
-    list[str] | None, typer.Option("--only-cohort", help="Take neighbours from this cohort only; may be repeated.")
-]
-Where = Annotated[
-    str | None, typer.Option("--where", help='SQL condition on the spot columns, e.g. "total_counts > 500".')
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", envvar="MST_MODEL", help="Model folder made by mst train.")
 ]
 
-__all__ = ["Progress"]
+
+def reference_folder(argument: Path | None, option: Path | None) -> Path:
+    """Return the reference that is meant: the argument, -r, $MST_REFERENCE, or ./reference; say which by habit."""
+    if argument is not None:
+        if option != argument and typed(option, "MST_REFERENCE"):
+            raise typer.BadParameter(
+                f"the reference is {argument} as an argument and {option} with -r; leave one of them out.",
+                param_hint="--reference",
+            )
+        return argument
+    if option is not None:
+        return option
+    note(f"reference: ./{REFERENCE}")
+    return REFERENCE
 
 
-def model_config(
-    recipe_name: str,
+def typed(value: str | Path | None, variable: str) -> bool:
+    """Whether an option's value was typed, and does not come from its environment variable."""
+    return value is not None and (variable not in os.environ or Path(value) != Path(os.environ[variable]))
+
+
+def open_reference(
+    argument: Path | None,
+    option: Path | None,
     *,
-    encoder: str | None = None,
-    n_genes: int | None = None,
-    seed: int = 0,
-    settings: list[str] | None = None,
-) -> "ModelConfig":
-    """Return a recipe with the command line's changes."""
-    from mclstexp.config import recipe, with_settings
+    version: str | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+) -> "Reference":
+    """Open the reference that is meant.
 
-    changes = list(settings or [])
-    if encoder is not None:
-        changes.insert(0, f"encoder.name={encoder}")
-    if n_genes is not None:
-        changes.insert(0, f"n_genes={n_genes}")
-    return with_settings(recipe(recipe_name), [f"seed={seed}", *changes])
+    Raises
+    ------
+    InputError
+        When there is none; says how to name or build one.
+    """
+    from mclstexp.errors import InputError
+    from mclstexp.index.reference import Reference
+
+    folder = reference_folder(argument, option)
+    if not folder.exists():
+        raise InputError(
+            f"There is no reference at {folder}; name one with -r or $MST_REFERENCE, or build one: "
+            "mst build-index refs/"
+        )
+    return Reference.open(folder, version=version_or_tag(version), device=device, cache=cache_of(cache))  # type: ignore[arg-type]
 
 
-def weights_from(text: str | None) -> "Weights":
-    """Return where the encoder's weights come from."""
-    if text is None:
-        return "pretrained"
-    return "random" if text == "random" else Path(text)
-
-
-def feature_cache(folder: Path | None) -> "FeatureCache":
-    """Return the cache in the given folder, or in the user's cache folder."""
-    import platformdirs
-
-    from mclstexp.model.image.features import FeatureCache
-
-    return FeatureCache(folder or Path(platformdirs.user_cache_dir("mclstexp")))
+def cache_of(folder: Path | None) -> "Path | bool":
+    """Return where image features are kept: the given folder, or the user's."""
+    return True if folder is None else folder
 
 
 def names(text: str | None) -> list[str] | None:
     """Split a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()] if text else None
-
-
-def check_device(text: str) -> None:
-    """Refuse a device name that is not known."""
-    if text not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{text!r} is not one of auto, cpu, cuda.", param_hint="--device")
 
 
 def version_or_tag(text: str | None) -> int | str | None:
@@ -119,10 +138,6 @@ def gene_choice(text: str | None) -> "list[str] | str | None":
     return parse_genes(text)
 
 
-def reference_filter(
-    patients: list[str] | None, slides: list[str] | None, cohorts: list[str] | None, where: str | None
-) -> "Filter":
-    """Return which reference spots may be neighbours."""
-    from mclstexp.index.retrieval import Filter
-
-    return Filter(tuple(patients or ()), tuple(slides or ()), tuple(cohorts or ()), where)
+def command_line() -> str:
+    """Return the command as it was typed, for the history of a reference and the record of a prediction."""
+    return shlex.join(["mst", *sys.argv[1:]])

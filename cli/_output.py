@@ -1,12 +1,16 @@
 """Where output goes: data to stdout, progress and notes to stderr."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from mclstexp.errors import MclstexpWarning
+
+if TYPE_CHECKING:
+    from mclstexp.progress import ProgressBar
 
 
 def emit(text: str) -> None:
@@ -25,36 +29,84 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows under a header; numbers to the right, floats with four decimals."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+def listen() -> None:
+    """Print what the library says through warnings and logging, a line each, on stderr."""
+    warnings.simplefilter("always", MclstexpWarning)
+    plain = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MclstexpWarning):
+            note(str(message))
+        else:
+            plain(message, category, filename, lineno, file, line)
+
+    if not getattr(plain, "of_mst", False):
+        show.of_mst = True  # type: ignore[attr-defined]
+        warnings.showwarning = show
+    logger = logging.getLogger("mclstexp")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def progress() -> "ProgressBar":
+    """Return what draws a bar a step on a terminal, and tells long steps in a line elsewhere."""
+    from mclstexp.progress import ProgressBar
+
+    return ProgressBar()
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None, repeated: int = 1
+) -> str:
+    """Lay out rows under a header; numbers to the right, floats with four decimals.
+
+    Parameters
+    ----------
+    header, rows
+        Names of the columns, and their values.
+    width
+        Characters a line may have: columns that find no room go on in a further table below, with an empty line
+        between the two. None puts no limit.
+    repeated
+        How many of the first columns each of these tables begins with.
+    """
+    lines = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))]
-    lines = []
-    for line in [list(header), *cells]:
-        padded = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    return "\n\n".join(
+        "\n".join(
+            "  ".join(line[i].rjust(widths[i]) if numeric[i] else line[i].ljust(widths[i]) for i in columns).rstrip()
+            for line in lines
+        )
+        for columns in _columns_by_width(widths, width, repeated)
+    )
+
+
+def _columns_by_width(widths: Sequence[int], limit: int | None, repeated: int) -> list[list[int]]:
+    """Divide columns into groups that fit the limit, each beginning with the first ``repeated`` ones."""
+    groups = [list(range(repeated))]
+    for column in range(repeated, len(widths)):
+        taken = sum(widths[i] + 2 for i in groups[-1]) + widths[column]
+        if limit is not None and taken > limit and len(groups[-1]) > repeated:
+            groups.append(list(range(repeated)))
+        groups[-1].append(column)
+    return groups
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def progress(label: str) -> Progress | None:
-    """Return a callback that draws a bar on a terminal, or None when stderr is piped."""
-    if not sys.stderr.isatty():
-        return None
-
-    def draw(done: int, total: int) -> None:
-        filled = round(30 * done / max(total, 1))
-        end = "\n" if done >= total else ""
-        sys.stderr.write(f"\r{label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}{end}")
-        sys.stderr.flush()
-
-    return draw

@@ -1,76 +1,122 @@
 """``mst build-index`` and ``mst add``: slides into a reference."""
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress
+from mclstexp.cli.train import train_first
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mclstexp.model.model import Model
+    from mclstexp.slide import Slide
 
 
 def build_index(
     refs: options.Refs,
-    model: Annotated[Path, typer.Option("--model", help="Model folder made by mst train.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The reference folder to write.")],
+    model: options.ModelOption = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The reference folder to write.")] = options.REFERENCE,
     slides: options.Only = None,
     mpp: options.Mpp = None,
     index: Annotated[
-        str, typer.Option("--index", help="auto (by size), exact, or an inverted-file kind; see docs/store.md.")
+        Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"],
+        typer.Option("--index", help="Kind of search index; auto goes by size, see docs/store.md."),
     ] = "auto",
+    encoder: options.Encoder = None,
+    encoder_weights: options.EncoderWeights = None,
+    message: options.Message = "",
     device: options.Device = "auto",
     cache: options.Cache = None,
     force: options.Force = False,
 ) -> None:
-    """Encode slides with a model and write them as a reference: a LanceDB table and a search index."""
-    options.check_device(device)
+    """Encode slides with a model and write them as a reference (./reference unless -o says another).
+
+    The model is --model, else $MST_MODEL, else ./model; where there is none, the default recipe is trained first and
+    kept in ./model (--encoder and --encoder-weights are for that).
+
+    Example: mst build-index refs/
+    """
     from mclstexp.data.readers import read_slides
-    from mclstexp.files import check_output
-    from mclstexp.index.pipeline import BuildOptions, build_reference
-    from mclstexp.model.folder import load_model
-    from mclstexp.model.model import EncoderPair
+    from mclstexp.index.reference import Reference
+    from mclstexp.storage import check_output
 
     check_output(output, force=force)
-    files = load_model(model)
-    encoders = EncoderPair.from_files(files, device=device, cache=options.feature_cache(cache))  # type: ignore[arg-type]
-    found = read_slides(refs, mpp=mpp, only=options.names(slides))
-    without = sum(slide.image is None for slide in found)
-    if without:
-        note(f"{without} of {len(found)} slides have no image: their keys are their spot embeddings alone.")
-    build = BuildOptions(index=index, command=command_line(), force=force, on_slide=_encoding)
-    store = build_reference(output, found, files, encoders, build)
-    note(f"{len(found)} slides, {store.n_spots} spots, {len(store.genes)} genes; version {store.version}")
+    bar = progress()
+    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    trained = _model(model, read, encoder, encoder_weights, device, cache)
+    reference = Reference.build(
+        output,
+        read,
+        trained,
+        index=index,
+        message=message,
+        command=options.command_line(),
+        force=force,
+        on_progress=bar,
+    )
+    note(f"{reference!r}, {len(reference.genes):,} genes")
     emit(str(output))
+
+
+def _model(
+    folder: Path | None,
+    slides: "Sequence[Slide]",
+    encoder: str | None,
+    encoder_weights: str | None,
+    device: "options.Device",
+    cache: Path | None,
+) -> "Model":
+    """Return the model that is meant; without any, the default recipe is trained, which is said."""
+    from mclstexp.model.model import Model
+
+    if folder is None and options.MODEL.is_dir():
+        note(f"model: ./{options.MODEL}")
+        folder = options.MODEL
+    if folder is not None:
+        if options.typed(encoder, "MST_ENCODER") or options.typed(encoder_weights, "MST_ENCODER_WEIGHTS"):
+            raise typer.BadParameter(
+                f"nothing is trained: the model of {folder} has its own encoder.",
+                param_hint="--encoder, --encoder-weights",
+            )
+        return Model.load(folder, device=device, cache=options.cache_of(cache))
+    pictured = [slide for slide in slides if slide.image is not None]
+    note(
+        f"No model is named (--model, $MST_MODEL) and there is none at ./{options.MODEL}: the default recipe is "
+        f"trained first, on {len(pictured)} slides and {sum(map(len, pictured)):,} spots, and kept there."
+    )
+    return train_first(
+        slides, options.MODEL, encoder=encoder, encoder_weights=encoder_weights, device=device, cache=cache
+    )
 
 
 def add(
     refs: options.Refs,
-    reference: options.Reference,
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let a slide of the same name and other content take the old one's place.")
     ] = False,
+    message: options.Message = "",
     device: options.Device = "auto",
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Add slides to a reference: they alone are encoded, nothing is trained or encoded again."""
-    options.check_device(device)
-    from mclstexp.data.readers import read_slides
-    from mclstexp.index.pipeline import add_slides, reference_model
-    from mclstexp.index.store.store import ReferenceStore
+    """Add slides to a reference: they alone are encoded, nothing is trained or encoded again.
 
-    store = ReferenceStore.open(reference)
-    _, encoders = reference_model(store, device=device, cache=options.feature_cache(cache))  # type: ignore[arg-type]
-    found = read_slides(refs, mpp=mpp, only=options.names(slides))
-    report = add_slides(reference, found, encoders, replace=replace, command=command_line(), on_slide=_encoding)
-    for name, same in report.duplicates.items():
-        note(f"Warning: slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
-    for text in report.notes:
-        note(text)
+    Example: mst add more_refs/
+    """
+    from mclstexp.data.readers import read_slides
+
+    opened = options.open_reference(folder, reference, device=device, cache=cache)
+    bar = progress()
+    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    report = opened.add(read, replace=replace, message=message, command=options.command_line(), on_progress=bar)
     if as_json:
         emit_json(vars(report))
         return
@@ -78,12 +124,3 @@ def add(
         f"version {report.version}: {len(report.added)} added, {len(report.replaced)} replaced, "
         f"{len(report.skipped)} skipped (there already)"
     )
-
-
-def command_line() -> str:
-    """Return the command as it was typed, for the reference's history."""
-    return shlex.join(["mst", *sys.argv[1:]])
-
-
-def _encoding(slide_id: str) -> "options.Progress | None":
-    return progress(f"encoding {slide_id}")

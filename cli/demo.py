@@ -1,5 +1,6 @@
 """``mst demo``: the whole way on a simulated cohort, offline."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,14 +8,15 @@ import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note, progress, table
+from mclstexp.cli.train import SMALL_ENCODER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mclstexp.data.synthetic.cohort import CohortPaths
     from mclstexp.predict.prediction import Prediction
 
 GENES = ("ERBB2", "COL1A1", "CD3E")
-ENCODER = "test_resnet"
-"""A timm model of 0.4 million parameters; with random weights it still sees colour and texture."""
 
 
 def demo(
@@ -23,58 +25,68 @@ def demo(
     seed: options.Seed = 0,
     force: options.Force = False,
 ) -> None:
-    """Simulate a cohort, train on it, index it, predict a held-out slide, and score and draw the prediction."""
-    import shutil
-    import time
+    """Simulate a cohort, train on it, index it, predict a held-out slide, and score and draw the prediction.
 
+    Example: mst demo
+    """
     from mclstexp.data.positions.query import read_query
     from mclstexp.data.readers import read_slides
     from mclstexp.data.synthetic.cohort import write_cohort
-    from mclstexp.files import new_folder
-    from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
-    from mclstexp.model.folder import save_model
-    from mclstexp.model.image.features import FeatureCache
-    from mclstexp.train import TrainOptions, train
+    from mclstexp.index.reference import Reference
+    from mclstexp.storage import folder_in_place
+    from mclstexp.train import train
 
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        note(f"[{time.monotonic() - started:5.1f} s] {text}")
-
-    with new_folder(output, force=force) as work:
+    say, bar = _clock(), progress()
+    # In its place from the start: what is written records the paths of what it was made from.
+    with folder_in_place(output, force=force):
         say(f"simulating {patients} patients, two slides each, and a slide of another patient to predict")
-        cohort = write_cohort(work / "cohort", n_patients=patients, seed=seed, on_progress=progress("simulating"))
+        cohort = write_cohort(output / "cohort", n_patients=patients, seed=seed, on_progress=bar)
         slides = read_slides(cohort.refs)
-        config = options.model_config("default", encoder=ENCODER, seed=seed, settings=["encoder.views=1"])
-        say(f"training on {len(slides)} slides, {sum(map(len, slides))} spots (encoder {ENCODER}, random weights)")
-        run = TrainOptions(weights="random", cache=FeatureCache(work / "cache"), on_note=say)
-        model = train(slides, config, run)
-        save_model(work / "model", model.files)
+        say(f"training on {len(slides)} slides (encoder {SMALL_ENCODER}, random weights)")
+        model = train(
+            slides,
+            encoder=SMALL_ENCODER,
+            encoder_weights="random",
+            seed=seed,
+            settings={"encoder.views": 1},
+            cache=output / "cache",
+            on_progress=bar,
+        )
+        model.save(output / "model")
         say("indexing them")
-        build = BuildOptions(command="mst demo")
-        store = build_reference(work / "reference", slides, model.files, model.encoders, build)
-        say(f"predicting {cohort.query_slide} from {store.n_spots} reference spots")
+        reference = Reference.build(output / "reference", slides, model, command="mst demo", on_progress=bar)
+        say(f"predicting {cohort.query_slide} from {reference!r}")
         query = read_query(cohort.query_image, cohort.query_coords)
-        prediction = predict_slide(query, model.encoders, store, QueryOptions(command="mst demo")).prediction
-        prediction.save(work / "prediction.h5ad")
-        score = _score(prediction, cohort, work)
-        shutil.rmtree(work / "cache")
+        prediction = reference.query(query, command="mst demo", on_progress=bar)
+        prediction.save(output / "prediction.h5ad")
+        score = _score(prediction, cohort, output)
         say("done")
     emit(score)
     emit(f"\nLook at {output / 'ERBB2.png'}, open {output / 'prediction.h5ad'} in scanpy, or ask for the evidence:")
     emit(f"mst neighbours {output / 'prediction.h5ad'} {prediction.spot_ids[0]} --top 5")
 
 
-def _score(prediction: "Prediction", cohort: "CohortPaths", work: Path) -> str:
+def _clock() -> "Callable[[str], None]":
+    """Return what says a line with the time since the start."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        note(f"[{time.monotonic() - started:5.1f} s] {text}")
+
+    return say
+
+
+def _score(prediction: "Prediction", cohort: "CohortPaths", folder: Path) -> str:
     """Draw the marker genes beside their truth, and return the table of correlations."""
     import anndata as ad
     import numpy as np
 
-    from mclstexp.config import Normalisation, from_dict
+    from mclstexp.config import Normalisation
     from mclstexp.data.genes.expression import expression_for
     from mclstexp.data.readers import read_slides
     from mclstexp.metrics import pearson_by_gene
     from mclstexp.outputs.maps import gene_map
+    from mclstexp.settings import from_dict
 
     (measured,) = read_slides(cohort.query_truth)
     scale = from_dict(Normalisation, prediction.settings["normalisation"])
@@ -88,8 +100,8 @@ def _score(prediction: "Prediction", cohort: "CohortPaths", work: Path) -> str:
         ["50 highest", 50, float(np.nanmean(correlation[highest]))],
     ]
     for gene in GENES:
-        column = prediction.genes.position.get(gene)
+        column = prediction.genes.find(gene)
         if column is not None:
-            gene_map(prediction, gene, work / f"{gene}.png", truth=ad.read_h5ad(cohort.query_truth))
+            gene_map(prediction, gene, folder / f"{gene}.png", truth=ad.read_h5ad(cohort.query_truth))
             rows.append([gene, 1, float(correlation[column])])
     return table(["held-out slide", "genes", "mean PCC"], rows)

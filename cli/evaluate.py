@@ -1,7 +1,7 @@
 """``mst evaluate``: train, index and predict fold by fold, beside baselines in the same table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -9,17 +9,20 @@ from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mclstexp.config import Normalisation
     from mclstexp.evaluate.protocol import EvaluationProtocol
     from mclstexp.evaluate.result import EvaluationResult
 
 _PAPER = ("paper", "paper-code")
+_WIDTH = 120
 
 
 def evaluate(
     refs: options.Refs,
     by: Annotated[
-        str | None,
+        Literal["patient", "slide", "cohort"] | None,
         typer.Option("--by", help="Hold out by patient, slide (leaky: other cuts of the patient train) or cohort."),
     ] = None,
     folds: Annotated[
@@ -28,13 +31,14 @@ def evaluate(
     train: Annotated[str | None, typer.Option("--train", help="Train on these slides only, comma-separated.")] = None,
     test: Annotated[str | None, typer.Option("--test", help="Hold out these slides, comma-separated.")] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="default; paper (as the paper says) or paper-code (as its code does).")
+        options.RecipeName, typer.Option("--protocol", help="paper is as the paper says, paper-code as its code does.")
     ] = "default",
     recipe: Annotated[
         list[str] | None,
         typer.Option(
             "--recipe",
-            help="Recipe to compare; may be repeated. 'paper' (or the protocol's) is always there. [default: default]",
+            help="Recipe to compare: default, paper or paper-code; may be repeated. 'paper' (or the protocol's) is "
+            "always there. [default: default]",
         ),
     ] = None,
     encoder: options.Encoder = None,
@@ -46,9 +50,12 @@ def evaluate(
         float | None, typer.Option("--target-sum", help="Counts are scaled to this total [default: 10000].")
     ] = None,
     total: Annotated[
-        str | None, typer.Option("--total", help="Total over the panel or all measured genes [default: panel].")
+        Literal["panel", "all"] | None,
+        typer.Option("--total", help="Total over the panel or all measured genes [default: panel]."),
     ] = None,
-    log: Annotated[str | None, typer.Option("--log", help="natural or log10 [default: natural].")] = None,
+    log: Annotated[
+        Literal["natural", "log10"] | None, typer.Option("--log", help="Logarithm [default: natural].")
+    ] = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
     markers: Annotated[
@@ -71,15 +78,14 @@ def evaluate(
     force: options.Force = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure accuracy on held-out slides, without leakage, beside the baselines."""
-    options.check_device(device)
-    _one_of("--by", by, ("patient", "slide", "cohort"))
-    _one_of("--protocol", protocol, ("default", *_PAPER))
-    _one_of("--total", total, ("panel", "all"))
-    _one_of("--log", log, ("natural", "log10"))
+    """Measure accuracy on held-out slides, without leakage, beside the baselines.
+
+    Example: mst evaluate refs/ -o report/
+    """
     if target_sum is not None and not 0 < target_sum < float("inf"):
         raise typer.BadParameter(f"{target_sum:g} is not a positive number.", param_hint="--target-sum")
     numbers = _seeds(seeds)
+    recipes = _recipes(recipe, protocol)
     from dataclasses import replace
 
     from mclstexp.data.genes.sets import read_gene_sets
@@ -91,14 +97,14 @@ def evaluate(
     from mclstexp.evaluate.protocol import panel_warnings
     from mclstexp.evaluate.run import run_evaluation
     from mclstexp.evaluate.tuning import parse_grid
-    from mclstexp.files import check_output
+    from mclstexp.storage import check_output
 
     if output is not None:
         check_output(output, force=force)
     grid = parse_grid(tune or [])
     plan = _protocol(protocol, genes, n_genes)
     split = SplitSpec(
-        by=by or plan.split.by,  # type: ignore[arg-type]
+        by=by or plan.split.by,
         folds=read_folds(folds) if folds else (),
         train=tuple(options.names(train) or ()),
         test=tuple(options.names(test) or ()),
@@ -110,12 +116,13 @@ def evaluate(
         normalisation=_normalisation(plan.normalisation, target_sum, total, log),
         markers=read_gene_sets(markers) if markers else {},
     )
-    found = read_slides(refs, mpp=mpp, only=options.names(slides))
+    bar = progress()
+    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
     notes: list[str] = []
     if protocol in _PAPER:
-        found, notes = paper_slides(found, named=slides is not None)
+        read, notes = paper_slides(read, named=slides is not None)
     # Refuse a split that cannot be made, or leaks, before any method is built.
-    parts, _ = make_folds(found, split)
+    parts, _ = make_folds(read, split)
     warned = [*check_leakage(parts, split), *panel_warnings(plan, parts)]
     for text in warned:
         note(f"WARNING: {text}")
@@ -123,18 +130,19 @@ def evaluate(
 
     methods = evaluation_methods(
         MethodOptions(
-            recipes=_recipes(recipe, protocol),
+            recipes=recipes,
             encoder=encoder,
-            encoder_weights=encoder_weights,
+            encoder_weights=encoder_weights or "pretrained",
             settings=tuple(settings or ()),
             normalisation=plan.normalisation,
             grid=grid,
             split=split,
             device=device,
-            cache=cache,
-        )
+            cache=options.cache_of(cache),
+        ),
+        on_progress=bar,
     )
-    result = run_evaluation(found, methods, plan, on_progress=progress("folds x methods"))
+    result = run_evaluation(read, methods, plan)
     result = replace(result, notes=(*notes, *result.notes))
     _show(result, output, force=force, as_json=as_json, warned=warned)
 
@@ -153,8 +161,18 @@ def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_js
         emit_json(result.to_json())
         return
     emit("\n".join(result.describe()))
-    emit("\nby slide\n" + table(*result.slide_table()))
-    emit("\noverall (mean over slides and seeds)\n" + table(*result.table()))
+    header, rows = result.slide_table()
+    named = header.index("seed") + 1
+    emit("\nby slide\n" + table(_headings(header), rows, width=_WIDTH, repeated=named))
+    header, rows = result.table()
+    emit("\noverall (mean over slides and seeds)\n" + table(_headings(header), rows, width=_WIDTH))
+
+
+def _headings(keys: "Sequence[str]") -> list[str]:
+    """Return short headings of a table's columns."""
+    from mclstexp.evaluate.scores import HEADINGS
+
+    return [HEADINGS.get(key, key.replace("pcc_set:", "PCC ")) for key in keys]
 
 
 def _protocol(name: str, genes: Path | None, n_genes: int | None) -> "EvaluationProtocol":
@@ -181,20 +199,19 @@ def _normalisation(
     return replace(scale, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _recipes(given: list[str] | None, protocol: str) -> tuple[str, ...]:
+def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
     """Return the recipes to compare; upstream's belongs in every table."""
     recipes = tuple(dict.fromkeys(given or ["default"]))
+    known = get_args(options.RecipeName)  # Typer takes no Literal in a list
+    for name in recipes:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, known))}.", param_hint="--recipe")
     published = protocol if protocol in _PAPER else "paper"
     return recipes if any(name in _PAPER for name in recipes) else (*recipes, published)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in options.names(text) or [])
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds") from None
-
-
-def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.", param_hint=option)
+    numbers = tuple(int(part) for part in options.names(text) or [] if part.isdecimal())
+    if not numbers or len(numbers) < len(options.names(text) or []) or max(numbers) > options.LARGEST_SEED:
+        raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds")
+    return numbers

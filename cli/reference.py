@@ -1,24 +1,22 @@
 """Commands that look after a reference: remove, cohorts, info, verify, history, restore, tag, optimize."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
+from mclstexp.text import counted
 
 if TYPE_CHECKING:
     from mclstexp.index.verify.findings import Finding
 
-Version = Annotated[str | None, typer.Option("--version", help="Look at this version, by number or tag.")]
-Message = Annotated[str, typer.Option("--message", "-m", help="What the history says about this change.")]
 UNREPAIRED = 1
 
 
 def remove(
-    reference: options.Reference,
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
     slide: Annotated[list[str] | None, typer.Option("--slide", help="Remove this slide; may be repeated.")] = None,
     patient: Annotated[
         list[str] | None, typer.Option("--patient", help="Remove this patient's slides; may be repeated.")
@@ -26,31 +24,39 @@ def remove(
     cohort: Annotated[
         list[str] | None, typer.Option("--cohort", help="Remove this cohort's slides; may be repeated.")
     ] = None,
-    message: Message = "",
+    message: options.Message = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove slides from a reference. Earlier versions keep them; mst restore brings them back."""
-    from mclstexp.index.store.store import ReferenceStore
+    """Remove slides from a reference. Earlier versions keep them; mst restore brings them back.
 
-    store = ReferenceStore.open(reference)
-    gone = store.remove(
-        slides=slide or (), patients=patient or (), cohorts=cohort or (), message=message, command=_command()
+    Example: mst remove --patient B
+    """
+    opened = options.open_reference(folder, reference)
+    names = opened.remove(
+        slides=slide or (),
+        patients=patient or (),
+        cohorts=cohort or (),
+        message=message,
+        command=options.command_line(),
     )
-    names = [entry.slide_id for entry in gone]
     if as_json:
-        emit_json(
-            {"version": store.version, "removed": names, "n_spots": store.n_spots, "n_slides": len(store.entries)}
-        )
+        values = {"version": opened.version, "removed": names, "n_spots": len(opened), "n_slides": len(opened.slides)}
+        emit_json(values)
         return
-    emit(f"version {store.version}: {len(names)} slides removed ({', '.join(names)}); {store.n_spots} spots remain")
+    emit(f"version {opened.version}: {len(names)} slides removed ({', '.join(names)}); {len(opened)} spots remain")
 
 
-def cohorts(reference: options.Reference, version: Version = None, as_json: options.AsJson = False) -> None:
-    """Show a reference's cohorts, patients and slides, with spots, genes, dates and sizes."""
-    from mclstexp.index.store.store import ReferenceStore
-    from mclstexp.index.store.summary import cohort_tree
+def cohorts(
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
+    version: options.Version = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a reference's cohorts, patients and slides, with spots, genes, dates and sizes.
 
-    tree = cohort_tree(ReferenceStore.open(reference, version=options.version_or_tag(version)))
+    Example: mst cohorts reference/
+    """
+    tree = options.open_reference(folder, reference, version=version).cohorts()
     if as_json:
         emit_json(tree)
         return
@@ -69,25 +75,40 @@ def cohorts(reference: options.Reference, version: Version = None, as_json: opti
     emit(table(["cohort / patient / slide", "spots", "genes", "added", "size"], rows))
 
 
-def info(reference: options.Reference, version: Version = None, as_json: options.AsJson = False) -> None:
-    """Show what a reference is: model, panel, settings, size, index, disk use."""
-    from mclstexp.index.store.store import ReferenceStore
-    from mclstexp.index.store.summary import describe
+def info(
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
+    version: options.Version = None,
+    genes: Annotated[bool, typer.Option("--genes", help="List every gene that can be asked for, a line each.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what a reference is: model, panel, settings, size, index, disk use.
 
-    values = describe(ReferenceStore.open(reference, version=options.version_or_tag(version)))
+    Example: mst info reference/
+    """
+    opened = options.open_reference(folder, reference, version=version)
+    if genes:
+        pairs = list(zip(opened.genes.symbols, opened.genes.ensembl, strict=True))
+        if as_json:
+            emit_json([{"symbol": symbol, "ensembl": identifier} for symbol, identifier in pairs])
+        else:
+            emit("\n".join(f"{symbol}\t{identifier}".rstrip() for symbol, identifier in pairs))
+        return
+    values = opened.info()
     if as_json:
         emit_json(values)
         return
+    slides, with_image = counted(values["n_slides"], "slide"), values["n_with_image"]
     tags = "".join(f", tag {name}" for name in values["tags"])
     lines = [
         ("reference", values["path"]),
         ("version", f"{values['version']} of {values['time']} ({values['message']}){tags}"),
-        ("holds", f"{values['n_spots']} spots of {values['n_slides']} slides ({values['n_with_image']} with image)"),
-        ("from", f"{values['n_patients']} patients of {values['n_cohorts']} cohorts"),
-        ("genes", f"{values['n_genes']} measured; the model's panel has {values['panel']['n_genes']}"),
+        ("holds", f"{counted(values['n_spots'], 'spot')} of {slides} ({with_image} with image)"),
+        ("from", f"{counted(values['n_patients'], 'patient')} of {counted(values['n_cohorts'], 'cohort')}"),
+        ("genes", f"{values['n_genes']} measured (--genes lists them); the panel has {values['panel']['n_genes']}"),
         ("model", f"{values['model'][:12]}, embeddings of {values['embed_dim']}"),
         *((f"  {name}", _plain(value)) for name, value in sorted(values["settings"].items())),
-        *(("index", _index_line(segment)) for segment in values["index"]),
+        *(("index", _index_line(part)) for part in values["index"]),
         ("disk", ", ".join(f"{name} {_size(size)}" for name, size in values["bytes"].items() if size)),
     ]
     width = max(len(name) for name, _ in lines)
@@ -95,16 +116,21 @@ def info(reference: options.Reference, version: Version = None, as_json: options
 
 
 def verify(
-    reference: options.Reference,
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend what can be derived, and remove what killed writers left.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check everything in a reference: hashes, rows, vectors, genes, index, copies, history, orphans."""
-    from mclstexp.index.verify.run import verify as verify_reference
+    """Check everything in a reference: hashes, rows, vectors, genes, index, copies, history, orphans.
 
-    report = verify_reference(reference, repair=repair, on_progress=progress("reading spots"))
+    Example: mst verify reference/
+    """
+    from mclstexp.index.reference import Reference
+
+    path = options.reference_folder(folder, reference)
+    report = Reference.verify(path, repair=repair, on_progress=progress())
     if as_json:
         emit_json({**vars(report), "ok": report.ok, "findings": [vars(finding) for finding in report.findings]})
     else:
@@ -120,79 +146,85 @@ def verify(
         raise typer.Exit(UNREPAIRED)
 
 
-def history(reference: options.Reference, as_json: options.AsJson = False) -> None:
-    """List every version of a reference: when, why, and the command that made it."""
-    from mclstexp.index.store.store import ReferenceStore
-    from mclstexp.index.store.summary import commits
+def history(
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List every version of a reference: when, why, and the command that made it.
 
-    rows = commits(ReferenceStore.open(reference))
+    Example: mst history reference/
+    """
+    rows = options.open_reference(folder, reference).history()
     if as_json:
         emit_json(rows)
         return
-    cells = [
-        [
-            row["version"],
-            row["time"],
-            row["slides"],
-            row["spots"],
-            " ".join(row["tags"]),
-            row["message"],
-            row["command"],
-        ]
-        for row in rows
-    ]
-    emit(table(["version", "time", "slides", "spots", "tags", "message", "command"], cells))
+    header = ["version", "time", "slides", "spots", "tags", "message", "command"]
+    emit(table(header, [[" ".join(row[k]) if k == "tags" else row[k] for k in header] for row in rows]))
 
 
 def restore(
     version: Annotated[str, typer.Argument(help="Version to make the newest, by number or tag.")],
-    reference: options.Reference,
-    message: Message = "",
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
+    message: options.Message = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Make an earlier version of a reference the newest. It becomes a version of its own; nothing is lost."""
-    from mclstexp.index.store.store import ReferenceStore
+    """Make an earlier version of a reference the newest. It becomes a version of its own; nothing is lost.
 
-    store = ReferenceStore.open(reference)
-    store.restore(version, message=message, command=_command())
+    Example: mst restore 3
+    """
+    opened = options.open_reference(folder, reference)
+    opened.restore(version, message=message, command=options.command_line())
     if as_json:
-        emit_json({"version": store.version, "restored": version, "n_spots": store.n_spots})
+        emit_json({"version": opened.version, "restored": version, "n_spots": len(opened)})
         return
-    emit(f"version {store.version} is version {version} again: {len(store.entries)} slides, {store.n_spots} spots")
+    emit(f"version {opened.version} is version {version} again: {len(opened.slides)} slides, {len(opened)} spots")
 
 
 def tag(
-    name: Annotated[str, typer.Argument(help="Name of the tag.")],
-    reference: options.Reference,
+    name: Annotated[str | None, typer.Argument(help="Name of the tag; without it, the tags are listed.")] = None,
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
     version: Annotated[str | None, typer.Option("--version", help="Version to name [default: the newest].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move a tag that exists.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give a version of a reference a name, for --version and mst restore."""
-    from mclstexp.index.store.store import ReferenceStore
+    """Give a version of a reference a name, for --version and mst restore; list the names without one.
 
-    number = ReferenceStore.open(reference, version=options.version_or_tag(version)).version
-    ReferenceStore.open(reference).tag(name, number, force=force)
+    Example: mst tag paper-figures
+    """
+    opened = options.open_reference(folder, reference)
+    if name is None:
+        tags = opened.tags
+        if as_json:
+            emit_json(tags)
+        else:
+            emit(table(["tag", "version"], [[tagged, number] for tagged, number in sorted(tags.items())]))
+        return
+    number = opened.tag(name, options.version_or_tag(version), force=force)
     if as_json:
         emit_json({"tag": name, "version": number})
         return
     emit(f"{name} is version {number}")
 
 
-def optimize(reference: options.Reference, as_json: options.AsJson = False) -> None:
-    """Join what many adds left in small pieces, and build the search index anew. The answers stay."""
-    from mclstexp.index.store.store import ReferenceStore
+def optimize(
+    folder: options.ReferenceArgument = None,
+    reference: options.ReferenceOption = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Join what many adds left in small pieces, and build the search index anew. The answers stay.
 
-    store = ReferenceStore.open(reference)
-    store.optimize(command=_command())
+    Example: mst optimize reference/
+    """
+    opened = options.open_reference(folder, reference)
+    opened.optimize(command=options.command_line())
+    index = opened.info()["index"]
     if as_json:
-        emit_json({"version": store.version, "n_spots": store.n_spots, "pieces": len(store.pieces())})
+        emit_json({"version": opened.version, "n_spots": len(opened), "index": index})
         return
-    emit(f"version {store.version}: {store.n_spots} spots, {len(store.pieces())} inverted files")
-
-
-def _command() -> str:
-    return shlex.join(["mst", *sys.argv[1:]])
+    emit(f"version {opened.version}: {len(opened)} spots, {'; '.join(map(_index_line, index))}")
 
 
 def _size(n_bytes: int) -> str:
@@ -210,11 +242,11 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _index_line(segment: dict[str, Any]) -> str:
-    if segment["recall"] is None:
-        return f"{segment['kind']}, {segment['n_rows']} spots"
-    reached = f"recall {segment['recall']:.4f} at {segment['recall_k']} with nprobe {segment['nprobe']}"
-    return f"{segment['kind']}, {segment['n_rows']} spots, {reached}"
+def _index_line(part: dict[str, Any]) -> str:
+    if part["recall"] is None:
+        return f"{part['kind']}, {part['n_rows']} spots"
+    reached = f"recall {part['recall']:.4f} at {part['recall_k']} with nprobe {part['nprobe']}"
+    return f"{part['kind']}, {part['n_rows']} spots, {reached}"
 
 
 def _finding_line(finding: "Finding") -> str:

@@ -1,18 +1,28 @@
 """``mst train``: a model from slides."""
 
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note, progress
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mclstexp.model.model import Model
+    from mclstexp.slide import Slide
+
+SMALL_ENCODER = "test_resnet"
+"""A timm model of 0.4 million parameters; with random weights it still sees colour and texture."""
+
 
 def train(
     refs: options.Refs,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
-    recipe: options.RecipeName = "default",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")] = options.MODEL,
+    recipe: options.Recipe = "default",
     encoder: options.Encoder = None,
     encoder_weights: options.EncoderWeights = None,
     genes: options.Genes = None,
@@ -20,7 +30,7 @@ def train(
     slides: options.Only = None,
     mpp: options.Mpp = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the image encoder too.")] = False,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of the contrastive training.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of the contrastive training.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of the contrastive training.")] = None,
     seed: options.Seed = 0,
     settings: options.Set = None,
@@ -28,50 +38,84 @@ def train(
     cache: options.Cache = None,
     force: options.Force = False,
 ) -> None:
-    """Train a model on slides that have an image and counts, and write its folder."""
-    options.check_device(device)
+    """Train a model on slides that have an image and counts, and write its folder (./model unless -o says another).
+
+    Example: mst train refs/
+    """
+    from mclstexp.config import configure
     from mclstexp.data.genes.lists import read_gene_list
     from mclstexp.data.readers import read_slides
-    from mclstexp.files import check_output
-    from mclstexp.model.folder import save_model
-    from mclstexp.train import TrainOptions
+    from mclstexp.storage import check_output
     from mclstexp.train import train as fit
 
     check_output(output, force=force)
-    changes = list(settings or [])
-    changes += ["optim.finetune=true"] if finetune else []
-    changes += [f"optim.epochs={epochs}"] if epochs is not None else []
-    changes += [f"optim.lr={lr}"] if lr is not None else []
-    config = options.model_config(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=changes)
-    found = read_slides(refs, mpp=mpp, only=options.names(slides))
+    own = {"optim.finetune": "true" if finetune else None, "optim.epochs": epochs, "optim.lr": lr}
+    changes = [f"{key}={value}" for key, value in own.items() if value is not None]
+    config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=[*changes, *(settings or [])])
+    if config.space != "network" and not config.optim.finetune and (epochs is not None or lr is not None):
+        raise typer.BadParameter(
+            f"recipe {recipe} trains no network unless --finetune is given.", param_hint="--epochs, --lr"
+        )
+    bar = progress()
     state = output.with_name(f"{output.name}.partial")
-    run = TrainOptions(
-        weights=options.weights_from(encoder_weights),
+    model = fit(
+        read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar),
+        recipe=config,
         genes=read_gene_list(genes) if genes else None,
-        device=device,  # type: ignore[arg-type]
-        cache=options.feature_cache(cache),
-        state_folder=state,
-        on_note=note,
-        on_epoch=_say_epoch,
-        on_features=lambda slide_id: progress(f"encoding {slide_id}"),
+        encoder_weights=encoder_weights or "pretrained",
+        device=device,
+        cache=options.cache_of(cache),
+        state=state,
+        on_progress=bar,
     )
-    model = fit(found, config, run)
-    save_model(output, model.files, force=force)
-    _remove_state(state)
+    model.save(output, force=force)
+    shutil.rmtree(state, ignore_errors=True)
+    note(repr(model))
     emit(str(output))
 
 
-def _say_epoch(report: Any) -> None:
-    if report.epoch % 10 and report.epoch > 3:
-        return
-    found = "" if report.retrieval is None else f"; held-out patches that find their spot {report.retrieval:.2f} (0.10)"
-    note(
-        f"epoch {report.epoch}: loss {report.loss:.3f} (guessing {report.guessing:.3f}){found}; {report.seconds:.1f} s"
-    )
+def train_first(
+    slides: "Sequence[Slide]",
+    folder: Path,
+    *,
+    encoder: str | None,
+    encoder_weights: str | None,
+    device: "options.Device",
+    cache: Path | None,
+) -> "Model":
+    """Train the default recipe for somebody who asked for a reference and has no model, and keep it in ``folder``.
 
+    Without internet, and with no encoder named, a small encoder with random weights serves, which is said.
+    """
+    from mclstexp.errors import WeightsError
+    from mclstexp.train import train as fit
 
-def _remove_state(folder: Path) -> None:
-    import shutil
-
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    bar, kept = progress(), options.cache_of(cache)
+    try:
+        model = fit(
+            slides,
+            encoder=encoder,
+            encoder_weights=encoder_weights or "pretrained",
+            device=device,
+            cache=kept,
+            on_progress=bar,
+        )
+    except WeightsError as error:
+        if encoder is not None or encoder_weights is not None:
+            raise
+        note(
+            f"Warning: {error} Instead a small encoder with random weights ({SMALL_ENCODER}) is used: it sees colour "
+            "and texture, and predicts less than a trained one."
+        )
+        model = fit(
+            slides,
+            encoder=SMALL_ENCODER,
+            encoder_weights="random",
+            settings={"encoder.views": 1},
+            device=device,
+            cache=kept,
+            on_progress=bar,
+        )
+    model.save(folder)
+    note(f"model: {model!r}, kept in ./{folder}")
+    return model

@@ -3,8 +3,10 @@
 Public names load on first use, so that ``import mclstexp`` costs nothing (PEP 562).
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 try:
@@ -13,12 +15,19 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _PUBLIC = {
+    "Filter": "mclstexp.index.filter",
     "GenePanel": "mclstexp.panel",
     "MclstexpError": "mclstexp.errors",
+    "MclstexpWarning": "mclstexp.errors",
+    "Model": "mclstexp.model.model",
     "Prediction": "mclstexp.predict.prediction",
+    "ProgressBar": "mclstexp.progress",
+    "Reference": "mclstexp.index.reference",
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
+    "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
+    "train": "mclstexp.train",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -32,3 +41,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps a public function where importing the module of its name, `mclstexp.train`, would put the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name in _PUBLIC and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name) if own else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from mclstexp.errors import InputError
+from mclstexp.settings import require, with_settings
 
-T = TypeVar("T")
+MAX_NEIGHBOURS = 1_000_000
+"""More neighbours than this are a slip of the finger; a search never asks for more than there are spots."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class PatchSpec:
     size_px: int = 224
     mpp: float | None = 0.5
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("patch.size_px", self.size_px, 8 <= self.size_px <= 4096, "a whole number from 8 to 4096")
+        require(
+            "patch.mpp", self.mpp, self.mpp is None or 0.01 <= self.mpp <= 100, "um per pixel from 0.01 to 100, or null"
+        )
+        require("patch.scale", self.scale, 0.01 <= self.scale <= 100, "a number from 0.01 to 100")
 
     def span_px(self, slide_mpp: float | None) -> float:
         """Side of the patch in the slide's full-resolution pixels."""
@@ -45,6 +54,9 @@ class Normalisation:
     target_sum: float = 1e4
     total: Literal["panel", "all"] = "panel"
     log: Literal["natural", "log10"] = "natural"
+
+    def __post_init__(self) -> None:
+        require("normalisation.target_sum", self.target_sum, 0 < self.target_sum < math.inf, "a positive number")
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,13 @@ class RetrievalConfig:
     depth_weighted: bool = False
     slide_levelled: bool = False
 
+    def __post_init__(self) -> None:
+        require(
+            "retrieval.k", self.k, 1 <= self.k <= MAX_NEIGHBOURS, f"a number of neighbours from 1 to {MAX_NEIGHBOURS:,}"
+        )
+        require("retrieval.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+        require("retrieval.min_measured", self.min_measured, 0 <= self.min_measured <= 1, "a share from 0 to 1")
+
 
 @dataclass(frozen=True)
 class EncoderSpec:
@@ -94,6 +113,11 @@ class EncoderSpec:
     views: int = 1
     scales: tuple[float, ...] = (1.0,)
 
+    def __post_init__(self) -> None:
+        require("encoder.views", self.views, self.views in (1, 2, 4, 8), "1, 2, 4 or 8")
+        fits = bool(self.scales) and all(0.01 <= scale <= 100 for scale in self.scales)
+        require("encoder.scales", list(self.scales), fits, "a list of one number at least, each from 0.01 to 100,")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -106,6 +130,12 @@ class NetworkConfig:
     dropout: float = 0.1
     positions: bool = True
     context_spots: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "blocks", "heads", "head_dim", "context_spots"):
+            value = getattr(self, name)
+            require(f"network.{name}", value, 1 <= value <= 65_536, "a whole number from 1 to 65,536")
+        require("network.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0, below 1,")
 
 
 @dataclass(frozen=True)
@@ -120,6 +150,16 @@ class OptimConfig:
     temperature: float = 1.0
     finetune: bool = False
     validation_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        require("optim.lr", self.lr, 0 < self.lr <= 10, "a learning rate above 0, at most 10,")
+        require("optim.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "a number of at least 0")
+        require("optim.epochs", self.epochs, 1 <= self.epochs <= 1_000_000, "a number of epochs of at least 1")
+        require("optim.batch_size", self.batch_size, 2 <= self.batch_size <= 65_536, "a batch of 2 to 65,536 spots")
+        require("optim.temperature", self.temperature, 0 < self.temperature < math.inf, "a positive number")
+        require(
+            "optim.validation_share", self.validation_share, 0 <= self.validation_share < 0.9, "a share from 0 to 0.9"
+        )
 
 
 @dataclass(frozen=True)
@@ -156,6 +196,19 @@ class SharedSpaceConfig:
     max_landmarks: int = 4096
     max_rank: int = 1536
 
+    def __post_init__(self) -> None:
+        require("shared.components", self.components, 1 <= self.components <= 4096, "a whole number from 1 to 4096")
+        for name in ("context_um", "caution", "radius", "shrink_spots"):
+            value = getattr(self, name)
+            require(f"shared.{name}", value, 0 <= value < math.inf, "a number of at least 0")
+        require("shared.radius", self.radius, self.radius > 0, "a positive number")
+        places = self.context_scales
+        fits = places is None or all(place >= 0 for place in places)
+        require("shared.context_scales", places, fits, "null or a list of the scales' places, counted from 0,")
+        for name in ("max_landmarks", "max_rank"):
+            value = getattr(self, name)
+            require(f"shared.{name}", value, 8 <= value <= 65_536, "a whole number from 8 to 65,536")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -183,6 +236,13 @@ class ModelConfig:
     interval_level: float = 0.9
     n_genes: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("key_mix", self.key_mix, 0 <= self.key_mix <= 1, "a share from 0 to 1")
+        require("correction", self.correction, 0 <= self.correction < math.inf, "a number of at least 0")
+        require("interval_level", self.interval_level, 0 < self.interval_level < 1, "a share between 0 and 1")
+        require("n_genes", self.n_genes, 1 <= self.n_genes <= 1_000_000, "a number of genes of at least 1")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
 
 
 RECIPES: dict[str, ModelConfig] = {
@@ -229,70 +289,51 @@ def recipe(name: str) -> ModelConfig:
     return RECIPES[name]
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a dataclass as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+Settings = Sequence[str] | Mapping[str, Any]
+"""Changes to a recipe: ``["retrieval.k=100"]`` or ``{"retrieval.k": 100}``."""
 
 
-def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """Build a (nested) settings dataclass from plain values.
+def configure(
+    base: str | ModelConfig = "default",
+    *,
+    encoder: str | None = None,
+    n_genes: int | None = None,
+    seed: int | None = None,
+    settings: Settings = (),
+) -> ModelConfig:
+    """Return a recipe's settings with changes.
+
+    Parameters
+    ----------
+    base
+        Name of a recipe, or settings to start from.
+    encoder, n_genes, seed
+        Shorthands of ``encoder.name``, ``n_genes`` and ``seed``; None keeps the recipe's.
+    settings
+        Any other setting by its dotted name; it has the last word.
 
     Raises
     ------
     InputError
-        For an unknown key or a value of the wrong type, named by its dotted path.
+        For an unknown recipe or setting, or a value of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> configure("default", settings={"retrieval.k": 100}).retrieval.k
+    100
     """
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise InputError(f"Unknown setting {where}{unknown[0]!r}; known: {', '.join(sorted(hints))}.")
-    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+    config = recipe(base) if isinstance(base, str) else base
+    named = {"encoder.name": encoder, "n_genes": n_genes, "seed": seed}
+    changes = [f"{key}={value}" for key, value in named.items() if value is not None]
+    if isinstance(settings, Mapping):
+        changes += [_assignment(key, value) for key, value in settings.items()]
+    else:
+        changes += list(settings)
+    return with_settings(config, changes)
 
 
-def with_settings(config: T, assignments: list[str]) -> T:
-    """Return the settings with ``dotted.key=value`` assignments applied; values are read as JSON, else as text."""
-    values = to_dict(config)
-    for assignment in assignments:
-        dotted, equals, text = assignment.partition("=")
-        if not equals:
-            raise InputError(f"Setting {assignment!r} is not of the form key=value.")
-        *parents, leaf = dotted.split(".")
-        target = values
-        for parent in parents:
-            inner = target.get(parent)
-            if not isinstance(inner, dict):
-                raise InputError(f"Unknown setting {dotted!r}; known: {', '.join(sorted(target))}.")
-            target = inner
-        if leaf not in target:
-            raise InputError(f"Unknown setting {dotted!r}; known: {', '.join(sorted(target))}.")
-        try:
-            target[leaf] = json.loads(text)
-        except json.JSONDecodeError:
-            target[leaf] = text
-    return from_dict(type(config), values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise InputError(f"Setting {where} must be a group of settings, got {value!r}.")
-        return from_dict(hint, value, f"{where}.")
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in options:
-            raise InputError(f"Setting {where} is {value!r}; one of {', '.join(map(repr, options))} is needed.")
-        return value
-    if origin in (Union, UnionType):
-        if value is None and type(None) in options:
-            return None
-        (inner,) = (option for option in options if option is not type(None))
-        return _convert(inner, value, where)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"Setting {where} must be a list, got {value!r}.")
-        return tuple(_convert(options[0], item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"Setting {where} must be {hint.__name__}, got {value!r}.")
-    return value
+def _assignment(key: str, value: Any) -> str:
+    try:
+        return f"{key}={json.dumps(value)}"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Setting {key} is {value!r}; a plain number, text, list or null is needed.") from error

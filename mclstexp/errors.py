@@ -9,6 +9,10 @@ class InputError(MclstexpError):
     """A file or folder given by the user is missing, unreadable, contradictory or ambiguous."""
 
 
+class WeightsError(InputError):
+    """The pretrained weights of an encoder cannot be had: no internet, no such model, no access."""
+
+
 class FormatError(MclstexpError):
     """A model or reference folder is damaged, incomplete, or of another format version."""
 
@@ -27,3 +31,7 @@ class LockedError(MclstexpError):
 
 class StorageError(MclstexpError):
     """The operating system refused a write: no space, no permission, a file that vanished."""
+
+
+class MclstexpWarning(UserWarning):
+    """Something was assumed, left out or is doubtful; nothing is wrong with the input as such."""

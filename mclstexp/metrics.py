@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -212,16 +213,6 @@ def cluster_spots(expression: ArrayLike, n_clusters: int, *, seed: int) -> NDArr
     return cast("NDArray[np.int64]", model.fit_predict(components).astype(np.int64))
 
 
-def domain_agreement(expression: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> tuple[float, float] | None:
-    """Agreement (ARI, NMI) of clusters of the expression with given labels, as many clusters as labels.
-
-    Adjusted Rand index (Hubert and Arabie 1985) and normalised mutual information (arithmetic mean), as the mclSTExp
-    paper reports for annotated sections. Spots without a label take no part. None with fewer than two labels.
-    """
-    clusters = domain_clusters(expression, labels, seed=seed)
-    return None if clusters is None else cluster_agreement(clusters, labels)
-
-
 def cluster_agreement(clusters: NDArray[np.int64], labels: ArrayLike) -> tuple[float, float]:
     """ARI and NMI of clusters (-1: not clustered, left out) with labels."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -267,15 +258,68 @@ def interval_coverage(truth: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> t
     return float(inside.mean()), float((high[known] - low[known]).mean())
 
 
+@dataclass(frozen=True)
+class GeneMoments:
+    """One gene over the spots of some slides, ``x`` as measured and ``y`` as predicted.
+
+    Attributes
+    ----------
+    n, n_slides
+        Number of spots, and of slides.
+    mean_x, mean_y
+        Means.
+    xx, yy, xy
+        Sums of the products of the deviations from the means.
+    top_x, top_y
+        Largest absolute values: what variation is compared with, to tell it from rounding.
+    """
+
+    n: float
+    mean_x: float
+    mean_y: float
+    xx: float
+    yy: float
+    xy: float
+    top_x: float
+    top_y: float
+    n_slides: int = 1
+
+    def merged(self, other: GeneMoments) -> GeneMoments:
+        """Return the moments over the spots of both (Chan, Golub and LeVeque 1983)."""
+        n = self.n + other.n
+        dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        share = self.n * other.n / n
+        return GeneMoments(
+            n=n,
+            mean_x=self.mean_x + dx * other.n / n,
+            mean_y=self.mean_y + dy * other.n / n,
+            xx=self.xx + other.xx + dx * dx * share,
+            yy=self.yy + other.yy + dy * dy * share,
+            xy=self.xy + other.xy + dx * dy * share,
+            top_x=max(self.top_x, other.top_x),
+            top_y=max(self.top_y, other.top_y),
+            n_slides=self.n_slides + other.n_slides,
+        )
+
+    @property
+    def correlation(self) -> float:
+        """Pearson correlation; as `GeneScores.pcc`, NaN for a constant truth and 0 for a constant prediction."""
+        if not math.sqrt(self.xx / self.n) > CONSTANT_TOLERANCE * self.top_x:
+            return math.nan
+        if not math.sqrt(self.yy / self.n) > CONSTANT_TOLERANCE * self.top_y:
+            return 0.0
+        return min(1.0, max(-1.0, self.xy / math.sqrt(self.xx * self.yy)))
+
+
 @dataclass
 class PooledCorrelation:
     """Pearson correlation per gene over the spots of many slides, without keeping them.
 
-    Moments are merged slide by slide (Chan, Golub and LeVeque 1983). Pooling lets differences *between* slides count as
-    accuracy, or against it, so pooled figures are not comparable with those within slides (MERGE#6: 0.38 and 0.12).
+    Moments are merged slide by slide. Pooling lets differences *between* slides count as accuracy, or against it, so
+    pooled figures are not comparable with those within slides (MERGE#6: 0.38 and 0.12).
     """
 
-    _moments: dict[str, Floats] = field(default_factory=dict)
+    _moments: dict[str, GeneMoments] = field(default_factory=dict)
     n_slides: int = 0
 
     def add(self, symbols: tuple[str, ...], truth: ArrayLike, predicted: ArrayLike) -> None:
@@ -286,39 +330,29 @@ class PooledCorrelation:
         self.n_slides += 1
         if len(x) == 0:
             return
-        dx, dy = x - x.mean(axis=0), y - y.mean(axis=0)
-        scale = [np.abs(x).max(axis=0), np.abs(y).max(axis=0)]
-        sums = [(dx * dx).sum(axis=0), (dy * dy).sum(axis=0), (dx * dy).sum(axis=0)]
-        n = np.full(x.shape[1], float(len(x)))
-        columns = np.stack([n, x.mean(axis=0), y.mean(axis=0), *sums, *scale, np.ones_like(n)], axis=1)
-        for symbol, new in zip(symbols, columns, strict=True):
-            if np.isfinite(new).all():
-                old = self._moments.get(symbol)
-                self._moments[symbol] = new if old is None else _merge(old, new)
+        for symbol, new in zip(symbols, _moments(x, y), strict=True):
+            if new is not None:
+                known = self._moments.get(symbol)
+                self._moments[symbol] = new if known is None else known.merged(new)
 
     def by_gene(self) -> tuple[tuple[str, ...], Floats, Floats]:
-        """Genes known in every slide, their correlation, and their mean in the truth.
-
-        The correlation follows `GeneScores.pcc`: NaN for a constant truth, 0 for a constant prediction.
-        """
-        everywhere = {symbol: m for symbol, m in self._moments.items() if m[8] == self.n_slides}
-        if not everywhere:
-            return (), np.empty(0), np.empty(0)
-        n, mean, _, xx, yy, xy, top_x, top_y, _ = np.stack(list(everywhere.values())).T
-        flat_x = ~(np.sqrt(xx / n) > CONSTANT_TOLERANCE * top_x)
-        flat_y = ~(np.sqrt(yy / n) > CONSTANT_TOLERANCE * top_y)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            r = np.clip(xy / np.sqrt(xx * yy), -1.0, 1.0)
-        return tuple(everywhere), np.where(flat_x, np.nan, np.where(flat_y, 0.0, r)), mean
+        """Return the genes known in every slide, their correlation as `GeneScores.pcc`, and their mean in the truth."""
+        everywhere = {symbol: known for symbol, known in self._moments.items() if known.n_slides == self.n_slides}
+        correlation = np.array([known.correlation for known in everywhere.values()], dtype=np.float64)
+        mean = np.array([known.mean_x for known in everywhere.values()], dtype=np.float64)
+        return tuple(everywhere), correlation, mean
 
 
-def _merge(a: Floats, b: Floats) -> Floats:
-    n = a[0] + b[0]
-    dx, dy = b[1] - a[1], b[2] - a[2]
-    share = a[0] * b[0] / n
-    between = np.array([dx * dx, dy * dy, dx * dy]) * share
-    means = a[1:3] + np.array([dx, dy]) * b[0] / n
-    return np.concatenate([[n], means, a[3:6] + b[3:6] + between, np.maximum(a[6:8], b[6:8]), [a[8] + b[8]]])
+def _moments(x: Floats, y: Floats) -> list[GeneMoments | None]:
+    """Return the moments of each column of ``(n, G)``; None where one is not finite."""
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    dx, dy = x - mean_x, y - mean_y
+    sums = [(dx * dx).sum(axis=0), (dy * dy).sum(axis=0), (dx * dy).sum(axis=0)]
+    table = np.stack([mean_x, mean_y, *sums, np.abs(x).max(axis=0), np.abs(y).max(axis=0)], axis=1)
+    finite = np.isfinite(table).all(axis=1)
+    return [
+        GeneMoments(len(x), *row) if known else None for row, known in zip(table.tolist(), finite.tolist(), strict=True)
+    ]
 
 
 def _pair(truth: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -39,6 +41,11 @@ class SlideImage(Protocol):
         """Pixel size in um that the file states, or None when it states none that is plausible."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the file is not as a viewer would show it, one sentence each."""
+        ...
+
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
         ...
@@ -70,6 +77,16 @@ class SpotTable:
         Every gene that was measured, or None when there are no counts.
     labels
         ``(n,)`` str annotation of each spot ("" where unknown), or None.
+
+    Examples
+    --------
+    >>> from mclstexp import GenePanel, SpotTable
+    >>> genes = GenePanel(("ERBB2", "CD3E", "VIM"))
+    >>> spots = SpotTable(["a", "b"], [[100, 100], [300, 100]], [0, 0], [0, 1], [[3, 0, 1], [0, 2, 0]], genes)
+    >>> spots
+    SpotTable(2 spots, 3 genes)
+    >>> int(spots.counts.sum())
+    6
     """
 
     spot_ids: NDArray[np.str_]
@@ -120,6 +137,26 @@ class SpotTable:
     def __len__(self) -> int:
         return len(self.spot_ids)
 
+    def __repr__(self) -> str:
+        labels = "" if self.labels is None else ", labelled"
+        return f"SpotTable({len(self):,} spots, {_measured(self)}{labels})"
+
+    def require_counts(self) -> tuple[sparse.csr_matrix, GenePanel]:
+        """Return the counts and their genes.
+
+        Returns
+        -------
+        ``(n, g)`` CSR of whole numbers, and the panel of its ``g`` columns.
+
+        Raises
+        ------
+        InputError
+            When the spots have no counts.
+        """
+        if self.counts is None or self.genes is None:
+            raise InputError("The spots have no counts.")
+        return self.counts, self.genes
+
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> SpotTable:
         """Return the given spots (indices or a mask), in order."""
         return SpotTable(
@@ -140,7 +177,7 @@ class Slide:
     Attributes
     ----------
     slide_id, patient, cohort
-        Identity. ``patient`` and ``cohort`` are "" where the reader could not tell.
+        Identity. ``slide_id`` may be used as a file's name; the others are "" where the reader could not tell.
     spots
         The slide's spots.
     image
@@ -148,13 +185,28 @@ class Slide:
     mpp, mpp_source
         Pixel size at full resolution in um, and where it came from; None when unknown.
     layout
-        The reader that made the slide: "her2st", "space_ranger", "h5ad" or "slides_csv".
+        The reader that made the slide: "her2st", "space_ranger", "h5ad", "slides_csv", or "query" without counts.
     sources
         Every file that the slide was read from.
     notes
         What the reader assumed or dropped, one sentence each; never silent.
     pitch_um
         Distance between neighbouring spots in um where the technology fixes it (200, 100, ...).
+    extra
+        What else the files say, by name.
+
+    Raises
+    ------
+    InputError
+        When the name is empty or no file's name, or the pixel size is absurd or without its source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row, col = np.array([0, 0, 1]), np.array([0, 1, 0])
+    >>> spots = SpotTable(["0x0", "1x0", "0x1"], 100.0 * np.stack([col, row], axis=1), row, col)
+    >>> Slide("S1", "P7", "mine", spots, mpp=0.5, mpp_source="given")
+    Slide('S1', patient P7 of mine, 3 spots, no counts, no image, 0.5 um a pixel)
     """
 
     slide_id: str
@@ -171,18 +223,40 @@ class Slide:
     extra: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.slide_id:
+        if not self.slide_id.strip():
             raise InputError("A slide has an empty name.")
-        if self.mpp is not None and not MPP_RANGE[0] <= self.mpp <= MPP_RANGE[1]:
-            low, high = MPP_RANGE
-            raise InputError(
-                f"Slide {self.slide_id}: pixel size {self.mpp:g} um is outside {low:g} to {high:g}; give it with --mpp."
-            )
+        if self.slide_id in (".", "..") or re.search(r"[/\\\x00-\x1f]", self.slide_id):
+            raise InputError(f"Slide {self.slide_id!r}: a name that can be a file's is needed, without / and \\.")
+        if self.mpp is not None:
+            check_mpp(self.slide_id, self.mpp)
         if (self.mpp is None) != (self.mpp_source is None):
             raise InputError(f"Slide {self.slide_id}: a pixel size needs its source, and a source its pixel size.")
 
     def __len__(self) -> int:
         return len(self.spots)
+
+    def __repr__(self) -> str:
+        patient = f"patient {self.patient}" if self.patient else "patient unknown"
+        parts = [repr(self.slide_id), patient + (f" of {self.cohort}" if self.cohort else "")]
+        parts += [f"{len(self):,} spots", _measured(self.spots)]
+        if self.image is not None:
+            size = "image {}x{} px".format(*self.image.size_px)
+            parts.append(f"{size} at {self.mpp:.3g} um" if self.mpp is not None else f"{size} of unknown pixel size")
+        else:
+            parts.append("no image" + (f", {self.mpp:.3g} um a pixel" if self.mpp is not None else ""))
+        return f"Slide({', '.join(parts)})"
+
+    def require_counts(self) -> tuple[sparse.csr_matrix, GenePanel]:
+        """Return the counts and their genes, as `SpotTable.require_counts`, with an error that names the slide.
+
+        Raises
+        ------
+        InputError
+            When the slide has no counts.
+        """
+        if self.spots.counts is None:
+            raise InputError(f"Slide {self.slide_id} has no counts.")
+        return self.spots.require_counts()
 
     def require_mpp(self) -> float:
         """Return the pixel size, or say how to give it.
@@ -202,3 +276,33 @@ class Slide:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Slide:
         """Return the slide with the given spots only."""
         return replace(self, spots=self.spots.take(rows))
+
+
+def check_mpp(slide_id: str, mpp: float) -> None:
+    """Refuse a pixel size outside ``MPP_RANGE``.
+
+    Raises
+    ------
+    InputError
+        When it is, or is NaN.
+    """
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise InputError(f"Slide {slide_id}: pixel size {mpp:g} um is outside {low:g} to {high:g}; give it with --mpp.")
+
+
+def count_patients(slides: Iterable[tuple[str, str, str]]) -> int:
+    """Count the patients among ``(cohort, patient, slide)``.
+
+    An id is a patient of its cohort; a slide whose patient is unknown counts as one of its own.
+
+    Examples
+    --------
+    >>> count_patients([("mine", "P1", "S1"), ("mine", "P1", "S2"), ("other", "P1", "S3"), ("other", "", "S4")])
+    3
+    """
+    return len({(cohort, patient, "" if patient else slide) for cohort, patient, slide in slides})
+
+
+def _measured(spots: SpotTable) -> str:
+    return "no counts" if spots.genes is None else f"{len(spots.genes):,} genes"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, hashes, and the operating system's refusals as one line."""
+"""Files and folders that are whole or not there: atomic writes, hashes, and the system's refusals as one line."""
 
 from __future__ import annotations
 
@@ -6,21 +6,83 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mclstexp.errors import StorageError
+from safetensors import SafetensorError
+
+from mclstexp.errors import ExistsAlreadyError, InputError, StorageError
 
 TEMPORARY = ".tmp-"
-"""Every file that is still being written has this in its name."""
+"""Every file and folder that is still being written has a name that begins with this."""
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
+    errno.EFBIG: "a file would grow past the size limit (ulimit -f, or the file system's)",
+    errno.EACCES: "permission is denied; make the folder writable, or work on a copy",
+    errno.EPERM: "the operation is not permitted; make the folder writable, or work on a copy",
+    errno.EROFS: "the file system is read-only; work on a copy",
+    errno.ENOENT: "a file or folder vanished while it was in use",
+    errno.EIO: "the disk reports an input/output error; check it",
+    errno.ENAMETOOLONG: "the name is too long for the file system",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, and a file is needed",
+}
+_TEXTS = {
+    "No space left": errno.ENOSPC,
+    "os error 28": errno.ENOSPC,
+    "Disk quota": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+    "Permission denied": errno.EACCES,
+    "not permitted": errno.EPERM,
+    "Read-only file system": errno.EROFS,
+    "No such file": errno.ENOENT,
+    "not found": errno.ENOENT,
+    "Not found": errno.ENOENT,
+    "Input/output error": errno.EIO,
+}
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def storage_error(error: BaseException, place: str | Path) -> StorageError:
+    """Return the one-line error for what the operating system refused, directly or through a library's own words."""
+    text = str(error)
+    code = error.errno if isinstance(error, OSError) and error.errno in _REASONS else None
+    if code is None:
+        code = next((number for part, number in _TEXTS.items() if part in text), None)
+    reason = _REASONS[code] if code is not None else (text.splitlines() or [type(error).__name__])[0][:300]
+    named = getattr(error, "filename", None)
+    detail = f" ({named})" if named and code == errno.ENOENT else ""
+    return StorageError(f"{place}: {reason}{detail}.")
+
+
+@contextmanager
+def storage_errors(place: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals inside the block into `StorageError`.
+
+    Lance, FAISS and safetensors report them as ``OSError``, ``RuntimeError``, ``ValueError`` or an error of their own,
+    with the reason in the text.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, place) from error
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        if any(part in str(error) for part in _TEXTS):
+            raise storage_error(error, place) from error
+        raise
+
+
+class FromRecords(Exception):
+    """Carries what the caller's records raised past the handlers of the reference's own errors."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -28,9 +90,40 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, read in blocks.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_input(path: Path) -> str:
+    """SHA-256 of a file that the user gave.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read.
+    """
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def files_below(folder: Path) -> set[Path]:
+    """Every file below a folder; none when there is no such folder."""
+    return {Path(root) / name for root, _, names in os.walk(folder) for name in names}
 
 
 def sync_file(path: Path) -> None:
@@ -44,7 +137,7 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends without error."""
+    """Give a temporary path beside ``path`` that takes its place, on the disk, when the block ends without error."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -80,67 +173,73 @@ def read_digested(path: Path) -> dict[str, Any] | None:
     return values if data == (canonical_json({**values, "digest": digest}) + "\n").encode() else None
 
 
-def files_below(folder: Path) -> set[Path]:
-    """Every file below a folder; none when there is no such folder."""
-    return {Path(root) / name for root, _, names in os.walk(folder) for name in names}
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse, before any work, an output that exists or whose parent folder does not.
 
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
-    errno.EFBIG: "a file would grow past the size limit (ulimit -f, or the file system's)",
-    errno.EACCES: "permission is denied; make the folder writable, or work on a copy",
-    errno.EPERM: "the operation is not permitted; make the folder writable, or work on a copy",
-    errno.EROFS: "the file system is read-only; work on a copy",
-    errno.ENOENT: "a file or folder vanished; run mst verify",
-    errno.EIO: "the disk reports an input/output error; check it, then run mst verify",
-}
-_TEXTS = {
-    "No space left": errno.ENOSPC,
-    "os error 28": errno.ENOSPC,
-    "Disk quota": errno.EDQUOT,
-    "File too large": errno.EFBIG,
-    "Permission denied": errno.EACCES,
-    "not permitted": errno.EPERM,
-    "Read-only file system": errno.EROFS,
-    "No such file": errno.ENOENT,
-    "not found": errno.ENOENT,
-    "Not found": errno.ENOENT,
-    "Input/output error": errno.EIO,
-}
-
-
-def storage_error(error: BaseException, root: Path) -> StorageError:
-    """Return the one-line error for what the operating system, Lance or FAISS refused."""
-    text = str(error)
-    code = error.errno if isinstance(error, OSError) and error.errno in _REASONS else None
-    if code is None:
-        code = next((number for part, number in _TEXTS.items() if part in text), None)
-    reason = _REASONS[code] if code is not None else (text.splitlines() or [type(error).__name__])[0][:300]
-    named = getattr(error, "filename", None)
-    place = f" ({named})" if named and code == errno.ENOENT else ""
-    return StorageError(f"Reference {root}: {reason}{place}.")
-
-
-class FromRecords(Exception):
-    """Carries what the caller's records raised past the handlers of the reference's own errors."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
+    Raises
+    ------
+    ExistsAlreadyError, InputError, StorageError
+        The output exists and ``force`` is not set; the parent folder is missing; no file can have this name.
+    """
+    with storage_errors(path):
+        exists, has_parent = path.exists(), path.absolute().parent.is_dir()
+    if exists and not force:
+        raise ExistsAlreadyError(f"{path} exists already; give --force to replace it, or another -o.")
+    if not has_parent:
+        raise InputError(f"The folder {path.absolute().parent} does not exist; make it first, or give another -o.")
 
 
 @contextmanager
-def storage_errors(root: Path) -> Iterator[None]:
-    """Turn the operating system's refusals inside the block into `StorageError`.
-
-    Lance and FAISS report them as ``OSError``, ``RuntimeError`` or ``ValueError`` with the reason in the text.
-    """
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without an error."""
+    check_output(path, force=force)
+    with storage_errors(path):
+        work = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.absolute().parent))
     try:
+        with storage_errors(path):
+            yield work
+            work.chmod(0o755)
+            with _set_aside(path):
+                work.replace(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def folder_in_place(path: Path, *, force: bool = False) -> Iterator[None]:
+    """Make ``path`` a new folder for the block; when the block fails it is gone, and what was there is back."""
+    check_output(path, force=force)
+    with _set_aside(path):
+        with storage_errors(path):
+            path.mkdir()
         yield
-    except OSError as error:
-        raise storage_error(error, root) from error
-    except (RuntimeError, ValueError) as error:
-        if any(part in str(error) for part in _TEXTS):
-            raise storage_error(error, root) from error
-        raise
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary file's path beside ``path`` that becomes ``path`` when the block ends without an error."""
+    check_output(path, force=force)
+    with storage_errors(path), replacing(path) as work:
+        yield work
+
+
+@contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+    """Move what is at ``path`` out of the way for the block; when the block fails it is back, and what it made gone."""
+    with storage_errors(path):
+        aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.absolute().parent))
+    old = aside / "old"
+    try:
+        if path.exists():
+            with storage_errors(path):
+                path.replace(old)
+        try:
+            yield
+        except BaseException:
+            if path.exists():
+                path.replace(aside / "failed")
+            if old.exists():
+                old.replace(path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 def duplicates(values: Iterable[str]) -> list[str]:
@@ -11,7 +11,25 @@ def duplicates(values: Iterable[str]) -> list[str]:
     return [value for value, n in Counter(values).items() if n > 1]
 
 
-def shorten(names: Sequence[str], limit: int = 8) -> str:
-    """Join names, the first few of many."""
-    head = ", ".join(names[:limit])
-    return head if len(names) <= limit else f"{head} and {len(names) - limit} more"
+def some(names: Iterable[str], limit: int = 8) -> str:
+    """Join names with commas, the first few of many.
+
+    Examples
+    --------
+    >>> some(["A1", "A2", "B1"], limit=2)
+    'A1, A2 and 1 more'
+    """
+    listed = list(names)
+    head = ", ".join(listed[:limit])
+    return head if len(listed) <= limit else f"{head} and {len(listed) - limit} more"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "slide"), counted(1200, "spot")
+    ('1 slide', '1,200 spots')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

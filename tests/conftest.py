@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
+# Small tensors: threads cost more than they give. Numba, which scanpy starts, would raise torch's number again.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -23,6 +25,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
     """Four slides of four patients, image and counts."""
-    from mclstexp.data.synthetic.cohort import tiny_slides
+    from worlds import tiny_slides
 
     return tiny_slides(tmp_path_factory.mktemp("cohort"), n=4)

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mclstexp.config import ModelConfig, RetrievalConfig, recipe, with_settings
+from mclstexp.config import ModelConfig, RetrievalConfig, recipe
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.evaluate.folds import SplitSpec
+from mclstexp.evaluate.methods import without_counts
 from mclstexp.panel import GenePanel
+from mclstexp.settings import with_settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")
@@ -25,7 +27,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, "encoding"])
 def test_each_imports(script, name):
     assert callable(script(name).main)
 
@@ -64,11 +66,11 @@ def test_context_follows_the_scales_that_an_ablation_leaves(script):
     ablation = script("ablation")
     settings = ["encoder.scales=[0.5,1.0,2.0]", "shared.context_scales=[1,2]"]
     config = with_settings(ModelConfig(), settings)
-    found = {}
+    scales = {}
     for name, assignments in ablation.scale_parts(config):
         changed = with_settings(config, list(assignments))
-        found[name] = (changed.encoder.scales, changed.shared.context_scales)
-    assert found == {
+        scales[name] = (changed.encoder.scales, changed.shared.context_scales)
+    assert scales == {
         "no field of view x 0.5": ((1.0, 2.0), (0, 1)),
         "no field of view x 1": ((0.5, 2.0), (1,)),
         "no field of view x 2": ((0.5, 1.0), (1,)),
@@ -195,9 +197,9 @@ def test_purity_tells_a_shift_between_slides_from_none(script, shift, low, high)
     vectors[:, 0] += shift * np.where(kind, 1, -1)
     same = kind[:, None] == kind
     everyone = np.ones(200, dtype=bool)
-    found, blind = cohort.purity(cohort.Space("any", vectors, vectors), same, ~np.eye(200, dtype=bool), everyone)
+    share, blind = cohort.purity(cohort.Space("any", vectors, vectors), same, ~np.eye(200, dtype=bool), everyone)
     assert blind == pytest.approx(99 / 199)
-    assert low < found / blind < high
+    assert low < share / blind < high
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.3, 0.7), (5.0, 0.85, 1.0)])
@@ -214,8 +216,8 @@ def test_the_margin_is_glass(script, tmp_path):
     familiarity = script("familiarity")
     pixels = np.full((1200, 1600, 3), 245, dtype=np.uint8)
     pixels[300:900, 400:1000] = (170, 60, 140)
-    made = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[700.0, 600.0]]), 1.0)
-    xy = familiarity.margin(made, 100.0).spots.xy_px
+    slide = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[700.0, 600.0]]), 1.0)
+    xy = familiarity.margin(slide, 100.0).spots.xy_px
     assert len(xy) > 10
     inside = ((xy > (350, 250)) & (xy < (1050, 950))).all(axis=1)
     assert not inside.any()
@@ -226,8 +228,8 @@ def test_shuffling_keeps_the_colours_of_a_block(script, tmp_path):
     familiarity = script("familiarity")
     size = familiarity.BLOCK_PX
     pixels = np.random.default_rng(0).integers(0, 255, (size, 2 * size, 3), dtype=np.uint8)
-    made = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[30.0, 30.0]]), 1.0)
-    mixed = familiarity.shuffled(made, tmp_path).image.read_region(0, 0, 2 * size, size)
+    slide = familiarity.query_slide(tmp_path, "a slide", pixels, np.array([[30.0, 30.0]]), 1.0)
+    mixed = familiarity.shuffled(slide, tmp_path).image.read_region(0, 0, 2 * size, size)
     assert not np.array_equal(mixed, pixels)
     for part in (slice(0, size), slice(size, 2 * size)):
         old, new = (np.unique(one[:, part].reshape(-1, 3), axis=0, return_counts=True) for one in (pixels, mixed))
@@ -236,6 +238,31 @@ def test_shuffling_keeps_the_colours_of_a_block(script, tmp_path):
 
 
 def test_shares_of_training_add_up(script):
-    found = {name: {"seconds": seconds} for name, seconds in (("whole", 100.0), ("cached", 30.0), ("fit", 10.0))}
-    shares = script("training").shares(found)
+    stages = {name: {"seconds": seconds} for name, seconds in (("whole", 100.0), ("cached", 30.0), ("fit", 10.0))}
+    shares = script("training").shares(stages)
     assert shares == {"features_s": 70.0, "calibration_s": 20.0, "fit_s": 10.0, "whole_s": 100.0}
+
+
+def test_a_trained_model_is_asked_and_embedded(script, cohort, tmp_path, monkeypatch):
+    familiarity, her2st = script("familiarity"), script("_her2st")
+    genes = cohort[0].spots.genes.symbols[:12]
+    monkeypatch.setattr(her2st, "genes", lambda options: list(genes))
+    toy = ["encoder.pooling=stages", "encoder.views=1", "encoder.scales=[1.0]", "patch.size_px=32", "patch.mpp=1.0"]
+    options = argparse.Namespace(
+        encoder="test_resnet", weights="random", device="cpu", cache=tmp_path, set=[*toy, "shared.context_scales=[]"]
+    )
+    reference = familiarity.build(options, cohort[:3], tmp_path / "reference")
+    assert reference.panel.symbols == genes
+    row = familiarity.answer(cohort[3], reference, "cpu")
+    assert row["spots"] == len(cohort[3])
+    assert row["q25"] <= row["median"] <= row["q75"]
+    assert 0.5 < row["coverage"] <= 1
+    assert row["width"] > 0
+    assert "coverage" not in familiarity.answer(without_counts(cohort[3]), reference, "cpu")
+    spaces = list(script("cohort").embedded("toy", reference.model, cohort[:2]))
+    assert [space.name for space in spaces] == ["toy: image", "toy: spot", "toy: keys, asked by image"]
+    for space in spaces:
+        np.testing.assert_allclose(np.linalg.norm(space.keys, axis=1), 1, rtol=1e-5)
+        assert len(space.keys) == len(cohort[0]) + len(cohort[1])
+    np.testing.assert_array_equal(spaces[2].queries, spaces[0].keys)
+    assert not np.array_equal(spaces[2].keys, spaces[1].keys)

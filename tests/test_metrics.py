@@ -1,7 +1,5 @@
 """Measures against loops, other libraries and cases worked out by hand."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,9 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from mclstexp import metrics
-from mclstexp.data.genes.sets import KNOWN_GENES, read_gene_sets
 from mclstexp.errors import InputError, MismatchError
-from mclstexp.evaluate.enrichment import enrichment
 
 RNG = np.random.default_rng(0)
 
@@ -102,9 +98,9 @@ def _ssim_at(x, y, row, col, i):
 def test_ssim_agrees_with_its_definition_on_a_ragged_tissue():
     row, col = np.array([(r, c) for r in range(8) for c in range(11) if RNG.random() < 0.6]).T
     x, y = RNG.random((len(row), 3)), RNG.random((len(row), 3))
-    found = metrics.ssim_by_gene(x, y, row + 5, col - 2)
+    similarity = metrics.ssim_by_gene(x, y, row + 5, col - 2)
     np.testing.assert_allclose(
-        found,
+        similarity,
         [np.mean([_ssim_at(x[:, g], y[:, g], row, col, i) for i in range(len(row))]) for g in range(3)],
         atol=1e-10,
     )
@@ -135,15 +131,21 @@ def test_ssim_is_undefined_where_two_spots_share_a_cell_and_for_flat_genes():
     assert np.isnan(metrics.ssim_by_gene(x, x, [0, 0, 1], [0, 1, 1])[1])
 
 
+def agreement(expression, labels):
+    """ARI and NMI of the clusters of an expression with labels; None where there is nothing to compare."""
+    clusters = metrics.domain_clusters(expression, labels)
+    return None if clusters is None else metrics.cluster_agreement(clusters, labels)
+
+
 def test_domains_are_found_again_and_unlabelled_spots_take_no_part():
     labels = np.repeat(["tumour", "fat", "", "stroma"], 20)
     centres = {"tumour": 0, "fat": 5, "stroma": 10, "": 100}
     expression = np.array([[centres[name]] * 4 for name in labels]) + RNG.normal(size=(80, 4)) * 0.1
-    assert metrics.domain_agreement(expression, labels) == pytest.approx((1.0, 1.0))
-    shuffled = metrics.domain_agreement(expression[RNG.permutation(80)], labels)
+    assert agreement(expression, labels) == pytest.approx((1.0, 1.0))
+    shuffled = agreement(expression[RNG.permutation(80)], labels)
     assert abs(shuffled[0]) < 0.2
-    assert metrics.domain_agreement(np.ones((80, 4)), labels) == (0.0, 0.0)
-    assert metrics.domain_agreement(expression, np.repeat(["", "one"], 40)) is None
+    assert agreement(np.ones((80, 4)), labels) == (0.0, 0.0)
+    assert agreement(expression, np.repeat(["", "one"], 40)) is None
 
 
 def test_clusters_depend_on_the_seed_alone():
@@ -187,53 +189,18 @@ def test_pooled_keeps_only_genes_of_every_slide():
     assert metrics.PooledCorrelation().by_gene()[0] == ()
 
 
+def test_moments_merge_in_any_order_and_tell_rounding_from_variation():
+    a = metrics.GeneMoments(n=2, mean_x=1, mean_y=0, xx=2, yy=8, xy=4, top_x=2, top_y=2)
+    b = metrics.GeneMoments(n=1, mean_x=4, mean_y=3, xx=0, yy=0, xy=0, top_x=4, top_y=3)
+    both = a.merged(b)
+    # spots (0, -2), (2, 2) and (4, 3)
+    assert both == b.merged(a) == metrics.GeneMoments(3, 2, 1, 8, 14, 10, 4, 3, n_slides=2)
+    assert both.correlation == pytest.approx(stats.pearsonr([0, 2, 4], [-2, 2, 3]).statistic)
+    assert np.isnan(b.correlation)
+    rounding = metrics.GeneMoments(n=100, mean_x=1, mean_y=1e4, xx=9, yy=1e-5, xy=0.005, top_x=2, top_y=1e4)
+    assert rounding.correlation == 0
+
+
 def test_shapes_must_agree():
     with pytest.raises(MismatchError, match=r"\(2, 2\).*\(2, 3\)"):
         metrics.squared_error(np.ones((2, 2)), np.ones((2, 3)))
-
-
-def test_enrichment_agrees_with_scipy():
-    symbols = [f"G{i}" for i in range(40)]
-    pcc = np.linspace(0.4, -0.4, 40)
-    pcc[39] = np.nan
-    known = {"top": [f"G{i}" for i in (0, 1, 2, 30)], "absent": ["X"], "all": symbols}
-    top, absent, everything = enrichment(symbols, pcc, known)
-    assert (top.n_scored, top.n_known, top.n_well, top.n_hits) == (39, 4, 4, 3)
-    assert top.fold == pytest.approx((3 / 4) / (4 / 39))
-    # one-sided Fisher's exact test is the hypergeometric tail
-    assert top.p_hypergeometric == pytest.approx(stats.fisher_exact([[3, 1], [1, 34]], alternative="greater").pvalue)
-    inside = np.isin(symbols, known["top"])[:39]
-    expected = stats.mannwhitneyu(pcc[:39][inside], pcc[:39][~inside], alternative="greater").pvalue
-    assert top.p_mann_whitney == pytest.approx(expected)
-    assert (absent.n_known, absent.fold, absent.p_mann_whitney) == (0, None, None)
-    assert everything.p_hypergeometric is None
-
-
-def test_built_in_sets_are_disjoint_and_free_of_doubles():
-    cancer, immune = KNOWN_GENES["cancer"], KNOWN_GENES["immune"]
-    assert len(set(cancer)) == len(cancer)
-    assert len(set(immune)) == len(immune)
-    assert not set(cancer) & set(immune)
-
-
-def test_gene_sets_are_read_from_json_and_gmt(tmp_path):
-    as_json, as_gmt = tmp_path / "sets.json", tmp_path / "sets.gmt"
-    as_json.write_text(json.dumps({"T cells": ["CD3E", "CD3D", "CD3E"]}))
-    as_gmt.write_text("T cells\thttp://x\tCD3E\tCD3D\n\n")
-    assert read_gene_sets(as_json) == read_gene_sets(as_gmt) == {"T cells": ("CD3E", "CD3D")}
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{}", '{"a": []}', '{"a": "CD3E"}', "[1]", "{broken", "a\tb", "a\tx\tG\na\tx\tH", "\ufeff"]
-)
-def test_rubbish_gene_sets_are_refused(tmp_path, text):
-    path = tmp_path / "sets"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError) as error:
-        read_gene_sets(path)
-    assert "\n" not in str(error.value)
-
-
-def test_absent_gene_sets_are_refused(tmp_path):
-    with pytest.raises(InputError, match="Cannot read"):
-        read_gene_sets(tmp_path / "none")

@@ -56,17 +56,6 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def blas_architecture() -> str:
-    """Name the kernels that the BLAS inside the FAISS wheel chose, or "unknown"."""
-    load_faiss()
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "unknown"
-    found = [pool for pool in threadpool_info() if pool.get("user_api") == "blas" and "faiss" in pool["filepath"]]
-    return str(found[0].get("architecture", "unknown")) if found else "unknown"
-
-
 def choose_kind(choice: str, n_rows: int) -> str:
     """Return the kind of index for a number of rows.
 

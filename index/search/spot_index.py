@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search.backend import Backend
 from mclstexp.index.search.exact import ExactBackend
-from mclstexp.index.search.vectors import pair_similarity, unit_rows
+from mclstexp.index.search.vectors import unit_rows
+from mclstexp.predict.source import Neighbours, pair_similarity
 from mclstexp.types import BoolArray, FloatArray, IdArray
 
 QUERY_BLOCK = 512
 
 TIE_TOLERANCE = 4e-6
 """Matrix products round differently from block to block: candidates this close are scored again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbors:
-    """The nearest reference spots of each query, best first.
-
-    Attributes
-    ----------
-    row_ids
-        ``(n_query, k)`` int64 ids; -1 only where fewer than k spots remain.
-    similarity
-        ``(n_query, k)`` float32 cosine similarity; 0 at padding.
-    """
-
-    row_ids: IdArray
-    similarity: FloatArray
 
 
 class SpotIndex:
@@ -96,7 +80,7 @@ class SpotIndex:
         keys[known] = self._keys[ids[known]]
         return keys
 
-    def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, exact: bool = False) -> Neighbors:
+    def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None, exact: bool = False) -> Neighbours:
         """Find the k nearest allowed spots of each query.
 
         Parameters
@@ -124,7 +108,7 @@ class SpotIndex:
         for start in range(0, len(query) if n_found else 0, QUERY_BLOCK):
             part = slice(start, start + QUERY_BLOCK)
             ids[part, :n_found], similarity[part, :n_found] = find(query[part], n_found, mask, n_allowed)
-        return Neighbors(ids, similarity)
+        return Neighbours(ids, similarity)
 
     def _by_backend(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         if self.backend.certain:

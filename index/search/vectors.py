@@ -1,8 +1,6 @@
-"""Embeddings: checked, and compared pair by pair."""
+"""Embeddings: checked, and how many of the true neighbours a search finds."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -26,24 +24,6 @@ def unit_rows(values: FloatArray, what: str, n: int | None = None) -> FloatArray
     if bad:
         raise InputError(f"{what}: {bad} of {len(array)} rows are not finite or not of unit length.")
     return array
-
-
-def pair_similarity(query: FloatArray, keys_of: Callable[[IdArray], FloatArray], ids: IdArray) -> FloatArray:
-    """Cosine similarity of each query and its ``(n_query, m)`` rows, the same bits in any company."""
-    scores = np.empty(ids.shape, dtype=np.float32)
-    step = max(1, 16_384 // max(ids.shape[1], 1))
-    for start in range(0, len(query), step):
-        block = ids[start : start + step]
-        keys = keys_of(block).reshape(*block.shape, query.shape[1])
-        np.einsum("qd,qkd->qk", query[start : start + step], keys, out=scores[start : start + step])
-    return np.clip(scores, -1.0, 1.0, out=scores)
-
-
-def brute_force(query: FloatArray, keys: FloatArray, k: int) -> tuple[IdArray, FloatArray]:
-    """Compare every query with every key in float64: the oracle of tests."""
-    product = query.astype(np.float64) @ keys.astype(np.float64).T
-    order = np.argsort(-product, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(product, order, axis=1).astype(np.float32)
 
 
 def recall_at_k(found: IdArray, truth: IdArray) -> float:

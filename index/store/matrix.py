@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from mclstexp.index.store.schema import SlideEntry
 from mclstexp.storage import canonical_json, read_digested, sha256_bytes, write_digested
+from mclstexp.types import Progress
 
-Progress = Callable[[int, int], None]
 FILLED = "filled.json"
 VALUES = "values"
 
@@ -112,7 +112,7 @@ class RowMatrix:
                         "sha256": sha256_bytes(data),
                     }
                     if on_progress is not None:
-                        on_progress(done + 1, len(todo))
+                        on_progress("copying rows of the table", done + 1, len(todo))
                 handle.flush()
                 os.fsync(handle.fileno())
             write_digested(self.folder / FILLED, {"key": self.key, "slides": filled})

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation, from_dict, to_dict
+from mclstexp.config import Normalisation
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import pieces
 from mclstexp.index.search.backend import Backend, Search
@@ -28,13 +28,14 @@ from mclstexp.index.store.format import read_metadata, refuse_version_1
 from mclstexp.index.store.genes import read_genes
 from mclstexp.index.store.hashes import check_manifest
 from mclstexp.index.store.identity import ReferenceIdentity
-from mclstexp.index.store.matrix import Progress, RowMatrix
+from mclstexp.index.store.matrix import RowMatrix
 from mclstexp.index.store.place import TABLE, Place
 from mclstexp.index.store.schema import SlideEntry, matrix
 from mclstexp.index.store.table import ROW_ID, Table
 from mclstexp.panel import GenePanel
+from mclstexp.settings import from_dict, to_dict
 from mclstexp.storage import canonical_json, read_digested, sha256_bytes, storage_error, write_digested
-from mclstexp.types import BoolArray, Device, FloatArray, IdArray
+from mclstexp.types import BoolArray, Device, FloatArray, IdArray, Progress
 
 
 class Snapshot:

@@ -8,7 +8,6 @@ import os
 from mclstexp.errors import FormatError, InputError, MclstexpError
 from mclstexp.index.store.format import refuse_version_1
 from mclstexp.index.store.lock import writer_is_busy, writing
-from mclstexp.index.store.matrix import Progress
 from mclstexp.index.store.place import HASHES, TABLE_FOLDER, Place
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.table import version_of
@@ -16,6 +15,7 @@ from mclstexp.index.verify.derived import check_derived, repair_derived
 from mclstexp.index.verify.files import check_hashes, check_orphans, check_tags, check_use, read_files
 from mclstexp.index.verify.findings import Report
 from mclstexp.index.verify.tables import check_slides, check_spots
+from mclstexp.types import Progress
 
 
 def verify(target: str | os.PathLike[str], *, repair: bool = False, on_progress: Progress | None = None) -> Report:

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from mclstexp.errors import FormatError
 from mclstexp.index.store.counts import decode_counts
 from mclstexp.index.store.expression import SlideCounts
-from mclstexp.index.store.matrix import Progress
 from mclstexp.index.store.place import TABLE_FOLDER
 from mclstexp.index.store.schema import SLIDE_COLUMNS, SlideEntry, matrix
 from mclstexp.index.store.snapshot import Snapshot
@@ -19,7 +18,7 @@ from mclstexp.index.store.table import ROW_ID
 from mclstexp.index.verify.derived import Copies
 from mclstexp.index.verify.findings import Report
 from mclstexp.text import duplicates
-from mclstexp.types import FloatArray, IdArray
+from mclstexp.types import FloatArray, IdArray, Progress
 
 NORM_TOLERANCE = 1e-3
 _VALUES = ["embedding", "image_embedding", "count_genes", "count_values", "total_counts", "panel_counts", "spot_id"]
@@ -60,7 +59,7 @@ def check_spots(newest: Snapshot, report: Report, *, on_progress: Progress | Non
                 copies.compare(piece, row_ids[rows], embedding[rows])
         report.n_spots = done
         if on_progress is not None:
-            on_progress(done, newest.n_spots)
+            on_progress("reading spots", done, newest.n_spots)
 
 
 def _check_part(

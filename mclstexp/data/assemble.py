@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.data.patches import check_inside
-from mclstexp.data.positions.files import Coordinates
+from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.data.positions.lattice import resolve_mpp
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
@@ -54,6 +54,8 @@ class Draft:
         Pixel size in um from a file other than the image.
     labels
         Annotation by spot id.
+    without_image
+        What to say where ``image`` is missing.
     """
 
     slide_id: str
@@ -68,6 +70,7 @@ class Draft:
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
+    without_image: str = "no image: counts only."
 
 
 def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
@@ -87,20 +90,21 @@ def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
     """
     coords = draft.coords
     joined_notes: list[str] = []
+    with naming(f"Slide {draft.slide_id}"):
+        coords.check()
     pixel_size, source, mpp_notes = resolve_mpp(
         draft.slide_id, given=mpp, image=draft.image, stated=draft.stated_mpp, pitch=coords.mpp_from_pitch()
     )
-    try:
+    with naming(f"Slide {draft.slide_id}"):
         spots = coords.spots(pixel_size)
         if draft.counts is not None:
             spots, joined_notes = _join(spots, draft.counts)
-    except InputError as error:
-        raise InputError(f"Slide {draft.slide_id}: {error}") from error
     if draft.labels is not None:
         spots = _labelled(spots, draft.labels)
     notes = [*draft.notes, *coords.notes, *(draft.counts.notes if draft.counts else ()), *joined_notes, *mpp_notes]
-    if coords.array is None:
-        notes.append("array coordinates were derived from the pixel coordinates.")
+    notes += draft.image.notes if draft.image is not None else [draft.without_image]
+    if coords.n_shared:
+        notes.append(f"{coords.n_shared} of {len(coords.ids)} spots lie at the place of another one.")
     slide = Slide(
         slide_id=draft.slide_id,
         patient=draft.patient,

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
+from mclstexp.types import StrPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 _MISSING = ("", "na", "n/a", "null", "none", "nan")
 
 
-def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: StrPath, *, header: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV, TSV or Parquet table with every cell as text ("" where empty).
 
     Parameters
@@ -41,8 +44,7 @@ def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFra
     """
     import pandas as pd
 
-    if not path.is_file():
-        raise InputError(f"Table {path} does not exist.")
+    path = require_file(path, "Table")
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     delimiter = delimiter_of(first_line(path))
@@ -52,6 +54,8 @@ def read_table(path: Path, *, header: Sequence[str] | None = None) -> pd.DataFra
                 return _read_text(path, delimiter, header, "utf-8-sig")
             except UnicodeDecodeError:
                 return _read_text(path, delimiter, header, "latin-1")
+        except pd.errors.ParserWarning:
+            raise InputError(f"Table {path} is damaged: its rows have more cells than its first line.") from None
         except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
             raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
 
@@ -118,7 +122,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> NDArray[np.float64]
     try:
         return np.array([_number(cell) for cell in cells], dtype=np.float64)
     except ValueError:
-        row, cell = next((i, cell) for i, cell in enumerate(cells) if not is_number(cell))
+        row, cell = next((i, cell) for i, cell in zip(frame.index, cells, strict=True) if not is_number(cell))
         raise InputError(f"{path.name}: column {column!r} holds {cell!r} in row {row + 1}, not a number.") from None
 
 
@@ -143,19 +147,21 @@ def _read_text(path: Path, delimiter: str, header: Sequence[str] | None, encodin
         names = lines[0]
         if len(lines) > 1 and len(lines[1]) == len(names) + 1:
             names = ["", *names]  # R leaves out the name of the index
-    return pd.read_csv(
-        path,
-        sep=delimiter,
-        header=None,
-        names=names,
-        skiprows=0 if header is not None else 1,
-        index_col=False,
-        on_bad_lines="error",
-        dtype=str,
-        keep_default_na=False,
-        encoding=encoding,
-        compression="gzip" if is_gzip(path) else None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # it would drop cells
+        return pd.read_csv(
+            path,
+            sep=delimiter,
+            header=None,
+            names=names,
+            skiprows=0 if header is not None else 1,
+            index_col=False,
+            on_bad_lines="error",
+            dtype=str,
+            keep_default_na=False,
+            encoding=encoding,
+            compression="gzip" if is_gzip(path) else None,
+        )
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -163,6 +169,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(path).reset_index().astype(str)
+        frame = pd.read_parquet(path).reset_index()
+        return frame.astype(str).mask(frame.isna(), "")
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error

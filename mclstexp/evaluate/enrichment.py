@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mclstexp.metrics import Floats, highest
+from mclstexp.panel import GenePanel
 
 WELL_PREDICTED_SHARE = 0.1
 """The tenth of the scored genes with the highest correlation counts as well predicted."""
@@ -42,19 +43,33 @@ class Enrichment:
     p_mann_whitney: float | None
 
 
-def enrichment(symbols: Sequence[str], pcc: ArrayLike, sets: Mapping[str, Sequence[str]]) -> list[Enrichment]:
-    """Test each set for being predicted better than the rest of the scored genes (NaN takes no part)."""
+def members(genes: GenePanel, names: Sequence[str]) -> list[int]:
+    """Return the columns of the named genes (symbols or Ensembl ids), each once; others are left out."""
+    return list(dict.fromkeys(column for name in names if (column := genes.find(name)) is not None))
+
+
+def enrichment(genes: GenePanel, pcc: ArrayLike, sets: Mapping[str, Sequence[str]]) -> list[Enrichment]:
+    """Test each set for being predicted better than the rest of the scored genes.
+
+    Parameters
+    ----------
+    genes
+        The panel.
+    pcc
+        ``(len(genes),)`` correlations; a gene of NaN takes no part.
+    sets
+        Names of genes, symbols or Ensembl ids, by name of the set.
+    """
     from scipy import stats
 
     values = np.asarray(pcc, dtype=np.float64)
-    scored = ~np.isnan(values)
-    names = np.asarray(symbols, dtype=np.str_)[scored]
+    scored = np.flatnonzero(~np.isnan(values))
     values = values[scored]
     well = np.zeros(len(values), dtype=bool)
     well[highest(values, round(WELL_PREDICTED_SHARE * len(values)) or 1)] = True
     results = []
-    for name, genes in sets.items():
-        known = np.isin(names, np.asarray(list(genes), dtype=np.str_))
+    for name, names in sets.items():
+        known = np.isin(scored, members(genes, names))
         n, n_known, n_well, hits = len(values), int(known.sum()), int(well.sum()), int((known & well).sum())
         testable = 0 < n_known < n
         results.append(

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from mclstexp.data.tables import delimiter_of
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
-from mclstexp.text import duplicates, shorten
+from mclstexp.text import duplicates, some
 
 By = Literal["patient", "slide", "cohort"]
 """The unit that is held out as a whole."""
@@ -92,12 +92,12 @@ def _with_counts(slides: Sequence[Slide]) -> tuple[list[Slide], list[str]]:
     notes = []
     if len(usable) < len(slides):
         dropped = [slide.slide_id for slide in slides if slide.spots.counts is None]
-        notes.append(f"{len(dropped)} slides without counts take no part: {shorten(dropped)}.")
+        notes.append(f"{len(dropped)} slides without counts take no part: {some(dropped)}.")
     blind = [slide.slide_id for slide in usable if slide.image is None]
     if blind:
         notes.append(
             f"{len(blind)} of {len(usable)} slides have no image: never held out, and in training only for methods "
-            f"that take counts alone: {shorten(blind)}."
+            f"that take counts alone: {some(blind)}."
         )
     if len(blind) == len(usable):
         raise InputError(f"None of {len(slides)} slides has both counts and an image, so none can be held out.")
@@ -123,7 +123,7 @@ def _given_folds(slides: list[Slide], spec: SplitSpec, notes: list[str]) -> list
     _require_known(fold_of, slides, "The file of folds")
     outside = [slide.slide_id for slide in slides if slide.slide_id not in fold_of]
     if outside:
-        notes.append(f"{len(outside)} slides are in no given fold and take no part: {shorten(outside)}.")
+        notes.append(f"{len(outside)} slides are in no given fold and take no part: {some(outside)}.")
     members = [slide for slide in slides if slide.slide_id in fold_of]
     names = list(dict.fromkeys(fold_of[slide.slide_id] for slide in members if slide.image is not None))
     if len(names) < 2:
@@ -170,7 +170,7 @@ def _unit_of(slides: Sequence[Slide], by: By) -> Callable[[Slide], str]:
     unknown = [slide.slide_id for slide in slides if not unit(slide)]
     if unknown:
         raise InputError(
-            f"The {by} of {len(unknown)} of {len(slides)} slides is unknown ({shorten(unknown)}); name it in the "
+            f"The {by} of {len(unknown)} of {len(slides)} slides is unknown ({some(unknown)}); name it in the "
             f"column {by} of slides.csv, or use --by slide."
         )
     return unit
@@ -180,7 +180,7 @@ def _require_known(names: Sequence[str] | dict[str, str], slides: Sequence[Slide
     known = {slide.slide_id for slide in slides}
     missing = [name for name in names if name not in known]
     if missing:
-        raise InputError(f"{where} names slide {missing[0]!r}, which is not there; slides: {shorten(sorted(known))}.")
+        raise InputError(f"{where} names slide {missing[0]!r}, which is not there; slides: {some(sorted(known))}.")
 
 
 def read_folds(path: Path) -> tuple[tuple[str, str], ...]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import By, Fold, SplitSpec
-from mclstexp.files import sha256_file
 from mclstexp.slide import Slide, SpotTable
-from mclstexp.text import shorten
+from mclstexp.storage import sha256_input
+from mclstexp.text import some
 
 INFORMATIVE_GENES = 20
 """A spot's counts identify it when it expresses at least this many genes."""
@@ -59,11 +59,11 @@ def _leakage_warnings(shared: list[str], unknown: list[str], by: By) -> list[str
         warnings.append(
             "LEAKAGE BY DESIGN: other sections of the held-out patient are in training, often adjacent cuts of the "
             "same tumour. These figures say nothing about a new patient: "
-            f"{shorten(shared)}. Use --by patient for that."
+            f"{some(shared)}. Use --by patient for that."
         )
     if unknown:
         help_ = "" if by == "patient" else "; a patient may be on both sides"
-        warnings.append(f"The patient of {len(unknown)} slides is unknown{help_}: {shorten(unknown)}.")
+        warnings.append(f"The patient of {len(unknown)} slides is unknown{help_}: {some(unknown)}.")
     return warnings
 
 
@@ -131,12 +131,12 @@ def _same_images(slides: Sequence[Slide]) -> dict[str, str]:
         if slide.image is not None and slide.image.path.is_file():
             by_size.setdefault(slide.image.path.stat().st_size, {})[slide.slide_id] = slide.image.path.resolve()
     digests: dict[Path, str] = {}
-    found = {}
+    digest_of = {}
     for group in by_size.values():
         if len(group) < 2:
             continue
         for slide_id, path in group.items():
             if path not in digests:
-                digests[path] = sha256_file(path)
-            found[slide_id] = digests[path]
-    return found
+                digests[path] = sha256_input(path)
+            digest_of[slide_id] = digests[path]
+    return digest_of

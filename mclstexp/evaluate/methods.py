@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from mclstexp.config import ModelConfig, Normalisation
@@ -12,6 +11,7 @@ from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.scores import MethodPrediction
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
+from mclstexp.types import Device, StrPath
 
 
 class Method(Protocol):
@@ -86,31 +86,31 @@ def without_counts(slide: Slide) -> Slide:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a command line says about the methods to compare; `mclstexp.index.pipeline` builds them.
+    """What a command line says about the methods to compare; `mclstexp.evaluate.retrieval` builds them.
 
     Attributes
     ----------
     recipes
         One retrieval method each; the baselines are always added.
     encoder, encoder_weights
-        As for training: a timm name (None: the recipe's), and a file, "random" or None for downloaded weights.
+        As for training: a timm name (None: the recipe's), and a file, "random" or "pretrained".
     settings
         ``dotted.key=value`` changes to every recipe.
     normalisation
         The protocol's: every method must predict on this scale.
     grid, split
-        Combinations of settings (`mclstexp.evaluate_tuning.parse_grid`) that each recipe but the published ones also
+        Combinations of settings (`mclstexp.evaluate.tuning.parse_grid`) that each recipe but the published ones also
         chooses among on every training side, divided as the outer split is.
     cache
-        Folder for image features, or None for the user's.
+        Folder for image features, True for the user's, False for none.
     """
 
     recipes: tuple[str, ...] = ("default", "paper")
     encoder: str | None = None
-    encoder_weights: str | None = None
+    encoder_weights: StrPath = "pretrained"
     settings: tuple[str, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
     grid: tuple[tuple[str, ...], ...] = ()
     split: SplitSpec = field(default_factory=SplitSpec)
-    device: str = "auto"
-    cache: Path | None = None
+    device: Device = "auto"
+    cache: bool | StrPath = True

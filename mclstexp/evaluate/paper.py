@@ -10,7 +10,7 @@ from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.protocol import PUBLISHED, EvaluationProtocol
 from mclstexp.slide import Slide
-from mclstexp.text import shorten
+from mclstexp.text import some
 
 PAPER_LEFT_OUT = ("A1", "H1", "H2", "H3")
 """Sections of HER2+ that the paper (after HisToGene's code) leaves out: 32 of 36 remain, A2 to G3."""
@@ -56,7 +56,7 @@ def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[
     Parameters
     ----------
     slides
-        What was found.
+        The slides of a data set.
     named
         Whether somebody named these very slides: then all are kept.
     """
@@ -70,7 +70,7 @@ def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[
         absent = [name for name in PAPER_SECTIONS if name not in usable]
         notes.append(
             f"A reduced run: {len(usable)} of the paper's {len(PAPER_SECTIONS)} sections take part with an image, "
-            f"{shorten(absent)} do not; the paper's figures are of all of them."
+            f"{some(absent)} do not; the paper's figures are of all of them."
         )
     return kept, notes
 

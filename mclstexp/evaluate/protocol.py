@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mclstexp.config import ModelConfig, Normalisation, recipe, to_dict
+from mclstexp.config import ModelConfig, Normalisation, recipe
 from mclstexp.data.genes.sets import KNOWN_GENES, GeneSets
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec
-from mclstexp.text import shorten
+from mclstexp.settings import to_dict
+from mclstexp.text import some
 
 PUBLISHED = ("paper", "paper-code")
 """Recipes that stand for someone else's work; they are never tuned."""
@@ -25,10 +26,10 @@ def changes_of(config: ModelConfig) -> list[str]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def panel_warnings(protocol: EvaluationProtocol, folds: Sequence[Fold]) -> list[
     slides = [slide_id for slide_id, _ in protocol.genes_seen if slide_id in held_out]
     patients = {patient for _, patient in protocol.genes_seen} & set(held_out.values()) - {""}
     if slides:
-        seen = f"held-out slides {shorten(slides)}"
+        seen = f"held-out slides {some(slides)}"
     elif patients:
-        seen = f"slides of held-out patients {shorten(sorted(patients))}"
+        seen = f"slides of held-out patients {some(sorted(patients))}"
     else:
         return [f"The panel of {len(protocol.genes)} genes was given: whoever chose it may have seen the test slides."]
     return [

@@ -21,8 +21,8 @@ from scipy.optimize import linear_sum_assignment
 
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap
 from mclstexp.evaluate.scores import METRICS, MethodSummary
-from mclstexp.files import new_folder
 from mclstexp.metrics import cluster_agreement, pearson_by_gene
+from mclstexp.storage import new_folder
 from mclstexp.types import FloatArray
 
 DPI = 110

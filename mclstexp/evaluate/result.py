@@ -1,4 +1,4 @@
-"""What an evaluation found: scores, summaries, maps, and what has to be known to read them."""
+"""The result of an evaluation: scores, summaries, maps, and what has to be known to read them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.config import ModelConfig, to_dict
+from mclstexp.config import ModelConfig
 from mclstexp.evaluate.paper import describe_protocol
 from mclstexp.evaluate.protocol import PUBLISHED, EvaluationProtocol, changes_of, describe_split
 from mclstexp.evaluate.scores import METRICS, MethodSummary, SlideScore
+from mclstexp.settings import to_dict
 from mclstexp.types import FloatArray
 
 
@@ -81,7 +82,7 @@ class EvaluationResult:
             "folds": list(self.folds),
             "overall": [asdict(summary) for summary in self.summaries],
             "slides": [
-                {key: value for key, value in vars(score).items() if key not in ("symbols", "gene_pcc", "clusters")}
+                {key: value for key, value in vars(score).items() if key not in ("genes", "gene_pcc", "clusters")}
                 for score in self.scores
             ],
             "domains_of_truth": {
@@ -91,14 +92,18 @@ class EvaluationResult:
         }
 
     def table(self) -> tuple[list[str], list[list[object]]]:
-        """Return header and rows, a row a method: mean over slides and seeds, and the spread of PCC."""
+        """Return header and rows, a row a method: mean over slides and seeds, beside PCC its spread."""
         keys = self._shown()
-        header = ["method", "slides", "seeds", *keys, "sd seeds", "sd slides"]
+        header = ["method", "slides", "seeds"]
+        for key in keys:
+            header += [key, "sd seeds", "sd slides"] if key == "pcc" else [key]
         rows: list[list[object]] = []
         for summary in self.summaries:
-            spread = summary.values["pcc"]
-            means = [summary.values[key].mean for key in keys]
-            rows.append([summary.method, summary.n_slides, summary.n_seeds, *means, spread.sd_seeds, spread.sd_slides])
+            row: list[object] = [summary.method, summary.n_slides, summary.n_seeds]
+            for key in keys:
+                value = summary.values[key]
+                row += [value.mean, value.sd_seeds, value.sd_slides] if key == "pcc" else [value.mean]
+            rows.append(row)
         return header, rows
 
     def slide_table(self) -> tuple[list[str], list[list[object]]]:
@@ -142,16 +147,17 @@ class EvaluationResult:
         return lines
 
     def _describe_choices(self) -> list[str]:
-        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        folds_of: dict[tuple[str, str], dict[str, list[str]]] = {}
         for fold in self.folds:
             for choice in fold["choices"]:
                 text = ", ".join(choice["chosen"]) or "the recipe's own"
                 where = f"{fold['name']} seed {choice['seed']}" if len(self.protocol.seeds) > 1 else fold["name"]
-                found.setdefault((choice["method"], choice["rule"]), {}).setdefault(text, []).append(where)
+                chosen = folds_of.setdefault((choice["method"], choice["rule"]), {})
+                chosen.setdefault(text, []).append(where)
         return [
             f"settings of {method}, chosen by mean PCC on each training side ({rule}): "
             + "; ".join(f"{text} in {', '.join(folds)}" for text, folds in chosen.items())
-            for (method, rule), chosen in found.items()
+            for (method, rule), chosen in folds_of.items()
         ]
 
     def _describe_labels(self) -> list[str]:
@@ -177,10 +183,10 @@ class EvaluationResult:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that decide figures ("absent" where not installed)."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("mclstexp", "numpy", "scipy", "scikit-learn", "torch", "timm", "scanpy", "lancedb"):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed

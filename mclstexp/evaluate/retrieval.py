@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import platformdirs
 
-from mclstexp.config import ModelConfig, Normalisation, recipe, with_settings
-from mclstexp.errors import InputError
-from mclstexp.evaluate.baselines import baseline_methods
+from mclstexp.config import ModelConfig, Normalisation, recipe
+from mclstexp.device import resolve_device
+from mclstexp.errors import InputError, MclstexpWarning
+from mclstexp.evaluate.baselines import Features, baseline_methods
 from mclstexp.evaluate.methods import Method, MethodOptions
 from mclstexp.evaluate.protocol import PUBLISHED
 from mclstexp.evaluate.scores import MethodPrediction
 from mclstexp.evaluate.tuning import TunedMethod
-from mclstexp.index.pipeline import BuildOptions, QueryOptions, build_reference, predict_slide
-from mclstexp.index.store.store import ReferenceStore
-from mclstexp.model.image.encoder import ImageEncoder, Weights, resolve_device
-from mclstexp.model.image.features import FeatureCache, slide_features
+from mclstexp.index.reference import Reference
+from mclstexp.model.image.encoder import ImageEncoder
+from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.panel import GenePanel
+from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
-from mclstexp.train import TrainedModel, TrainOptions, train
-from mclstexp.types import FloatArray
+from mclstexp.train import train
+from mclstexp.types import Device, FloatArray, Progress, StrPath
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What every method computes with: the encoder's weights, device, feature cache, and who is told of progress."""
+
+    encoder_weights: StrPath = "pretrained"
+    device: Device = "auto"
+    cache: Cache = True
+    on_progress: Progress | None = None
 
 
 class RetrievalMethod:
@@ -35,7 +46,7 @@ class RetrievalMethod:
     ----------
     config
         The recipe's settings.
-    options
+    resources
         Weights, device and feature cache.
     normalisation
         Scale of the predictions: counts are stored raw, so any model can answer in the protocol's.
@@ -44,11 +55,10 @@ class RetrievalMethod:
     deterministic = False
     uses_counts_only = True
 
-    def __init__(self, config: ModelConfig, options: TrainOptions, normalisation: Normalisation) -> None:
-        self.config, self.options, self.normalisation = config, options, normalisation
+    def __init__(self, config: ModelConfig, resources: Resources, normalisation: Normalisation) -> None:
+        self.config, self.resources, self.normalisation = config, resources, normalisation
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._model: TrainedModel | None = None
-        self._store: ReferenceStore | None = None
+        self._reference: Reference | None = None
 
     @property
     def name(self) -> str:
@@ -58,26 +68,42 @@ class RetrievalMethod:
     def fit(self, train_slides: Sequence[Slide], panel: GenePanel, *, seed: int) -> None:
         """Train on the slides with an image, and index all of them."""
         with_image = [slide for slide in train_slides if slide.image is not None]
-        options = dataclasses.replace(self.options, genes=panel)
-        self._model = train(with_image, dataclasses.replace(self.config, seed=seed), options)
+        resources = self.resources
         self._scratch = tempfile.TemporaryDirectory(prefix="mst-evaluate-")
-        folder = Path(self._scratch.name) / "reference"
-        self._store = build_reference(
-            folder, list(train_slides), self._model.files, self._model.encoders, BuildOptions(command="mst evaluate")
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MclstexpWarning)  # a fold's models are nobody's to use
+            model = train(
+                with_image,
+                recipe=dataclasses.replace(self.config, seed=seed),
+                genes=panel,
+                encoder_weights=resources.encoder_weights,
+                device=resources.device,
+                cache=resources.cache,
+                on_progress=resources.on_progress,
+            )
+            folder = Path(self._scratch.name) / "reference"
+            self._reference = Reference.build(folder, train_slides, model, command="mst evaluate")
 
     def predict(self, slide: Slide) -> MethodPrediction:
         """Query the fold's reference with a held-out slide."""
-        if self._model is None or self._store is None:
+        if self._reference is None:
             raise InputError(f"Method {self.name} was asked to predict before it was fitted.")
-        options = QueryOptions(normalisation=self.normalisation, device=self.options.device, thumbnail=False)
-        found = predict_slide(slide, self._model.encoders, self._store, options).prediction
-        familiarity = found.obs.get("familiarity")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MclstexpWarning)
+            prediction = self._reference.query(
+                slide,
+                normalisation=self.normalisation,
+                device=self.resources.device,
+                thumbnail=False,
+                on_progress=self.resources.on_progress,
+            )
+        familiarity = prediction.obs.get("familiarity")
         known = None if familiarity is None else np.asarray(familiarity, dtype=np.float32)
-        return MethodPrediction(found.mean, found.lower, found.upper, known)
+        level = prediction.settings.get("interval_level")
+        return MethodPrediction(prediction.mean, prediction.lower, prediction.upper, known, level)
 
 
-def evaluation_methods(options: MethodOptions) -> list[Method]:
+def evaluation_methods(options: MethodOptions, *, on_progress: Progress | None = None) -> list[Method]:
     """Return the baselines and one retrieval method a recipe (and one tuned, given a grid), on one encoder and scale.
 
     Raises
@@ -85,14 +111,13 @@ def evaluation_methods(options: MethodOptions) -> list[Method]:
     InputError
         When a recipe or setting is unknown, or there is a grid and no recipe to tune.
     """
-    folder = options.cache or Path(platformdirs.user_cache_dir("mclstexp"))
-    cache = FeatureCache(folder)
-    run = TrainOptions(weights=_weights(options), device=options.device, cache=cache)  # type: ignore[arg-type]
+    resources = Resources(options.encoder_weights, options.device, options.cache, on_progress)
     configs = [_config(name, options) for name in options.recipes]
-    methods: list[Method] = list(baseline_methods(last_layer_features(configs[0], run), options.normalisation))
+    features = last_layer_features(configs[0], resources)
+    methods: list[Method] = list(baseline_methods(features, options.normalisation))
 
     def make(config: ModelConfig) -> RetrievalMethod:
-        return RetrievalMethod(config, run, options.normalisation)
+        return RetrievalMethod(config, resources, options.normalisation)
 
     tuned = [config for config in configs if options.grid and config.recipe not in PUBLISHED]
     if options.grid and not tuned:
@@ -106,17 +131,20 @@ def evaluation_methods(options: MethodOptions) -> list[Method]:
     return methods
 
 
-def last_layer_features(config: ModelConfig, options: TrainOptions) -> Any:
+def last_layer_features(config: ModelConfig, resources: Resources) -> Features:
     """Return the baselines' features: the encoder's own pooled output, one view, of full-resolution patches."""
     spec = dataclasses.replace(config.encoder, pooling="last", views=1, scales=(1.0,))
     patch = dataclasses.replace(recipe("paper").patch, size_px=config.patch.size_px)
-    encoder: list[ImageEncoder] = []
+    given = resources.encoder_weights
+    weights = given if given in ("pretrained", "random") else Path(given)
+    cache = feature_cache(resources.cache)
+    encoders: list[ImageEncoder] = []  # filled on first use
 
     def features(slide: Slide) -> FloatArray:
-        if not encoder:
-            made = ImageEncoder.create(spec, options.weights, seed=config.seed)
-            encoder.append(made.to(resolve_device(options.device)))
-        return slide_features(slide, encoder[0], patch, cache=options.cache)
+        if not encoders:
+            encoder = ImageEncoder.create(spec, weights, seed=config.seed)  # type: ignore[arg-type]
+            encoders.append(encoder.to(resolve_device(resources.device)))
+        return slide_features(slide, encoders[0], patch, cache=cache, on_progress=resources.on_progress)
 
     return features
 
@@ -128,9 +156,3 @@ def _config(name: str, options: MethodOptions) -> ModelConfig:
         config = dataclasses.replace(config, normalisation=options.normalisation)
     changes = [f"encoder.name={options.encoder}"] if options.encoder else []
     return with_settings(config, [*changes, *options.settings])
-
-
-def _weights(options: MethodOptions) -> Weights:
-    if options.encoder_weights is None:
-        return "pretrained"
-    return "random" if str(options.encoder_weights) == "random" else Path(options.encoder_weights)

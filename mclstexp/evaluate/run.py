@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,13 @@ from mclstexp.evaluate.leakage import check_leakage
 from mclstexp.evaluate.methods import Choosing, Configured, Method, without_counts
 from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
-from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, score_slide, summarise
+from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, coverage_warnings, score_slide, summarise
 from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
+from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.text import shorten
-from mclstexp.types import FloatArray
+from mclstexp.text import some
+from mclstexp.types import FloatArray, Progress
 
 MAPPED_SLIDES = 4
 
@@ -33,7 +35,7 @@ def run_evaluation(
     methods: Sequence[Method],
     protocol: EvaluationProtocol,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Fit and score every method on every fold and seed.
 
@@ -50,26 +52,28 @@ def run_evaluation(
     runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
     folds, notes = make_folds(slides, protocol.split)
     warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
-    found = _Findings(protocol, notes=notes)
+    findings = _Findings(protocol, notes=notes)
     for i, fold in enumerate(folds):
-        panel = found.begin(fold)
+        panel = findings.begin(fold)
         for j, (method, seed) in enumerate(runs):
-            found.run(method, seed, fold, panel)
+            started, done, total = time.monotonic(), i * len(runs) + j + 1, len(folds) * len(runs)
+            findings.run(method, seed, fold, panel)
+            inform(f"fold {fold.name}, {method.name}: {time.monotonic() - started:.0f} s ({done} of {total})")
             if on_progress is not None:
-                on_progress(i * len(runs) + j + 1, len(folds) * len(runs))
+                on_progress("folds x methods", done, total)
     return EvaluationResult(
         protocol=protocol,
         methods=tuple(method.name for method in methods),
         configs={method.name: method.config for method in methods if isinstance(method, Configured)},
-        folds=tuple(found.folds),
-        scores=tuple(found.scores),
-        summaries=tuple(summarise(found.scores, found.pooled, protocol.known)),
-        notes=(*dict.fromkeys(found.notes), *_absent_markers(protocol.markers, found.panel_genes)),
-        warnings=tuple(warnings),
-        domains_of_truth=found.domains,
-        label_sources=found.label_sources,
-        maps=tuple(found.maps.values()),
-        domain_maps=tuple(found.domain_maps.values()),
+        folds=tuple(findings.folds),
+        scores=tuple(findings.scores),
+        summaries=tuple(summarise(findings.scores, findings.pooled, protocol.known)),
+        notes=(*dict.fromkeys(findings.notes), *_absent_markers(protocol.markers, findings.panels)),
+        warnings=(*warnings, *coverage_warnings(findings.scores)),
+        domains_of_truth=findings.domains,
+        label_sources=findings.label_sources,
+        maps=tuple(findings.maps.values()),
+        domain_maps=tuple(findings.domain_maps.values()),
         versions=versions(),
     )
 
@@ -85,7 +89,7 @@ def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ..
 
 @dataclass
 class _Findings:
-    """What the loop over folds, methods and seeds has found so far."""
+    """What the loop over folds, methods and seeds has gathered so far."""
 
     protocol: EvaluationProtocol
     notes: list[str]
@@ -95,7 +99,7 @@ class _Findings:
     maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
     domains: dict[str, tuple[float, float]] = field(default_factory=dict)
     label_sources: dict[str, str] = field(default_factory=dict)
-    panel_genes: set[str] = field(default_factory=set)
+    panels: list[GenePanel] = field(default_factory=list)
     domain_maps: dict[str, DomainMap] = field(default_factory=dict)
     folds: list[dict[str, Any]] = field(default_factory=list)
 
@@ -106,7 +110,7 @@ class _Findings:
             self.notes += notes
         else:
             panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
-        self.panel_genes |= set(panel.symbols)
+        self.panels.append(panel)
         self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
         for truth in self.truths:
             self._describe(truth)
@@ -173,15 +177,19 @@ class _Findings:
 
     def _map(self, truth: SlideTruth, predicted: FloatArray, method: str) -> None:
         for (slide_id, gene), picture in self.maps.items():
-            if slide_id == truth.slide.slide_id and gene in truth.panel.position:
-                picture.predicted.setdefault(method, predicted[:, truth.panel.position[gene]])
+            column = truth.panel.find(gene) if slide_id == truth.slide.slide_id else None
+            if column is not None:
+                picture.predicted.setdefault(method, predicted[:, column])
 
 
-def _absent_markers(markers: GeneSets, known: set[str]) -> list[str]:
-    absent = {name: [gene for gene in genes if gene not in known] for name, genes in markers.items()}
+def _absent_markers(markers: GeneSets, panels: Sequence[GenePanel]) -> list[str]:
+    absent = {
+        name: [gene for gene in genes if all(panel.find(gene) is None for panel in panels)]
+        for name, genes in markers.items()
+    }
     return [
         f"Marker set {name}: {len(genes)} of {len(markers[name])} genes are in no fold's panel and not scored: "
-        f"{shorten(genes)}."
+        f"{some(genes)}."
         for name, genes in absent.items()
         if genes
     ]

@@ -13,7 +13,7 @@ from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.genes.sets import GeneSets
 from mclstexp.errors import MismatchError
-from mclstexp.evaluate.enrichment import Enrichment, enrichment
+from mclstexp.evaluate.enrichment import Enrichment, enrichment, members
 from mclstexp.metrics import (
     Floats,
     PooledCorrelation,
@@ -30,6 +30,7 @@ from mclstexp.metrics import (
 )
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
+from mclstexp.text import some
 from mclstexp.types import FloatArray
 
 N_TOP = 50
@@ -55,6 +56,27 @@ METRICS = {
 }
 """Every measure by its key, in words; ``pcc_set:NAME`` are those of marker sets."""
 
+HEADINGS = {
+    "pcc": "PCC",
+    "pcc_heg": "HEG",
+    "pcc_hvg": "HVG",
+    "pcc_hpg": "HPG",
+    "mse": "MSE",
+    "mae": "MAE",
+    "rvd": "RVD",
+    "ssim": "SSIM",
+    "ari": "ARI",
+    "nmi": "NMI",
+    "interval_width": "width",
+    "familiarity": "familiar",
+    "pooled_pcc": "pooled",
+    "pooled_pcc_heg": "pooled HEG",
+}
+"""Short headings for a terminal, where the key would be long."""
+
+COVERAGE_TOLERANCE = 0.1
+"""Intervals that hold fewer of a slide's measured values than their level, less this, are warned of."""
+
 
 @dataclass(frozen=True, eq=False)
 class MethodPrediction:
@@ -66,6 +88,8 @@ class MethodPrediction:
         ``(n, G)`` expected expression over the fold's panel; NaN columns for genes the method cannot know.
     lower, upper
         ``(n, G)`` bounds of its interval, or None.
+    level
+        Share of the measured values that the intervals are meant to hold, or None where that is not said.
     familiarity
         ``(n,)`` how familiar each patch is, or None.
     """
@@ -74,6 +98,7 @@ class MethodPrediction:
     lower: FloatArray | None = None
     upper: FloatArray | None = None
     familiarity: FloatArray | None = None
+    level: float | None = None
 
     def check(self, method: str, n_spots: int, n_genes: int) -> None:
         """Refuse shapes other than the slide's, and values that are infinite or partly NaN.
@@ -123,8 +148,9 @@ class SlideTruth:
 class SlideScore:
     """One method's scores on one held-out slide with one seed (None: the method has no chance in it).
 
-    ``values`` holds the measures of `METRICS` and of the marker sets; ``gene_pcc`` is ``(G,)``, ordered as ``symbols``;
-    ``clusters`` is ``(n,)``, those of the prediction that ARI and NMI compare with the labels (-1: no label), or None.
+    ``values`` holds the measures of `METRICS` and of the marker sets; ``interval_level`` is the nominal coverage;
+    ``gene_pcc`` is ``(G,)``, ordered as ``genes``; ``clusters`` is ``(n,)``, those of the prediction that ARI and NMI
+    compare with the labels (-1: no label), or None.
     """
 
     fold: str
@@ -137,7 +163,8 @@ class SlideScore:
     n_dropped: int
     n_constant: int
     values: dict[str, float | None]
-    symbols: tuple[str, ...]
+    interval_level: float | None
+    genes: GenePanel
     gene_pcc: Floats
     clusters: NDArray[np.int64] | None = None
 
@@ -174,8 +201,7 @@ def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, marke
     }
     values |= _uncertainty(x, prediction)
     for name, symbols in markers.items():
-        columns = [truth.panel.position[symbol] for symbol in symbols if symbol in truth.panel.position]
-        values[f"pcc_set:{name}"] = mean_or_none(genes.pcc[columns])
+        values[f"pcc_set:{name}"] = mean_or_none(genes.pcc[members(truth.panel, symbols)])
     return SlideScore(
         fold=run.fold,
         slide_id=truth.slide.slide_id,
@@ -187,7 +213,8 @@ def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, marke
         n_dropped=genes.n_dropped,
         n_constant=genes.n_constant,
         values=values,
-        symbols=truth.panel.symbols,
+        interval_level=prediction.level,
+        genes=truth.panel,
         gene_pcc=genes.pcc,
         clusters=clusters,
     )
@@ -268,8 +295,28 @@ def _summarise_method(
     for key, per_seed in _pooled_values([pooled[method, seed] for seed in seeds]).items():
         values[key] = Spread(mean_or_none(per_seed), _sd(per_seed))
     gene_pcc = _mean_by_gene(scores)
-    tested = enrichment(list(gene_pcc), [np.nan if r is None else r for r in gene_pcc.values()], known)
+    pcc = [np.nan if value is None else value for value in gene_pcc.values()]
+    tested = enrichment(_all_genes(scores), pcc, known)
     return MethodSummary(method, len(slides), len(seeds), values, gene_pcc, tuple(tested))
+
+
+def coverage_warnings(scores: Sequence[SlideScore]) -> list[str]:
+    """Warn, a line a method, of slides whose intervals hold far fewer measured values than they should."""
+    coverages: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for score in scores:
+        coverage, level = score.values["coverage"], score.interval_level
+        if coverage is not None and level is not None:
+            coverages.setdefault((score.method, level), {}).setdefault(score.slide_id, []).append(coverage)
+    warnings = []
+    for (method, level), slides in coverages.items():
+        means = {slide_id: float(np.mean(seeds)) for slide_id, seeds in slides.items()}
+        missed = [f"{mean:.3f} on {slide_id}" for slide_id, mean in means.items() if mean < level - COVERAGE_TOLERANCE]
+        if missed:
+            warnings.append(
+                f"The intervals of {method} are too narrow on {len(missed)} of {len(means)} slides: they should hold "
+                f"{level:g} of the measured values and hold {some(missed)}; do not rely on them for slides like these."
+            )
+    return warnings
 
 
 def _pooled_values(pools: Sequence[PooledCorrelation]) -> dict[str, Floats]:
@@ -282,11 +329,20 @@ def _pooled_values(pools: Sequence[PooledCorrelation]) -> dict[str, Floats]:
 
 
 def _mean_by_gene(scores: Sequence[SlideScore]) -> dict[str, float | None]:
-    found: dict[str, list[float]] = {}
+    pcc: dict[str, list[float]] = {}
     for score in scores:
-        for symbol, value in zip(score.symbols, score.gene_pcc.tolist(), strict=True):
-            found.setdefault(symbol, []).append(value)
-    return {symbol: mean_or_none(values) for symbol, values in found.items()}
+        for symbol, value in zip(score.genes.symbols, score.gene_pcc.tolist(), strict=True):
+            pcc.setdefault(symbol, []).append(value)
+    return {symbol: mean_or_none(values) for symbol, values in pcc.items()}
+
+
+def _all_genes(scores: Sequence[SlideScore]) -> GenePanel:
+    """Return every fold's genes, in order of first appearance."""
+    ensembl: dict[str, str] = {}
+    for score in scores:
+        for symbol, identifier in zip(score.genes.symbols, score.genes.ensembl, strict=True):
+            ensembl[symbol] = ensembl.get(symbol) or identifier
+    return GenePanel(tuple(ensembl), tuple(ensembl.values()))
 
 
 def _means(table: Floats, axis: int) -> Floats:

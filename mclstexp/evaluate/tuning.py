@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from mclstexp.config import ModelConfig, Normalisation, with_settings
+from mclstexp.config import ModelConfig, Normalisation
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec, make_folds
 from mclstexp.evaluate.methods import Choice, Method, without_counts
 from mclstexp.evaluate.scores import MethodPrediction, SlideTruth
 from mclstexp.metrics import mean_or_none, score_genes
 from mclstexp.panel import GenePanel
+from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 
 MAX_COMBINATIONS = 32
@@ -59,15 +60,15 @@ def parse_grid(texts: Sequence[str]) -> tuple[Settings, ...]:
             raise InputError(f"--tune cannot choose {key!r}: {_NOT_TUNED[key]}.")
         if key in lists:
             raise InputError(f"--tune names {key!r} twice; give all its values in one list.")
-        found = [json.dumps(value) for value in _values(values)]
-        if len(found) < 2:
+        choices = [json.dumps(value) for value in _values(values)]
+        if len(choices) < 2:
             raise InputError(
-                f"--tune {text!r} gives {len(found)} value and leaves nothing to choose; use --set for one."
+                f"--tune {text!r} gives {len(choices)} value and leaves nothing to choose; use --set for one."
             )
         # 1 and 1.0 are one number; 1 and true are not.
-        if len({json.dumps(json.loads(value, parse_int=float)) for value in found}) < len(found):
+        if len({json.dumps(json.loads(value, parse_int=float)) for value in choices}) < len(choices):
             raise InputError(f"--tune {text!r} gives a value twice.")
-        lists[key] = found
+        lists[key] = choices
     size = int(np.prod([len(values) for values in lists.values()], dtype=np.int64)) if lists else 0
     if size > MAX_COMBINATIONS:
         raise InputError(f"--tune makes {size} combinations of settings; at most {MAX_COMBINATIONS} are tried.")
@@ -77,16 +78,16 @@ def parse_grid(texts: Sequence[str]) -> tuple[Settings, ...]:
 
 def _values(text: str) -> list[Any]:
     """Read comma-separated values one by one, each as JSON where it is, else as text; empty ones are left out."""
-    found: list[Any] = []
+    parsed: list[Any] = []
     rest = text.strip().lstrip(_BETWEEN)
     while rest:
         value, end = _json_value(rest)
         if end is None:
             value, end = rest.partition(",")[0].strip(), rest.find(",")
             end = len(rest) if end < 0 else end
-        found.append(value)
+        parsed.append(value)
         rest = rest[end:].lstrip(_BETWEEN)
-    return found
+    return parsed
 
 
 def _json_value(text: str) -> tuple[Any, int | None]:
@@ -208,7 +209,7 @@ class TunedMethod:
         self, config: ModelConfig, folds: Sequence[Fold], truths: dict[str, SlideTruth], panel: GenePanel, *, seed: int
     ) -> float | None:
         """Mean over the inner folds' held-out slides of the mean PCC of all genes."""
-        found = []
+        scores = []
         for fold in folds:
             # Intervals take a cross-validation of their own and decide nothing here.
             method = self._make(dataclasses.replace(config, calibrate=False))
@@ -216,5 +217,5 @@ class TunedMethod:
             for slide in fold.test:
                 predicted = method.predict(without_counts(slide)).mean
                 pcc = mean_or_none(score_genes(truths[slide.slide_id].expression, predicted).pcc)
-                found.append(np.nan if pcc is None else pcc)
-        return mean_or_none(found)
+                scores.append(np.nan if pcc is None else pcc)
+        return mean_or_none(scores)

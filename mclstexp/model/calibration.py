@@ -84,7 +84,7 @@ class Calibration:
 
     def widening(self, nearness: FloatArray, distance: FloatArray) -> FloatArray:
         """Return ``(n,)`` how much wider than usual an interval is: far neighbours and strange features widen it."""
-        return _widening(self.nearness, self.factor, self.strangeness, nearness, distance)
+        return widening_of(self.nearness, self.factor, self.strangeness, nearness, distance)
 
     def familiarity(self, distance: FloatArray) -> FloatArray:
         """Return ``(n,)`` percentile: the share of held-out training patches at least as far out as this one."""
@@ -137,9 +137,10 @@ def smaller_percentile(first: FloatArray, second: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isnan(both), np.fmin(first, second), both), dtype=np.float32)
 
 
-def _widening(
+def widening_of(
     knots: FloatArray, factor: FloatArray, strangeness: FloatArray, nearness: FloatArray, distance: FloatArray
 ) -> FloatArray:
+    """Return `Calibration.widening` from its parts, which the calibration needs before it is whole."""
     base = np.interp(nearness, knots, factor)
     reach = knots[-1] - knots[0] if knots[-1] - knots[0] > 1e-6 else max(1.0 - knots[0], 1e-3)
     below = 1.0 + np.maximum(knots[0] - nearness, 0.0) / reach

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mclstexp.config import ModelConfig, from_dict, to_dict
+from mclstexp.config import ModelConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.files import new_folder, sha256_file
-from mclstexp.model.image.encoder import state_digest
 from mclstexp.panel import GenePanel
+from mclstexp.settings import from_dict, to_dict
+from mclstexp.storage import new_folder, sha256_file
 
 MODEL_FORMAT = 1
 """Version of the folder's layout, apart from the package's version."""
@@ -58,15 +57,8 @@ class ModelFiles:
     history: list[dict[str, Any]] = field(default_factory=list)
     card: str = ""
 
-    def digest(self) -> str:
-        """SHA-256 over weights, settings and panel: two models agree exactly when their digests do."""
-        digest = hashlib.sha256(state_digest(self.arrays).encode())
-        digest.update(json.dumps(to_dict(self.config), sort_keys=True).encode())
-        digest.update(self.panel.digest.encode())
-        return digest.hexdigest()
 
-
-def save_model(folder: Path, model: ModelFiles, *, force: bool = False) -> None:
+def write_model(folder: Path, model: ModelFiles, *, digest: str, force: bool = False) -> None:
     """Write a model folder, wholly or not at all.
 
     Raises
@@ -83,7 +75,7 @@ def save_model(folder: Path, model: ModelFiles, *, force: bool = False) -> None:
         head = {
             "format": "mclstexp-model",
             "format_version": MODEL_FORMAT,
-            "digest": model.digest(),
+            "digest": digest,
             "sha256": {name: sha256_file(work / name) for name in (WEIGHTS, GENES)},
             "config": to_dict(model.config),
             "facts": model.facts,
@@ -91,7 +83,7 @@ def save_model(folder: Path, model: ModelFiles, *, force: bool = False) -> None:
         (work / CONFIG).write_text(json.dumps(head, indent=2) + "\n")
 
 
-def load_model(folder: Path) -> ModelFiles:
+def read_model(folder: Path) -> ModelFiles:
     """Read a model folder, checking its format version and hashes.
 
     Raises
@@ -102,13 +94,13 @@ def load_model(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise InputError(f"The model folder {folder} does not exist; make one with mst train.")
     head = _read_head(folder)
-    for name, expected in head["sha256"].items():
+    for name in (WEIGHTS, GENES):
         if not (folder / name).is_file():
             raise FormatError(f"Model {folder} is incomplete: {name} is missing; train it again or restore a copy.")
-        found = sha256_file(folder / name)
-        if found != expected:
+        digest, stated = sha256_file(folder / name), head["sha256"][name]
+        if digest != stated:
             raise FormatError(
-                f"Model {folder} is damaged: {name} has hash {found[:12]}, config.json says {expected[:12]}; "
+                f"Model {folder} is damaged: {name} has hash {digest[:12]}, {CONFIG} says {stated[:12]}; "
                 "train it again or restore a copy."
             )
     try:
@@ -118,10 +110,10 @@ def load_model(folder: Path) -> ModelFiles:
         panel = GenePanel(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
         history = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
         config = from_dict(ModelConfig, head["config"], "config.")
-    except (SafetensorError, IndexError, OSError, json.JSONDecodeError, InputError) as error:
+        card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
+    except (SafetensorError, IndexError, OSError, UnicodeDecodeError, json.JSONDecodeError, InputError) as error:
         raise FormatError(f"Model {folder} is damaged ({error}); train it again or restore a copy.") from error
-    card = folder / CARD
-    return ModelFiles(config, panel, arrays, head["facts"], history, card.read_text() if card.is_file() else "")
+    return ModelFiles(config, panel, arrays, head["facts"], history, card)
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
@@ -140,7 +132,10 @@ def _read_head(folder: Path) -> dict[str, Any]:
             f"Model {folder} has format version {version}, this program reads {MODEL_FORMAT}; "
             "install the mclstexp release that wrote it, or train again."
         )
-    missing = {"sha256", "config", "facts"} - set(head)
-    if missing:
-        raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks {', '.join(sorted(missing))}.")
+    for name in ("sha256", "config", "facts"):
+        if not isinstance(head.get(name), dict):
+            raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks {name}; train it again or restore a copy.")
+    unhashed = [name for name in (WEIGHTS, GENES) if not isinstance(head["sha256"].get(name), str)]
+    if unhashed:
+        raise FormatError(f"Model {folder} is damaged: {CONFIG} lacks the hash of {unhashed[0]}; restore a copy.")
     return head

@@ -1,33 +1,38 @@
-"""The pair of encoders: slides in, unit embeddings out."""
+"""The model: a pair of encoders that share a space, with its settings, gene panel, calibration and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mclstexp.config import ModelConfig
+from mclstexp.data.anndata_file import reason
 from mclstexp.data.genes.expression import expression_for
-from mclstexp.errors import MismatchError
+from mclstexp.device import resolve_device
+from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.calibration import Calibration
-from mclstexp.model.folder import ModelFiles, load_model
-from mclstexp.model.image.encoder import ImageEncoder, resolve_device
-from mclstexp.model.image.features import FeatureCache, slide_features
-from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.card import model_card
+from mclstexp.model.folder import ModelFiles, read_model, write_model
+from mclstexp.model.image.encoder import ImageEncoder, state_digest
+from mclstexp.model.image.features import Cache, feature_cache, slide_features
+from mclstexp.model.network.layers import ContrastiveNetwork
+from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space, fused_keys
 from mclstexp.model.space.shared import SharedSpace
-from mclstexp.model.space.state import space_from_state
 from mclstexp.panel import GenePanel
-from mclstexp.slide import Slide
-from mclstexp.types import FloatArray
-
-Progress = Callable[[int, int], None]
-Device = Literal["auto", "cpu", "cuda"]
+from mclstexp.settings import to_dict
+from mclstexp.slide import Slide, count_patients
+from mclstexp.storage import sha256_input
+from mclstexp.text import counted
+from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,67 +51,142 @@ class Keys:
     image_embedding: FloatArray | None
 
 
-def columns_in(panel: GenePanel, genes: GenePanel) -> NDArray[np.int64]:
-    """Return each gene's place in the panel, -1 outside."""
-    return np.array([panel.position.get(symbol, -1) for symbol in genes.symbols], dtype=np.int64)
-
-
-class EncoderPair:
-    """Image encoder and spot encoder of one model.
+class Model:
+    """A trained model. `mclstexp.train` makes one, `load` reads one, `save` writes one.
 
     A slide's embeddings are a function of the slide alone: not of the batch size, of the order of the slides, nor of
     which other slides are encoded.
+
+    Attributes
+    ----------
+    config
+        Settings, :class:`~mclstexp.config.ModelConfig`.
+    panel
+        The gene panel that it was trained on.
+    encoder, space
+        The image encoder, and the space that patches and spots share.
+    calibration
+        How sure its predictions are, or None where that is not known.
+    slides
+        What it was trained on: ``slide``, ``patient``, ``cohort``, ``spots`` and ``image_sha256`` of each slide.
+    history
+        One entry an epoch or step of the training.
+
+    Examples
+    --------
+    >>> model = Model.load("model/")
+    >>> model  # doctest: +ELLIPSIS
+    Model('default', ..., trained on 2 slides of 2 patients)
     """
 
     def __init__(
         self,
         config: ModelConfig,
         panel: GenePanel,
-        backbone: ImageEncoder,
+        encoder: ImageEncoder,
         space: Space,
         *,
         calibration: Calibration | None = None,
-        cache: FeatureCache | None = None,
-        trained_on: Sequence[Mapping[str, Any]] = (),
+        slides: Sequence[Mapping[str, Any]] = (),
+        history: Sequence[Mapping[str, Any]] = (),
+        cache: Cache = False,
     ) -> None:
-        self.config, self.panel, self.backbone, self.space = config, panel, backbone, space
-        self.calibration, self.trained_on = calibration, tuple(trained_on)
-        self.cache = cache or FeatureCache()
+        self.config, self.panel, self.encoder, self.space = config, panel, encoder, space
+        self.calibration = calibration
+        self.slides = tuple(dict(slide) for slide in slides)
+        self.history = [dict(entry) for entry in history]
+        self._cache = feature_cache(cache)
 
     @classmethod
-    def from_files(
-        cls, model: ModelFiles, *, device: Device = "auto", cache: FeatureCache | None = None
-    ) -> EncoderPair:
-        """Rebuild the encoders of a loaded model."""
-        backbone = ImageEncoder.create(model.config.encoder, "random")
-        state = {k.removeprefix("backbone."): v for k, v in model.arrays.items() if k.startswith("backbone.")}
-        backbone.backbone.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
-        space = space_from_state(model.config, model.panel, model.arrays, model.facts)
-        calibration = Calibration.from_state(model.arrays, model.facts)
-        target = resolve_device(device)
-        backbone.to(target)
-        seen = model.facts.get("slides", ())
-        return cls(model.config, model.panel, backbone, space, calibration=calibration, cache=cache, trained_on=seen)
+    def load(cls, folder: StrPath, *, device: Device = "auto", cache: Cache = True) -> Model:
+        """Read a model's folder.
 
-    @classmethod
-    def load(cls, folder: Path, *, device: Device = "auto", cache: FeatureCache | None = None) -> EncoderPair:
-        """Read a model folder and rebuild its encoders."""
-        return cls.from_files(load_model(folder), device=device, cache=cache)
+        Parameters
+        ----------
+        folder
+            What `save` wrote.
+        device
+            ``auto`` takes a GPU when there is one.
+        cache
+            Folder that keeps image features between runs; True takes the user's, False keeps none.
+
+        Raises
+        ------
+        InputError, FormatError
+            There is no such folder; it is no model, damaged, or of another format version.
+        """
+        files, target = read_model(Path(folder)), resolve_device(device)
+        encoder = ImageEncoder.create(files.config.encoder, "random")
+        try:
+            encoder.backbone.load_state_dict(_tensors(files.arrays, "backbone."))
+            return cls(
+                files.config,
+                files.panel,
+                encoder.to(target),
+                _space(files),
+                calibration=Calibration.from_state(files.arrays, files.facts),
+                slides=files.facts.get("slides", ()),
+                history=files.history,
+                cache=cache,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
+            raise FormatError(
+                f"Model {folder} is damaged: its parts do not fit each other ({reason(error)}); "
+                "train it again or restore a copy."
+            ) from error
+
+    def save(self, folder: StrPath, *, force: bool = False) -> None:
+        """Write the model's folder, wholly or not at all.
+
+        Raises
+        ------
+        ExistsAlreadyError, StorageError
+            The folder exists and ``force`` is not set; the disk refused.
+        """
+        arrays, facts = self._state
+        facts = {**facts, "slides": [dict(slide) for slide in self.slides]}
+        card = model_card(self.slides, self.panel, self.config, self.calibration)
+        files = ModelFiles(self.config, self.panel, arrays, facts, self.history, card)
+        write_model(Path(folder), files, digest=self.digest, force=force)
 
     @property
-    def spot_context(self) -> str:
-        """The rule that says which spots decide a spot's embedding."""
-        return self.space.spot_context
+    def device(self) -> Device:
+        """Where it computes: ``cpu`` or ``cuda``."""
+        return "cuda" if next(self.encoder.parameters()).is_cuda else "cpu"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over weights, settings and panel: two models agree exactly when their digests do."""
+        digest = hashlib.sha256(state_digest(self._state[0]).encode())
+        digest.update(json.dumps(to_dict(self.config), sort_keys=True).encode())
+        digest.update(self.panel.digest.encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Every array by name, and the facts that rebuild the rest."""
+        arrays, facts = self.space.state()
+        if self.calibration is not None:
+            more, calibration_facts = self.calibration.state()
+            arrays, facts = arrays | more, facts | calibration_facts
+        state = self.encoder.backbone.state_dict()
+        return arrays | {f"backbone.{name}": tensor.cpu().numpy() for name, tensor in state.items()}, facts
 
     def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return the image features ``(n, F)`` float32 of a slide's spots."""
-        return slide_features(slide, self.backbone, self.config.patch, cache=self.cache, on_progress=on_progress)
+        return slide_features(slide, self.encoder, self.config.patch, cache=self._cache, on_progress=on_progress)
 
-    def encode_patches(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
-        """Return unit embeddings ``(n, d)`` float32 of a slide's patches."""
+    def embed_patches(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
+        """Return unit embeddings ``(n, d)`` float32 of a slide's patches.
+
+        Raises
+        ------
+        InputError
+            When the slide has no image, or no pixel size where the patch is defined in um.
+        """
         return self.space.embed_images(self.features(slide, on_progress=on_progress), slide)
 
-    def encode_spots(self, slide: Slide) -> FloatArray:
+    def embed_spots(self, slide: Slide) -> FloatArray:
         """Return unit embeddings ``(n, d)`` float32 of a slide's spots, from counts and positions.
 
         Raises
@@ -122,66 +202,51 @@ class EncoderPair:
             )
         return self.space.embed_spots(expression, measured, slide)
 
-    @property
-    def levels(self) -> bool:
-        """Whether embeddings are relative to their slide, and the slide's level is told by itself."""
-        return isinstance(self.space, SharedSpace)
-
-    @property
-    def corrects(self) -> bool:
-        """Whether the neighbours' mean is corrected for where they lie."""
-        return isinstance(self.space, SharedSpace) and self.config.correction != 0
-
-    def corrected(
-        self, expression: FloatArray, genes: GenePanel, query: FloatArray, neighbours: FloatArray, weights: FloatArray
-    ) -> FloatArray:
-        """Return the neighbours' weighted mean corrected for where they lie, where the model corrects.
-
-        Parameters
-        ----------
-        expression
-            ``(n, len(genes))`` weighted mean on the model's own scale. Genes outside the panel stay as they are.
-        query, neighbours, weights
-            ``(n, d)`` query embeddings, ``(n, k, d)`` the neighbours' keys, ``(n, k)`` their weights.
-        """
-        if not isinstance(self.space, SharedSpace) or not self.corrects:
-            return expression
-        radius = self.space.config.radius
-        columns = columns_in(self.panel, genes)
-        slope = np.where(columns >= 0, self.space.expression_per_coordinate()[:, columns], np.float32(0))
-        present = np.where(weights[..., None] > 0, neighbours, 0)  # where k is more than there are, the rest is NaN
-        centre = np.einsum("nk,nkc->nc", weights, coordinates(present, radius))
-        at = coordinates(query, radius)
-        return correct_toward_query(expression, at, centre, slope, strength=self.config.correction)
-
-    def relevelled(
-        self, expression: FloatArray, genes: GenePanel, level: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
-        """Return the slide's prediction with its mean brought to the level that its features tell.
-
-        Parameters
-        ----------
-        expression
-            ``(n, len(genes))`` prediction.
-        level
-            ``(len(genes),)`` mean expression of the reference's slides: the level of genes outside the model's panel,
-            and of all on another scale than the model's.
-        features
-            ``(n, F)`` image features of the slide's patches.
-        own_scale
-            Whether expression is on the model's own scale.
-        """
-        if not isinstance(self.space, SharedSpace):
-            return expression
-        if own_scale:
-            columns = columns_in(self.panel, genes)
-            level = np.where(columns >= 0, self.space.slide_level(features)[columns], level)
-        return relevel(expression, level, trust=self.space.config.shrink_spots)
-
-    def encode_keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
+    def keys(self, slide: Slide, *, on_progress: Progress | None = None) -> Keys:
         """Return the slide's keys: spot embeddings, mixed with its patches' where it has an image."""
-        spot = self.encode_spots(slide)
+        spot = self.embed_spots(slide)
         if slide.image is None:
             return Keys(spot, None)
-        image = self.encode_patches(slide, on_progress=on_progress)
+        image = self.embed_patches(slide, on_progress=on_progress)
         return Keys(fused_keys(spot, image, self.config.key_mix), image)
+
+    def summary(self) -> list[str]:
+        """Return what users may expect of it, a sentence a line."""
+        lines = self.space.summary()
+        return lines if self.calibration is None else [*lines, self.calibration.summary()]
+
+    def __repr__(self) -> str:
+        n_patients = count_patients((slide["cohort"], slide["patient"], slide["slide"]) for slide in self.slides)
+        trained = f"{counted(len(self.slides), 'slide')} of {counted(n_patients, 'patient')}"
+        return (
+            f"Model({self.config.recipe!r}, {self.config.encoder.name}, {len(self.panel)} genes, trained on {trained})"
+        )
+
+
+def identity(slide: Slide) -> dict[str, Any]:
+    """Return what a model records of a training slide."""
+    return {
+        "slide": slide.slide_id,
+        "patient": slide.patient,
+        "cohort": slide.cohort,
+        "spots": len(slide),
+        "image_sha256": None if slide.image is None else sha256_input(slide.image.path),
+    }
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): torch.from_numpy(values.copy())
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _space(files: ModelFiles) -> Space:
+    """Rebuild the space of a model that was read."""
+    if files.config.space == "shared":
+        return SharedSpace.from_state(files.arrays, files.facts)
+    rows, cols = files.facts["array_shape"]
+    network = ContrastiveNetwork(files.facts["n_features"], len(files.panel), (rows, cols), files.config.network)
+    network.load_state_dict(_tensors(files.arrays, "network."))
+    return NetworkSpace(network.eval())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import sparse
 
-from mclstexp.config import Normalisation, from_dict
+from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import normalise
 from mclstexp.errors import InputError
-from mclstexp.files import check_output, new_file
+from mclstexp.metrics import pearson_by_gene
+from mclstexp.panel import GenePanel
 from mclstexp.predict.prediction import Prediction, scale_name
-from mclstexp.types import FloatArray
+from mclstexp.settings import from_dict
+from mclstexp.storage import check_output, new_file
+from mclstexp.types import FloatArray, IdArray, StrPath
 
 COLOURS = "magma"
 """Colour map of expression: even steps of lightness, readable without colour."""
@@ -30,7 +32,7 @@ COLOURS = "magma"
 def gene_map(
     prediction: Prediction | ad.AnnData,
     gene: str,
-    path: Path,
+    path: StrPath,
     *,
     truth: ad.AnnData | FloatArray | None = None,
     force: bool = False,
@@ -47,8 +49,9 @@ def gene_map(
         The PNG.
     truth
         What was measured, drawn beside it with the correlation: ``(n,)`` values on the prediction's scale (NaN where
-        unknown), or an AnnData of raw counts, matched by spot id and normalised as the prediction was. The panel to
-        normalise over is ``settings["panel_genes"]``, or else the predicted genes.
+        unknown), or an AnnData of raw counts, matched by spot id and by symbol or Ensembl id (``var["gene_ids"]``), and
+        normalised as the prediction was. The panel to normalise over is ``settings["panel_genes"]``, or else the
+        predicted genes. Both maps have one colour scale.
     force
         Whether to replace an existing file.
 
@@ -71,7 +74,7 @@ def gene_map(
     symbol, values = prediction.genes.symbols[column], prediction.mean[:, column]
     panels = [("predicted", prediction.scale, values)]
     if truth is not None:
-        measured, scale = _measured(prediction, symbol, truth)
+        measured, scale = _measured(prediction, column, truth)
         panels.append(("measured", scale, measured))
     _write(_draw(prediction, symbol, panels), path)
 
@@ -85,17 +88,13 @@ def gene_column(prediction: Prediction, gene: str) -> int:
         When the prediction does not have it (near names are given), or knows nothing of it.
     """
     genes = prediction.genes
-    column = genes.position.get(gene)
+    column = genes.find(gene)
     if column is None:
-        by_id = {identifier.split(".")[0]: i for i, identifier in enumerate(genes.ensembl) if identifier}
-        column = by_id.get(gene.split(".")[0])
-    if column is None:
-        upper = {symbol.upper(): symbol for symbol in genes.symbols}
-        near = [upper[name] for name in difflib.get_close_matches(gene.upper(), upper, n=3, cutoff=0.6)]
-        near = near or list(genes.symbols[:3])
+        near = genes.near(gene)
+        names = f"near: {', '.join(near)}" if near else f"it has {', '.join(genes.symbols[:3])}, ..."
         raise InputError(
-            f"The prediction has no gene {gene!r} among its {len(genes)}; near: {', '.join(near)}; "
-            f"mst query --genes {gene} predicts it where the references measured it."
+            f"The prediction has no gene {gene!r} among its {len(genes)}; {names}; "
+            f"mst query --genes predicts any gene that the references measured."
         )
     if not np.isfinite(prediction.mean[:, column]).any():
         reasons = prediction.var.get("missing_reason")
@@ -104,39 +103,49 @@ def gene_column(prediction: Prediction, gene: str) -> int:
     return column
 
 
-def pearson(a: FloatArray, b: FloatArray) -> float:
-    """Correlation over the spots where both are known; NaN for fewer than three, or when either is constant."""
-    both = np.isfinite(a) & np.isfinite(b)
-    x, y = a[both].astype(np.float64), b[both].astype(np.float64)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+def _correlation(truth: FloatArray, predicted: FloatArray) -> float:
+    """Correlation over the spots where both are known; NaN where it is not defined."""
+    known = np.isfinite(truth) & np.isfinite(predicted)
+    return float(pearson_by_gene(truth[known, None], predicted[known, None])[0])
 
 
-def _measured(prediction: Prediction, symbol: str, truth: ad.AnnData | FloatArray) -> tuple[FloatArray, str]:
-    """Return the measured values ``(n,)`` and their scale's name."""
+def _measured(prediction: Prediction, column: int, truth: ad.AnnData | FloatArray) -> tuple[FloatArray, str]:
+    """Return the measured values ``(n,)`` of the prediction's gene in ``column``, and their scale's name."""
     if not isinstance(truth, ad.AnnData):
         values = np.asarray(truth, dtype=np.float32)
         if values.shape != (len(prediction),):
             raise InputError(f"The truth has shape {values.shape}, the prediction {len(prediction)} spots.")
         return values, prediction.scale
-    if symbol not in truth.var_names:
-        raise InputError(f"The truth has no gene {symbol!r} among its {truth.n_vars}.")
+    genes = _genes_of(truth)
+    gene = int(genes.columns(prediction.genes.subset([column]))[0])
+    if gene < 0:
+        raise InputError(f"The truth has no gene {prediction.genes.symbols[column]!r} among its {truth.n_vars}.")
     rows = truth.obs_names.get_indexer(prediction.spot_ids.astype(object))
     if not (rows >= 0).any():
         one, other = truth.obs_names[0], str(prediction.spot_ids[0])
         raise InputError(f"Truth and prediction share no spot id; for example {one!r} and {other!r}.")
     settings = prediction.settings.get("normalisation")
     normalisation = Normalisation() if settings is None else from_dict(Normalisation, settings)
-    shared = truth.var_names.isin(prediction.settings.get("panel_genes", prediction.genes.symbols))
     counts = sparse.csr_matrix(truth.X)
     if np.any(counts.data < 0) or np.any(counts.data != np.floor(counts.data)):
         raise InputError("The truth's X are not raw counts; give measured values as an array instead.")
-    total = np.asarray((counts[:, shared] if normalisation.total == "panel" else counts).sum(axis=1)).ravel()
-    of_gene = counts[:, [truth.var_names.get_loc(symbol)]].toarray()
-    expression = normalise(of_gene, total, normalisation)[:, 0]
+    totalled = counts[:, _panel_columns(genes, prediction)] if normalisation.total == "panel" else counts
+    total = np.asarray(totalled.sum(axis=1)).ravel()
+    expression = normalise(counts[:, [gene]].toarray(), total, normalisation)[:, 0]
     values = np.where(rows >= 0, expression[rows], np.nan).astype(np.float32)
     return values, scale_name(normalisation)
+
+
+def _genes_of(truth: ad.AnnData) -> GenePanel:
+    ensembl = tuple(truth.var["gene_ids"].astype(str)) if "gene_ids" in truth.var else ()
+    return GenePanel(tuple(truth.var_names.astype(str)), ensembl)
+
+
+def _panel_columns(genes: GenePanel, prediction: Prediction) -> IdArray:
+    """Return the columns of ``genes`` that a spot's total is taken over: those of the model's panel."""
+    names = prediction.settings.get("panel_genes")
+    columns = genes.columns(prediction.genes if names is None else GenePanel(tuple(names)))
+    return np.unique(columns[columns >= 0])
 
 
 def _draw(prediction: Prediction, symbol: str, panels: Sequence[tuple[str, str, FloatArray]]) -> Figure:
@@ -144,16 +153,17 @@ def _draw(prediction: Prediction, symbol: str, panels: Sequence[tuple[str, str, 
     height = 5.0 * min(2.0, max(0.5, (y1 - y0) / (x1 - x0)))
     figure = Figure(figsize=(6.4 * len(panels), height + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
+    limits = _colour_range([values for _, _, values in panels])
     for i, (kind, scale, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
-        _spots(axes, prediction, values)
+        _spots(axes, prediction, values, limits)
         axes.set(xlim=(x0, x1), ylim=(y1, y0), xticks=[], yticks=[], aspect="equal")
         known = int(np.isfinite(values).sum())
         missing = f", {len(values) - known} without a value" if known < len(values) else ""
         axes.set_title(f"{kind}{missing}\n{scale}", fontsize=9)
     title = f"{symbol} on {prediction.slide_id}"
     if len(panels) > 1:
-        title += f", PCC {pearson(panels[0][2], panels[1][2]):.3f}"
+        title += f", PCC {_correlation(panels[1][2], panels[0][2]):.3f}"
     figure.suptitle(title, fontsize=13)
     return figure
 
@@ -165,12 +175,18 @@ def _window(prediction: Prediction) -> tuple[float, float, float, float]:
     return low[0] - margin, high[0] + margin, low[1] - margin, high[1] + margin
 
 
-def _spots(axes: Axes, prediction: Prediction, values: FloatArray) -> None:
+def _colour_range(panels: Sequence[FloatArray]) -> tuple[float, float]:
+    """Return the one range of all panels: predicted and measured values are read off one scale."""
+    known = np.concatenate([values[np.isfinite(values)] for values in panels])
+    low, high = (float(value) for value in np.percentile(known, [1, 99])) if len(known) else (0.0, 1.0)
+    return low, high if high > low else low + 1.0
+
+
+def _spots(axes: Axes, prediction: Prediction, values: FloatArray, limits: tuple[float, float]) -> None:
     if prediction.thumbnail is not None and prediction.thumbnail_scale is not None:
         height, width = (side / prediction.thumbnail_scale for side in prediction.thumbnail.shape[:2])
         axes.imshow(prediction.thumbnail, extent=(0, width, height, 0), interpolation="bilinear", alpha=0.75)
     known = np.isfinite(values)
-    low, high = (float(v) for v in np.percentile(values[known], [1, 99])) if known.any() else (0.0, 1.0)
     size = np.full(len(values), prediction.spot_diameter_px)
     circles = EllipseCollection(
         size[known],
@@ -180,7 +196,7 @@ def _spots(axes: Axes, prediction: Prediction, values: FloatArray) -> None:
         offsets=prediction.xy_px[known],
         offset_transform=axes.transData,
         cmap=COLOURS,
-        norm=Normalize(low, high if high > low else low + 1.0),
+        norm=Normalize(*limits),
         linewidths=0,
     )
     circles.set_array(values[known])

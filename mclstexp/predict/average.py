@@ -1,4 +1,4 @@
-"""From neighbours to expression: weights, weighted means and spreads. Arrays in, arrays out."""
+"""Weighted means and spreads over neighbours, in bounded memory, wherever their expression lies."""
 
 from __future__ import annotations
 
@@ -9,81 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.config import RetrievalConfig
-from mclstexp.errors import InputError
-from mclstexp.types import FloatArray
+from mclstexp.config import Normalisation
+from mclstexp.panel import GenePanel
+from mclstexp.predict.source import NeighbourSource
+from mclstexp.types import BoolArray, FloatArray, IdArray
 
-EXACT_MATCH = 1e-12
-"""Squared distance (or L1 distance) below which two unit vectors are the same."""
 SPREAD_VALUES = 500_000
 """Values gathered at a time for the spread: few enough to stay in the processor's cache."""
-
-
-def neighbour_weights(
-    similarity: FloatArray,
-    config: RetrievalConfig,
-    *,
-    row_ids: NDArray[np.int64] | None = None,
-    query: FloatArray | None = None,
-    keys: FloatArray | None = None,
-) -> FloatArray:
-    """Turn similarities into weights whose rows sum to one.
-
-    Parameters
-    ----------
-    similarity
-        ``(n, k)`` float32.
-    config
-        ``softmax`` of similarity over temperature, or ``inverse_square`` of the L1 or L2 distance.
-    row_ids
-        ``(n, k)``; entries of -1 get no weight.
-    query, keys
-        ``(n, d)`` and ``(n, k, d)`` embeddings, needed for ``inverse_square``.
-
-    Returns
-    -------
-    FloatArray
-        ``(n, k)`` float32; a row without neighbours is all zero. Where 1 / d^2 has no bound, the exact matches share
-        the weight evenly, which is its limit.
-
-    Raises
-    ------
-    InputError
-        For a temperature that is not positive, or missing embeddings.
-    """
-    present = np.ones(similarity.shape, bool) if row_ids is None else row_ids >= 0
-    if config.weights == "softmax":
-        if not config.temperature > 0:
-            raise InputError(f"The temperature is {config.temperature:g}; it must be above 0.")
-        logits = np.where(present, similarity.astype(np.float64) / config.temperature, -np.inf)
-        top = logits.max(axis=1, keepdims=True, initial=-np.inf)
-        raw = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
-    else:
-        if query is None or keys is None:
-            raise InputError("Inverse square weights need the embeddings of queries and neighbours.")
-        squared = _squared_distance(query, keys, config.distance)
-        exact = (squared <= EXACT_MATCH) & present
-        raw = np.where(present, 1.0 / np.maximum(squared, EXACT_MATCH), 0.0)
-        raw = np.where(exact.any(axis=1, keepdims=True), exact.astype(np.float64), raw)
-    total = raw.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(raw, total, out=np.zeros_like(raw), where=total > 0), dtype=np.float32)
-
-
-def _squared_distance(query: FloatArray, keys: FloatArray, distance: str) -> NDArray[np.float64]:
-    result = np.empty(keys.shape[:2], dtype=np.float64)
-    for i in range(len(query)):
-        difference = np.nan_to_num(keys[i].astype(np.float64)) - query[i].astype(np.float64)
-        if distance == "l1":
-            result[i] = np.abs(difference).sum(axis=1) ** 2
-        else:
-            result[i] = np.einsum("kd,kd->k", difference, difference)
-    return result
-
-
-def effective_neighbours(weights: FloatArray) -> FloatArray:
-    """Return ``(n,)`` float32: 1 / sum of squared weights, 0 where a query has no neighbours."""
-    squared = (weights.astype(np.float64) ** 2).sum(axis=1)
-    return np.asarray(np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,3 +126,83 @@ def weighted_mean(
         variance = np.maximum(moments.squares / divisor - mean * mean, 0.0)
         spread = np.where(enough, np.sqrt(variance), np.float32(np.nan)).astype(np.float32)
     return WeightedMean(mean, spread, share)
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Expected expression of queries.
+
+    Attributes
+    ----------
+    mean, sd
+        ``(n, n_genes)`` float32; NaN where too few neighbours measured the gene. ``sd`` is None if not asked for.
+    missing
+        Gene to why it is missing somewhere.
+    """
+
+    mean: FloatArray
+    sd: FloatArray | None
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class AverageOptions:
+    """How neighbours are averaged: the normalisation, the least measured share, and whether the spread is wanted."""
+
+    rule: Normalisation
+    min_measured: float = 0.25
+    sd: bool = True
+
+
+def average(
+    source: NeighbourSource, ids: IdArray, weights: FloatArray, genes: GenePanel, options: AverageOptions
+) -> Average:
+    """Average the neighbours' expression.
+
+    Parameters
+    ----------
+    ids, weights
+        ``(n, k)`` neighbours, -1 where there is none, and weights whose rows sum to one.
+    """
+    n, k = ids.shape
+    mean = np.full((n, len(genes)), np.nan, dtype=np.float32)
+    sd = np.full_like(mean, np.nan) if options.sd else None
+    measured = source.measured(genes)
+    share = _measured_share(source.slide_of(ids), weights, measured)
+    for block in source.expression(ids, genes, options.rule) if n and k else ():
+        result = weighted_mean(
+            block.values,
+            block.rows,
+            weights[block.queries],
+            share=None if share is None else share[block.queries, block.genes],
+            min_share=options.min_measured,
+            sd=options.sd,
+        )
+        mean[block.queries, block.genes] = result.mean
+        if sd is not None and result.sd is not None:
+            sd[block.queries, block.genes] = result.sd
+    return Average(mean, sd, _missing(mean, genes, np.asarray(measured.any(axis=0)), options.min_measured))
+
+
+def _measured_share(slide: IdArray, weights: FloatArray, measured: BoolArray) -> FloatArray | None:
+    """Return ``(n, n_genes)`` weight of the neighbours that measured each gene; None when all slides measured all."""
+    if measured.all():
+        return None
+    patterns, pattern_of = np.unique(measured, axis=0, return_inverse=True)  # few, however many slides
+    group = np.where(slide >= 0, pattern_of.ravel()[slide], -1)
+    held = np.stack([np.where(group == i, weights, 0).sum(axis=1) for i in range(len(patterns))], axis=1)
+    return np.asarray(held.astype(np.float64) @ patterns, dtype=np.float32)
+
+
+def _missing(mean: FloatArray, genes: GenePanel, known: BoolArray, min_measured: float) -> dict[str, str]:
+    """Gene to the reason why it is missing at some spots."""
+    lacking = np.isnan(mean).sum(axis=0)
+    reasons = {}
+    for column in np.flatnonzero(lacking).tolist():
+        reasons[genes.symbols[column]] = (
+            f"at {lacking[column]} of {len(mean)} spots the neighbours that measured it hold less than "
+            f"{min_measured:.0%} of the weight"
+            if known[column]
+            else "no slide of the reference measured it"
+        )
+    return reasons

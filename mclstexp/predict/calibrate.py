@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from mclstexp.config import ModelConfig
 from mclstexp.errors import InputError
 from mclstexp.metrics import score_genes
-from mclstexp.model.calibration import Calibration, _widening
-from mclstexp.model.image.distance import FeatureDistance, evenly
-from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.calibration import Calibration, widening_of
+from mclstexp.model.image.distance import FeatureDistance
 from mclstexp.model.space.fit import fit_shared_space
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds
-from mclstexp.predict.memory import SmallReference, embed_patches
-from mclstexp.types import FloatArray
+from mclstexp.panel import GenePanel
+from mclstexp.predict.memory import MemoryReference, embed_patches
+from mclstexp.predict.predictor import Predictor, Query
+from mclstexp.predict.source import NEAREST
+from mclstexp.sampling import evenly
+from mclstexp.types import FloatArray, IdArray
 
 MAX_FOLDS = 5
 
@@ -48,10 +51,8 @@ SPOTS_PER_BIN = 20
 MIN_FLOOR = 1e-3
 
 
-def reason_not_to_calibrate(slides: Sequence[SlideArrays], config: ModelConfig) -> str:
+def reason_not_to_calibrate(slides: Sequence[SlideArrays]) -> str:
     """Say why these slides cannot be calibrated on, or ""."""
-    if config.retrieval.weights != "softmax":
-        return f"weights are {config.retrieval.weights!r}, not 'softmax'"
     _, fold_of = folds(slides)
     sizes = np.bincount(np.concatenate(fold_of))
     if not any(size and sizes.sum() - size >= MIN_SPOTS for size in sizes):
@@ -59,24 +60,35 @@ def reason_not_to_calibrate(slides: Sequence[SlideArrays], config: ModelConfig) 
     return ""
 
 
-def calibrate(slides: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig) -> Calibration:
-    """Predict the training side by models that have not seen it, and learn from the errors.
+def calibrate(
+    slides: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig, panel: GenePanel
+) -> Calibration:
+    """Predict the training side by models that have not seen it, through `Predictor`, and learn from the errors.
+
+    Parameters
+    ----------
+    slides
+        The training slides.
+    layout
+        Which of their image features belong together.
+    config
+        Settings of the model, ``interval_level`` among them.
+    panel
+        The genes of the slides' expression.
 
     Raises
     ------
     InputError
-        When `reason_not_to_calibrate` has one; when the level is not between 0 and 1.
+        When `reason_not_to_calibrate` has one.
     """
-    if not 0 < config.interval_level < 1:
-        raise InputError(f"The setting interval_level is {config.interval_level:g}; it must be between 0 and 1.")
     slides = [slides[i] for i in evenly(len(slides), MAX_SLIDES)]
-    reason = reason_not_to_calibrate(slides, config)
+    reason = reason_not_to_calibrate(slides)
     if reason:
         raise InputError(f"Intervals cannot be calibrated: {reason}; train with --set calibrate=false.")
     kind, fold_of = folds(slides)
     sizes = np.bincount(np.concatenate(fold_of))
     chosen = [f for f, size in enumerate(sizes) if size and sizes.sum() - size >= MIN_SPOTS][:MAX_FOLDS]
-    held = [one for fold in chosen for one in _hold_out(slides, fold_of, fold, layout, config)]
+    held = [one for fold in chosen for one in _hold_out(_split(slides, fold_of, fold), layout, config, panel)]
     quota = max(50, MAX_QUERIES // len(held))
     held = [one.take(evenly(len(one.truth), quota)) for one in held]
     n_slides = 1 if kind == "block" else len(held)
@@ -118,16 +130,22 @@ class HeldOut:
         return HeldOut(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
 
 
-def _hold_out(
-    slides: Sequence[SlideArrays],
-    fold_of: Sequence[NDArray[np.int64]],
-    fold: int,
-    layout: FeatureLayout,
-    config: ModelConfig,
-) -> list[HeldOut]:
-    """Fit to everything but one fold, and predict the fold."""
+Split = tuple[list[SlideArrays], list[SlideArrays]]
+"""What trains, and what is held out."""
+
+
+def _split(slides: Sequence[SlideArrays], fold_of: Sequence[IdArray], fold: int) -> Split:
+    """Divide the spots of the slides into all folds but one, and the one."""
     pairs = list(zip(slides, fold_of, strict=True))
-    rest = [_take(slide, of != fold) for slide, of in pairs if (of != fold).any()]
+    return (
+        [_take(slide, member != fold) for slide, member in pairs if (member != fold).any()],
+        [_take(slide, member == fold) for slide, member in pairs if (member == fold).any()],
+    )
+
+
+def _hold_out(split: Split, layout: FeatureLayout, config: ModelConfig, panel: GenePanel) -> list[HeldOut]:
+    """Fit to everything but one fold, and predict the fold."""
+    rest, held = split
     small = dataclasses.replace(
         config.shared,
         max_rank=min(config.shared.max_rank, MAX_RANK),
@@ -135,22 +153,16 @@ def _hold_out(
     )
     space = fit_shared_space(rest, layout, small, seed=config.seed)
     distance = FeatureDistance.fit(rest, layout)
-    reference = SmallReference.of(rest, space, config.key_mix)
-    slope = space.expression_per_coordinate()
-    found = []
-    for slide in (_take(slide, of == fold) for slide, of in pairs if (of == fold).any()):
-        query = embed_patches(space, slide)
-        got = reference.retrieve(query, config.retrieval)
-        mean: FloatArray = got.mean
-        if config.correction:
-            at = coordinates(query, space.config.radius)
-            mean = correct_toward_query(mean, at, got.centre, slope, strength=config.correction)
-        if config.retrieval.slide_levelled:
-            mean = relevel(mean, space.slide_level(slide.features), trust=space.config.shrink_spots)
-        mean = np.maximum(mean, np.float32(0))
+    reference = MemoryReference.of(rest, space, config.key_mix, panel, config.normalisation)
+    predictor = Predictor(space, config, panel)
+    predictions = []
+    for slide in held:
+        query = Query(embed_patches(space, slide), slide.features, panel, config.normalisation, config.retrieval)
+        predicted = predictor.predict(reference, query)
         truth = np.where(slide.measured, slide.expression, np.float32(np.nan))
-        found.append(HeldOut(truth, mean, got.sd, got.nearness, distance(slide.features)))
-    return found
+        nearness = predicted.neighbours.first(NEAREST).mean_similarity()
+        predictions.append(HeldOut(truth, predicted.mean, predicted.sd, nearness, distance(slide.features)))
+    return predictions
 
 
 def _take(slide: SlideArrays, rows: NDArray[np.bool_]) -> SlideArrays:
@@ -174,7 +186,7 @@ def _conform(held: Sequence[HeldOut], level: float) -> dict[str, FloatArray]:
     score: FloatArray = (residual / (sd + floor)).astype(np.float32)
     strangeness = np.sort(distance)[evenly(len(distance), 1024)]
     knots, factor = _factors(score / _quantiles(score, owner, level), nearness, level)
-    score /= _widening(knots, factor, strangeness, nearness, distance)[:, None]
+    score /= widening_of(knots, factor, strangeness, nearness, distance)[:, None]
     return {
         "quantile": _quantiles(score, owner, level),
         "floor": floor,

@@ -1,28 +1,30 @@
-"""A reference in memory, searched exactly: what cross-validation inside training retrieves from."""
+"""A reference in memory, searched exactly: what cross-validation inside training predicts from."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from mclstexp.config import RetrievalConfig
-from mclstexp.model.image.distance import evenly
-from mclstexp.model.space.adjust import coordinates
+from mclstexp.config import Normalisation
+from mclstexp.errors import MismatchError
 from mclstexp.model.space.base import fused_keys
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.model.space.training_data import SlideArrays
-from mclstexp.predict.source import mean_nearest
-from mclstexp.types import FloatArray
+from mclstexp.panel import GenePanel
+from mclstexp.predict.source import Depth, ExpressionBlock, Neighbours, pair_similarity
+from mclstexp.sampling import evenly
+from mclstexp.types import BoolArray, FloatArray, HalfArray, IdArray
 
 MAX_KEYS = 30_000
+"""Spots that are kept at most; of large slides an even sample."""
 
-BLOCK = 512
+QUERY_BLOCK = 256
+TIE_TOLERANCE = 4e-6
+"""A matrix product rounds differently from a pair's: candidates this close to the k-th are scored again."""
 
 
 def embed_patches(space: SharedSpace, slide: SlideArrays) -> FloatArray:
@@ -31,124 +33,121 @@ def embed_patches(space: SharedSpace, slide: SlideArrays) -> FloatArray:
 
 
 @dataclass(frozen=True, eq=False)
-class Retrieved:
-    """What queries found.
+class MemoryReference:
+    """A reference in memory: a `NeighbourSource` that answers as one on disk does. Ids are positions.
 
     Attributes
     ----------
-    mean, sd
-        ``(n, G)`` weighted mean and spread of the neighbours.
-    centre
-        ``(n, c)`` their mean place.
-    nearness
-        ``(n,)`` mean similarity of the nearest.
-    level
-        ``(n, G)`` mean level of the slides that they lie on; NaN where none measured the gene.
-    """
-
-    mean: FloatArray
-    sd: FloatArray
-    centre: FloatArray
-    nearness: FloatArray
-    level: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class SmallReference:
-    """A reference in memory, searched exactly; answers as one on disk does.
-
-    Attributes
-    ----------
-    keys, expression, owner
-        ``(N, d)`` unit keys, ``(N, G)`` expression (0 where not measured), ``(N,)`` which slide.
-    measured
-        ``(S, G)`` the genes that each slide measured.
-    depth
+    embedding
+        ``(N, d)`` unit float32 keys.
+    values
+        ``(N, G)`` float16 expression of the panel (0 where not measured), rounded as a store rounds it.
+    owner
+        ``(N,)`` number of each spot's slide, ascending; slides are in the order of their names.
+    known
+        ``(slides, G)`` which genes each slide measured.
+    counts
         ``(N,)`` total counts; ones where they are not known.
-    radius
-        Of the space.
+    panel, rule
+        The genes of ``values``, and the scale that they are on.
     """
 
-    keys: FloatArray
-    expression: FloatArray
-    owner: NDArray[np.int64]
-    measured: NDArray[np.bool_]
-    depth: NDArray[np.float64]
-    radius: float
+    embedding: FloatArray
+    values: HalfArray
+    owner: IdArray
+    known: BoolArray
+    counts: NDArray[np.float64]
+    panel: GenePanel
+    rule: Normalisation
 
     @classmethod
-    def of(cls, slides: Sequence[SlideArrays], space: SharedSpace, key_mix: float) -> SmallReference:
+    def of(
+        cls, slides: Sequence[SlideArrays], space: SharedSpace, key_mix: float, panel: GenePanel, rule: Normalisation
+    ) -> MemoryReference:
         """Encode slides; of large ones an even sample of spots is kept."""
-        keys, expression, owner, depth = [], [], [], []
+        slides = sorted(slides, key=lambda slide: slide.slide_id)
+        keys, values, owner, counts = [], [], [], []
         quota = max(1, MAX_KEYS // len(slides))
-        for i, slide in enumerate(slides):
+        for number, slide in enumerate(slides):
             rows = evenly(len(slide.features), quota)
             spot = space.on_sphere(space.spot_components(slide.expression, slide.measured))
             keys.append(fused_keys(spot, embed_patches(space, slide), key_mix)[rows])
-            expression.append(np.where(slide.measured, slide.expression[rows], np.float32(0)))
-            owner.append(np.full(len(rows), i, dtype=np.int64))
-            depth.append(np.ones(len(rows)) if slide.depth is None else slide.depth[rows])
-        measured = np.stack([slide.measured for slide in slides])
-        totals = np.concatenate(depth)
+            values.append(np.where(slide.measured, slide.expression[rows], 0).astype(np.float16))
+            owner.append(np.full(len(rows), number, dtype=np.int64))
+            counts.append(np.ones(len(rows)) if slide.depth is None else slide.depth[rows])
         return cls(
-            np.concatenate(keys),
-            np.concatenate(expression),
-            np.concatenate(owner),
-            measured,
-            totals,
-            space.config.radius,
+            embedding=np.concatenate(keys),
+            values=np.concatenate(values),
+            owner=np.concatenate(owner),
+            known=np.stack([slide.measured for slide in slides]),
+            counts=np.concatenate(counts),
+            panel=panel,
+            rule=rule,
         )
 
-    def retrieve(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
-        """Average the ``k`` nearest spots of each query ``(n, d)``, weighted by softmax of similarity."""
-        parts = [self._block(query[start : start + BLOCK], config) for start in range(0, len(query), BLOCK)]
-        joined = [np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Retrieved)]
-        found = Retrieved(*joined)
-        if not config.slide_levelled:
-            return found
-        known = np.isfinite(found.level)
-        common = np.where(known, found.level, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        return dataclasses.replace(found, mean=(found.mean + common - found.level).astype(np.float32))
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return len(self.owner)
 
     @cached_property
-    def depth_weights(self) -> NDArray[np.float64]:
-        """``(N,)`` how much a spot's depth, and its slide's, makes it count."""
-        of_slide = np.array([np.median(self.depth[self.owner == i]) for i in range(len(self.measured))])
-        share = np.minimum(1.0, of_slide / max(float(np.median(of_slide)), 1.0))
-        return self.depth / (self.depth + max(float(np.median(self.depth)), 1.0)) * share[self.owner]
+    def depth_summary(self) -> Depth:
+        """Typical total counts."""
+        of_slide = [np.median(self.counts[self.owner == number]) for number in range(len(self.known))]
+        return Depth(float(np.median(self.counts)), np.asarray(of_slide, dtype=np.float64))
 
-    def _block(self, query: FloatArray, config: RetrievalConfig) -> Retrieved:
-        similarity = query @ self.keys.T
-        k = min(config.k, len(self.keys))
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        values = np.take_along_axis(similarity, nearest, axis=1)
-        weights = softmax_weights(values, config.temperature)
-        if config.depth_weighted:
-            weighed = weights * self.depth_weights[nearest]
-            weights = (weighed / weighed.sum(axis=1, keepdims=True)).astype(np.float32)
-        shape = (len(query), len(self.keys))
-        table = sparse.csr_matrix((weights.ravel(), nearest.ravel(), np.arange(len(query) + 1) * k), shape=shape)
-        one_of = sparse.csr_matrix((np.ones(len(self.owner), np.float32), (np.arange(len(self.owner)), self.owner)))
-        of_slide = (table @ one_of).toarray()
-        known = self.measured[: one_of.shape[1]].astype(np.float32)
-        share = of_slide @ known
-        size = np.maximum(np.asarray(one_of.sum(axis=0)).ravel(), 1)
-        slide_mean = (one_of.T @ self.expression) / size[:, None]
-        enough = (share > 0) & (share >= config.min_measured)
-        divisor = np.where(enough, share, 1.0)
-        mean = np.where(enough, (table @ self.expression) / divisor, np.float32(np.nan))
-        square = np.where(enough, (table @ self.expression**2) / divisor, np.float32(np.nan))
-        return Retrieved(
-            mean=mean.astype(np.float32),
-            sd=np.sqrt(np.maximum(square - mean * mean, 0.0)).astype(np.float32),
-            centre=np.asarray(table @ coordinates(self.keys, self.radius)),
-            nearness=mean_nearest(-np.sort(-values, axis=1)),
-            level=np.where(share > 0, (of_slide @ (slide_mean * known)) / np.where(share > 0, share, 1.0), np.nan),
-        )
+    def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None) -> Neighbours:
+        """Compare with every key; ties are cut by slide and place, as the store cuts them."""
+        usable = np.arange(self.n_spots) if allowed is None else np.flatnonzero(allowed)
+        n_nearest = min(k, len(usable))
+        ids = np.zeros((len(query), n_nearest), dtype=np.int64)
+        similarity = np.zeros((len(query), n_nearest), dtype=np.float32)
+        for start in range(0, len(query) if n_nearest else 0, QUERY_BLOCK):
+            part = slice(start, start + QUERY_BLOCK)
+            ids[part], similarity[part] = self._nearest(query[part], n_nearest, usable)
+        return Neighbours(ids, similarity).padded(k)
 
+    def _nearest(self, query: FloatArray, k: int, usable: IdArray) -> tuple[IdArray, FloatArray]:
+        rough = query @ self.embedding[usable].T
+        least = np.partition(rough, -k, axis=1)[:, -k] - TIE_TOLERANCE
+        n_candidates = int((rough >= least[:, None]).sum(axis=1).max())
+        ids = usable[np.argpartition(rough, -n_candidates, axis=1)[:, -n_candidates:]]
+        scores = pair_similarity(query, self.keys, ids)
+        order = np.lexsort((ids, -scores), axis=1)[:, :k]
+        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
-def softmax_weights(similarity: FloatArray, temperature: float) -> FloatArray:
-    """Return weights ``(n, k)`` float32 whose rows sum to one: softmax of similarity over temperature."""
-    logits = similarity.astype(np.float64) / temperature
-    raw = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raw / raw.sum(axis=1, keepdims=True), dtype=np.float32)
+    def keys(self, ids: IdArray) -> FloatArray:
+        """Return the keys ``(*ids.shape, d)``; NaN for -1."""
+        keys = self.embedding[ids]
+        keys[ids < 0] = np.nan
+        return keys
+
+    def expression(self, ids: IdArray, genes: GenePanel, rule: Normalisation) -> Iterator[ExpressionBlock]:
+        """Yield the panel's expression.
+
+        Raises
+        ------
+        MismatchError
+            For other genes, or another scale: counts are not kept.
+        """
+        if genes != self.panel or rule != self.rule:
+            raise MismatchError("A reference in memory knows the expression of its panel alone, on its own scale.")
+        for start in range(0, len(ids), QUERY_BLOCK):
+            part = slice(start, min(start + QUERY_BLOCK, len(ids)))
+            yield ExpressionBlock(part, slice(0, len(genes)), self.values, np.maximum(ids[part], 0))
+
+    def measured(self, genes: GenePanel) -> BoolArray:
+        """Return ``(slides, genes)`` which slide measured which gene."""
+        return self.known
+
+    def depth(self, ids: IdArray) -> NDArray[np.float64]:
+        """Return total counts, of the shape of ids."""
+        return np.where(ids >= 0, self.counts[ids], 0.0)
+
+    def slide_of(self, ids: IdArray) -> IdArray:
+        """Return the number of each spot's slide; -1 for -1."""
+        return np.where(ids >= 0, self.owner[ids], -1)
+
+    def spots_of(self, slide: int) -> IdArray:
+        """Return the ids of a slide's spots."""
+        return np.flatnonzero(self.owner == slide)

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mclstexp.config import Normalisation, from_dict
-from mclstexp.data.anndata_file import read_anndata, reason, write_h5ad
-from mclstexp.errors import InputError, StorageError
-from mclstexp.files import check_output, sha256_file
+from mclstexp.config import Normalisation
+from mclstexp.data.anndata_file import read_anndata, write_h5ad
+from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
+from mclstexp.predict.evidence import (
+    NEIGHBOUR_SCHEMA,
+    SHOWN,
+    check_one_run,
+    neighbours_path,
+    read_neighbours,
+    spot_neighbours,
+)
+from mclstexp.settings import from_dict
+from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import duplicates
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, StrPath
 
 FORMAT_VERSION = 1
 """Version of the prediction's layout in ``uns["mclstexp"]``; apart from the package's version."""
@@ -32,31 +42,12 @@ FORMAT_VERSION = 1
 LOWRES_PX = 600
 """Longer side of the smaller of the two images in ``uns["spatial"]``."""
 
-NEIGHBOUR_SCHEMA = pa.schema(
-    [
-        ("query_spot", pa.string()),
-        ("rank", pa.int32()),
-        ("row_id", pa.int64()),
-        ("cohort", pa.string()),
-        ("patient", pa.string()),
-        ("slide", pa.string()),
-        ("spot_id", pa.string()),
-        ("array_row", pa.int64()),
-        ("array_col", pa.int64()),
-        ("x_px", pa.float64()),
-        ("y_px", pa.float64()),
-        ("similarity", pa.float32()),
-        ("weight", pa.float32()),
-    ]
-)
-"""Columns of the neighbours' table: a row for each query spot and neighbour, ``rank`` 1 the most similar."""
-
 _LAYERS = ("sd", "lower", "upper", "retrieved")
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Expected expression of one slide's spots, and where it came from.
+    """Expected expression of one slide's spots, and where it came from. `mclstexp.Reference.query` makes one.
 
     Attributes
     ----------
@@ -84,12 +75,22 @@ class Prediction:
         ``(n, G)`` float32 plain weighted mean of the neighbours, where ``mean`` holds a correction as well; or None.
     obs, var
         Further columns: ``(n,)`` a spot, ``(G,)`` a gene.
-    neighbours
-        Table with at least the columns of `NEIGHBOUR_SCHEMA`.
+    evidence
+        Table of every spot's neighbours with at least the columns of `NEIGHBOUR_SCHEMA`.
     thumbnail, thumbnail_scale
         ``(h, w, 3)`` uint8 image and its pixels per full-resolution pixel, or None.
     mpp
         Pixel size at full resolution in um, or None when unknown.
+
+    Examples
+    --------
+    >>> prediction = Prediction.load("slide.h5ad")
+    >>> prediction  # doctest: +ELLIPSIS
+    Prediction('slide', ... spots, ... genes, log1p(counts per 10,000 of the panel))
+    >>> prediction.adata.layers["sd"].shape == prediction.mean.shape
+    True
+    >>> list(prediction.neighbours(prediction.spot_ids[0]).columns[:5])
+    ['patient', 'slide', 'spot', 'similarity', 'weight']
     """
 
     slide_id: str
@@ -107,7 +108,7 @@ class Prediction:
     retrieved: FloatArray | None = None
     obs: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
     var: Mapping[str, NDArray[Any] | Sequence[Any]] = field(default_factory=dict)
-    neighbours: pa.Table = field(default_factory=NEIGHBOUR_SCHEMA.empty_table)
+    evidence: pa.Table = field(default_factory=NEIGHBOUR_SCHEMA.empty_table)
     thumbnail: NDArray[np.uint8] | None = None
     thumbnail_scale: float | None = None
     mpp: float | None = None
@@ -152,10 +153,10 @@ class Prediction:
         if self.thumbnail is not None and (self.thumbnail.ndim != 3 or self.thumbnail.dtype != np.uint8):
             shape, dtype = self.thumbnail.shape, self.thumbnail.dtype
             raise InputError(f"A thumbnail is (h, w, 3) uint8, got {shape} {dtype}.")
-        absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in self.neighbours.column_names]
+        absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in self.evidence.column_names]
         if absent:
             raise InputError(f"The table of neighbours lacks the columns {', '.join(absent)}.")
-        unknown = set(pc.unique(self.neighbours["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
+        unknown = set(pc.unique(self.evidence["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
         if unknown:
             raise InputError(f"The table of neighbours names {len(unknown)} unknown spots, e.g. {min(unknown)!r}.")
         try:
@@ -176,6 +177,37 @@ class Prediction:
         if "normalisation" in self.settings:
             return scale_name(from_dict(Normalisation, self.settings["normalisation"]))
         return ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or noticed when it was made, a sentence each."""
+        return tuple(str(note) for note in self.settings.get("notes", ()))
+
+    @cached_property
+    def adata(self) -> ad.AnnData:
+        """The prediction as scanpy, squidpy and SpatialData read it; made once."""
+        return self.to_anndata()
+
+    def neighbours(self, spot: str) -> pd.DataFrame:
+        """Return the reference spots that a spot's prediction was made from, the most similar first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a neighbour, by ``rank``: ``patient``, ``slide``, ``spot``, ``similarity``, ``weight``, ``cohort``,
+            ``array_row``, ``array_col``, ``x_px``, ``y_px``, ``row_id``.
+
+        Raises
+        ------
+        InputError
+            When the prediction has no such spot.
+        """
+        rows = spot_neighbours(self.evidence, spot, self.slide_id)
+        frame: pd.DataFrame = rows.drop_columns(["query_spot"]).to_pandas().rename(columns={"spot_id": "spot"})
+        return frame.set_index("rank")[list(SHOWN)]
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.slide_id!r}, {len(self):,} spots, {len(self.genes):,} genes, {self.scale})"
 
     def to_anndata(self) -> ad.AnnData:
         """Return the prediction as scanpy, squidpy and SpatialData read it, without the neighbours."""
@@ -221,7 +253,7 @@ class Prediction:
         return record if self.mpp is None else {**record, "mpp": float(self.mpp)}
 
     @classmethod
-    def from_anndata(cls, adata: ad.AnnData, neighbours: pa.Table | None = None) -> Prediction:
+    def from_anndata(cls, adata: ad.AnnData, evidence: pa.Table | None = None) -> Prediction:
         """Return the prediction that `to_anndata` made ``adata`` from.
 
         Raises
@@ -251,7 +283,7 @@ class Prediction:
             spot_diameter_px=float(record["spot_diameter_px"]),
             obs={str(name): adata.obs[name].to_numpy() for name in adata.obs if name not in own},
             var={str(name): adata.var[name].to_numpy() for name in adata.var if name != "gene_ids"},
-            neighbours=NEIGHBOUR_SCHEMA.empty_table() if neighbours is None else neighbours,
+            evidence=NEIGHBOUR_SCHEMA.empty_table() if evidence is None else evidence,
             thumbnail=None if spatial is None else np.asarray(spatial["images"]["hires"], dtype=np.uint8),
             thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
             mpp=float(record["mpp"]) if "mpp" in record else None,
@@ -259,7 +291,7 @@ class Prediction:
             **{name: np.asarray(adata.layers[name]) if name in adata.layers else None for name in _LAYERS},
         )
 
-    def save(self, path: Path, *, force: bool = False) -> None:
+    def save(self, path: StrPath, *, force: bool = False) -> None:
         """Write ``path`` (``.h5ad``) and the neighbours beside it; both wholly or, when interrupted, neither.
 
         Raises
@@ -273,23 +305,36 @@ class Prediction:
         """
         path = Path(path)
         beside = neighbours_path(path)
-        try:
-            check_output(path, force=force)
-            check_output(beside, force=force)
-            with tempfile.TemporaryDirectory(prefix=".mst-", dir=path.parent) as scratch:
-                table, h5ad = Path(scratch) / beside.name, Path(scratch) / path.name
-                parquet = pa.BufferOutputStream()
-                pq.write_table(self.neighbours, parquet, compression="zstd")
-                whole = parquet.getvalue().to_pybytes()
-                table.write_bytes(whole)
-                adata = self.to_anndata()
-                # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
-                adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
-                write_h5ad(adata, h5ad)
-                table.replace(beside)
-                h5ad.replace(path)
-        except OSError as error:
-            raise StorageError(f"Cannot write {path}: {reason(error)}.") from error
+        check_output(path, force=force)
+        check_output(beside, force=force)
+        with storage_errors(path), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as scratch:
+            table, h5ad = Path(scratch) / beside.name, Path(scratch) / path.name
+            parquet = pa.BufferOutputStream()
+            pq.write_table(self.evidence, parquet, compression="zstd")
+            whole = parquet.getvalue().to_pybytes()
+            table.write_bytes(whole)
+            adata = self.to_anndata()
+            # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
+            adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
+            write_h5ad(adata, h5ad)
+            table.replace(beside)
+            h5ad.replace(path)
+
+    @classmethod
+    def load(cls, path: StrPath) -> Prediction:
+        """Read a prediction and its neighbours.
+
+        Raises
+        ------
+        InputError
+            When a file is missing or damaged, is no prediction, or the two are not of one run.
+        """
+        path = Path(path)
+        adata = read_anndata(path)
+        beside = neighbours_path(path)
+        prediction = cls.from_anndata(adata, read_neighbours(beside))
+        check_one_run(path, beside, str(adata.uns["mclstexp"].get("neighbours_sha256", "")))
+        return prediction
 
 
 def scale_name(normalisation: Normalisation) -> str:
@@ -297,67 +342,6 @@ def scale_name(normalisation: Normalisation) -> str:
     log = "log1p(" if normalisation.log == "natural" else "log10(1 + "
     of = "the panel" if normalisation.total == "panel" else "all genes"
     return f"{log}counts per {normalisation.target_sum:,.0f} of {of})"
-
-
-def neighbours_path(path: Path) -> Path:
-    """Name of the neighbours' file beside a prediction: ``a.h5ad`` has ``a.neighbours.parquet``."""
-    path = Path(path)
-    if path.suffix != ".h5ad":
-        raise InputError(f"A prediction is an .h5ad file, got {path.name!r}.")
-    return path.with_name(f"{path.stem}.neighbours.parquet")
-
-
-def load_prediction(path: Path) -> Prediction:
-    """Read a prediction and its neighbours.
-
-    Raises
-    ------
-    InputError
-        When a file is missing or damaged, is no prediction, or the two are not of one run.
-    """
-    path = Path(path)
-    beside = neighbours_path(path)
-    adata = read_anndata(path)
-    table = _read_neighbours(beside)
-    prediction = Prediction.from_anndata(adata, table)
-    stated = str(adata.uns["mclstexp"].get("neighbours_sha256", ""))
-    if stated != sha256_file(beside):
-        raise InputError(f"{beside.name} is not of the same run as {path.name}; repeat mst query with --force.")
-    return prediction
-
-
-def neighbours_of(prediction_path: Path, spot: str) -> pa.Table:
-    """Return the neighbours that a spot's prediction was made from, the most similar first.
-
-    Raises
-    ------
-    InputError
-        When the neighbours' file is missing or damaged, or holds no such spot.
-    """
-    path = Path(prediction_path)
-    beside = neighbours_path(path)
-    if not path.is_file() and not beside.is_file():
-        raise InputError(f"{path} does not exist; mst query writes it.")
-    table = _read_neighbours(beside)
-    rows = table.filter(pc.equal(table["query_spot"], spot))
-    if not rows.num_rows:
-        known = pc.unique(table["query_spot"])
-        some = ", ".join(known.slice(0, 5).to_pylist())
-        raise InputError(f"{beside.name} has no spot {spot!r}; it has {len(known)} spots, for example {some}.")
-    return rows.sort_by("rank")
-
-
-def _read_neighbours(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: it belongs beside its .h5ad; repeat mst query or copy both files.")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({reason(error)}).") from error
-    absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in table.column_names]
-    if absent:
-        raise InputError(f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}.")
-    return table
 
 
 def _column(values: NDArray[Any] | Sequence[Any]) -> NDArray[Any]:

@@ -6,9 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from retrieval import retrieve
+from simulation import Simulation
+
 from mclstexp.config import RetrievalConfig
-from mclstexp.index.retrieval import retrieve
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)

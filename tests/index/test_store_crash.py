@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulation import Simulation
 
 from mclstexp.errors import FormatError, LockedError, StorageError
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.lock import writing
 from mclstexp.index.store.place import Place
 from mclstexp.index.store.store import ReferenceStore
@@ -26,13 +26,19 @@ from mclstexp.storage import storage_error
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 
+
+def environment(**more):
+    """Of the snippets below: they import the simulation, which lies beside this file."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
 HELPER = r"""
 import json, os, shutil, signal, sys, time, traceback
 from pathlib import Path
 
 import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
 from mclstexp.errors import InputError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
@@ -157,13 +163,12 @@ class Helper:
         base = folder / "base"
         store = ReferenceStore.create(base, SIM.identity(), SIM.records(3, 8))
         store.add(SIM.records(1, 8, start=4))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", HELPER, base, folder / "work"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(OMP_NUM_THREADS="1"),
         )
 
     def __call__(self, *question):
@@ -241,7 +246,7 @@ def test_a_repair_waits_for_writers_and_nobody_else_does(tmp_path, hold):
     store.add(SIM.records(1, 8, start=5))
     store.remove(slides=["slide0000"])
     store.tag("x")
-    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).row_ids.shape == (2, 3), "readers go on"
+    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).ids.shape == (2, 3), "readers go on"
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert verify(root, repair=True).findings == []
@@ -266,7 +271,7 @@ def test_writers_are_told_of_a_repair(tmp_path, hold):
 
 WRITER = """
 import sys
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
@@ -278,12 +283,14 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
 def test_two_writers_and_readers_lose_nothing(where):
     root = where()
     ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)]) for first in (10, 20)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)], env=environment()) for first in (10, 20)
+    ]
     seen = []
     while any(writer.poll() is None for writer in writers):
         reader = ReferenceStore.open(root)
         found = reader.index("cpu").search(SIM.queries(2), 8 * len(reader.entries))
-        assert (found.row_ids >= 0).all(), "a reader sees every spot of its version"
+        assert (found.ids >= 0).all(), "a reader sees every spot of its version"
         assert reader.n_spots == 8 * reader.version
         seen.append(reader.version)
         time.sleep(0.02)
@@ -298,7 +305,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from mclstexp.errors import StorageError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
 store = ReferenceStore.open(Path(sys.argv[1]))
@@ -316,7 +323,9 @@ def test_a_write_that_the_system_refuses_leaves_the_reference_as_it_was(tmp_path
     root = tmp_path / "ref"
     ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
-    done = subprocess.run([sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True, env=environment()
+    )
     assert done.stdout.count("\n") == 1
     assert "a file would grow past the size limit" in done.stdout
     after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -353,8 +362,8 @@ import os, sys
 from pathlib import Path
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import StorageError
-from mclstexp.index.retrieval import retrieve
-from mclstexp.index.simulated import Simulation
+from retrieval import retrieve
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 sim = Simulation(n_genes=24, n_panel=12, dim=8)
@@ -381,7 +390,9 @@ def test_a_read_only_reference_can_be_read_and_says_why_not_written():
         ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
         for path in [root, *root.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        done = subprocess.run([sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False, env=environment()
+        )
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         lines = done.stdout.splitlines()

@@ -7,11 +7,11 @@ from pathlib import Path
 import lance
 import numpy as np
 import pytest
+from retrieval import retrieve
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import ExistsAlreadyError, FormatError, InputError
-from mclstexp.index.retrieval import retrieve
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.format import FORMAT_VERSION, METADATA
 from mclstexp.index.store.hashes import VersionRecord, record_version
 from mclstexp.index.store.place import OWN, Place

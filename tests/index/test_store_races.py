@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
+from simulation import Simulation
 
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store.store import ReferenceStore
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import lance, lance.fragment, numpy, pyarrow, pyarrow.fs, scipy.sparse
 from mclstexp.errors import ExistsAlreadyError
-from mclstexp.index.simulated import Simulation
+from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
@@ -107,7 +107,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
 
     def __call__(self, *jobs):

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from retrieval import retrieve
+from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.familiarity import reference_scores
-from mclstexp.index.retrieval import retrieve
 from mclstexp.index.search import ivf, pieces
-from mclstexp.index.simulated import Simulation
 from mclstexp.index.store import fragments
 from mclstexp.index.store import table as tables
 from mclstexp.index.store.hashes import record_name, record_version
@@ -55,7 +55,7 @@ def all_files(root):
 
 def answers(root, version=None):
     found = retrieve(ReferenceStore.open(root, version=version), SIM.queries(5), RetrievalConfig(k=6), device="cpu")
-    return found.mean, found.sd, found.neighbours.row_ids
+    return found.mean, found.sd, found.neighbours.ids
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "empty", "delete", "grow"])

@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mclstexp.config import Normalisation
 from mclstexp.errors import InputError
-from mclstexp.panel import GenePanel, _bare
+from mclstexp.panel import GenePanel
 from mclstexp.slide import SpotTable
-from mclstexp.types import FloatArray
+from mclstexp.types import BoolArray, FloatArray
 
 
-def counts_for(spots: SpotTable, panel: GenePanel) -> tuple[FloatArray, NDArray[np.bool_]]:
+def counts_for(spots: SpotTable, panel: GenePanel) -> tuple[FloatArray, BoolArray]:
     """Align a slide's counts with a panel, by symbol first and by Ensembl id (without version) where that fails.
 
     Returns
@@ -27,15 +26,8 @@ def counts_for(spots: SpotTable, panel: GenePanel) -> tuple[FloatArray, NDArray[
     InputError
         When the spots have no counts, or none of the panel's genes was measured.
     """
-    counts, genes = _with_counts(spots, "")
-    by_id = {_bare(identifier): i for i, identifier in reversed(list(enumerate(genes.ensembl))) if identifier}
-    columns = np.array(
-        [
-            genes.position.get(symbol, by_id.get(_bare(identifier), -1) if identifier else -1)
-            for symbol, identifier in zip(panel.symbols, panel.ensembl, strict=True)
-        ],
-        dtype=np.int64,
-    )
+    counts, genes = spots.require_counts()
+    columns = genes.columns(panel)
     measured = columns >= 0
     if not measured.any():
         raise InputError(
@@ -71,9 +63,7 @@ def normalise(counts: NDArray[Any], totals: NDArray[Any], normalisation: Normali
     return np.asarray(logged, dtype=np.float32)
 
 
-def expression_for(
-    spots: SpotTable, panel: GenePanel, normalisation: Normalisation
-) -> tuple[FloatArray, NDArray[np.bool_]]:
+def expression_for(spots: SpotTable, panel: GenePanel, normalisation: Normalisation) -> tuple[FloatArray, BoolArray]:
     """Normalise a slide's counts of a panel; the total is over the panel or over every measured gene.
 
     Returns
@@ -88,11 +78,5 @@ def expression_for(
     counts, measured = counts_for(spots, panel)
     totals = counts.sum(axis=1, dtype=np.float64)
     if normalisation.total == "all":
-        totals = np.asarray(_with_counts(spots, "")[0].sum(axis=1, dtype=np.float64)).ravel()
+        totals = np.asarray(spots.require_counts()[0].sum(axis=1, dtype=np.float64)).ravel()
     return normalise(counts, totals, normalisation), measured
-
-
-def _with_counts(spots: SpotTable, slide_id: str) -> tuple[sparse.csr_matrix, GenePanel]:
-    if spots.counts is None or spots.genes is None:
-        raise InputError(f"Slide {slide_id} has no counts." if slide_id else "The spots have no counts.")
-    return spots.counts, spots.genes

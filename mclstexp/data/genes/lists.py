@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mclstexp.data.paths import require_file
 from mclstexp.data.tables import delimiter_of, first_line, read_table
 from mclstexp.errors import InputError
+from mclstexp.text import some
+from mclstexp.types import StrPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +29,7 @@ _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _UNPICKLE = "pickled files are never opened, as that can run code; save the names as text, one a line"
 
 
-def read_gene_list(path: Path) -> list[str]:
+def read_gene_list(path: StrPath) -> list[str]:
     """Read gene names: one a line, JSON (a list, or ``{"genes": [...]}``), CSV (also with flags), or ``.npy`` of text.
 
     Returns
@@ -38,9 +41,7 @@ def read_gene_list(path: Path) -> list[str]:
     InputError
         When the file is missing, pickled, empty, or does not tell which names are meant.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"Gene list {path} does not exist.")
+    path = require_file(path, "Gene list")
     with path.open("rb") as file:
         magic = file.read(6)
     if magic == b"\x93NUMPY":
@@ -116,14 +117,14 @@ def _from_text(path: Path) -> list[str]:
     column = next((name for name in _GENE_COLUMNS if name in frame.columns), unnamed)
     if column is None:
         raise InputError(
-            f"Gene list {path.name}: none of its columns ({', '.join(map(str, frame.columns[:8]))}) is called gene or "
+            f"Gene list {path.name}: none of its columns ({some(map(str, frame.columns))}) is called gene or "
             "symbol; rename the one that holds the names."
         )
     flags = [str(name) for name in frame.columns if name != column and _is_flag(frame[name])]
     named = [name for name in flags if name in ("highly_variable", "selected", "in_panel", "keep", "use", "hvg")]
     flags = named or flags
     if len(flags) > 1:
-        raise InputError(f"Gene list {path.name} has several flags ({', '.join(flags)}); keep the one that chooses.")
+        raise InputError(f"Gene list {path.name} has several flags ({some(flags)}); keep the one that chooses.")
     kept = frame[column] if not flags else frame[column][[_FLAGS[cell.strip().lower()] for cell in frame[flags[0]]]]
     return [str(name) for name in kept]
 

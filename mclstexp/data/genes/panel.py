@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from mclstexp.data.genes.expression import _with_counts
 from mclstexp.errors import InputError
-from mclstexp.panel import GenePanel, _bare
+from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.text import duplicates
-
-if TYPE_CHECKING:
-    pass
+from mclstexp.text import duplicates, some
 
 
 def select_panel(slides: Sequence[Slide], *, n_top: int = 1000, min_share: float = 0.02) -> GenePanel:
@@ -46,15 +41,16 @@ def select_panel(slides: Sequence[Slide], *, n_top: int = 1000, min_share: float
     import anndata
     import pandas as pd
     import scanpy as sc
+    from threadpoolctl import threadpool_limits
 
-    tables = [_with_counts(slide.spots, slide.slide_id) for slide in slides]
+    tables = [slide.require_counts() for slide in slides]
     if not tables:
         raise InputError("A gene panel needs slides with counts; there is none.")
     common = set.intersection(*(set(genes.symbols) for _, genes in tables))
     if not common:
         raise InputError(f"No gene in common: the {len(tables)} slides share no gene symbol.")
     panel = _known(sorted(common), [genes for _, genes in tables])
-    matrices = [counts[:, [genes.position[symbol] for symbol in panel.symbols]] for counts, genes in tables]
+    matrices = [counts[:, genes.columns(panel)] for counts, genes in tables]
     counts = sparse.csr_matrix(sparse.vstack(matrices), dtype=np.float32)
     batch = np.repeat([slide.slide_id for slide in slides], [matrix.shape[0] for matrix in matrices])
     filled = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() > 0)
@@ -71,9 +67,11 @@ def select_panel(slides: Sequence[Slide], *, n_top: int = 1000, min_share: float
         obs=pd.DataFrame({"slide": pd.Categorical(batch[filled])}, index=[str(i) for i in range(len(filled))]),
         var=pd.DataFrame(index=[panel.symbols[i] for i in expressed]),
     )
-    sc.experimental.pp.highly_variable_genes(
-        adata, n_top_genes=n_top, flavor="pearson_residuals", batch_key="slide" if len(slides) > 1 else None
-    )
+    # scanpy's numba sets OpenMP's number of threads for the whole process, whatever the user or torch had chosen.
+    with threadpool_limits({}):
+        sc.experimental.pp.highly_variable_genes(
+            adata, n_top_genes=n_top, flavor="pearson_residuals", batch_key="slide" if len(slides) > 1 else None
+        )
     return panel.subset(expressed[adata.var["highly_variable"].to_numpy(dtype=bool)])
 
 
@@ -96,36 +94,42 @@ def panel_from_names(names: Sequence[str], slides: Sequence[Slide]) -> tuple[Gen
     InputError
         When the slides measured none of them.
     """
-    measured = [_with_counts(slide.spots, slide.slide_id)[1] for slide in slides]
-    symbols = {symbol for genes in measured for symbol in genes.symbols}
-    by_id: dict[str, str] = {}
-    for genes in measured:
-        for symbol, identifier in zip(genes.symbols, genes.ensembl, strict=True):
-            if identifier:
-                by_id.setdefault(_bare(identifier), symbol)
-    bare = {_bare(symbol): symbol for symbol in sorted(symbols, reverse=True) if symbol.startswith("ENS")}
-    found: dict[str, str | None] = {
-        name: name if name in symbols else by_id.get(_bare(name)) or bare.get(_bare(name)) for name in names
-    }
-    missing = [name for name, symbol in found.items() if symbol is None]
-    chosen = [found_symbol for name in names if (found_symbol := found[name]) is not None]
+    measured = [slide.require_counts()[1] for slide in slides]
+    symbols = {name: _symbol(name, measured) for name in names}
+    missing = [name for name, symbol in symbols.items() if symbol is None]
+    chosen = [symbol for name in names if (symbol := symbols[name]) is not None]
     if not chosen:
-        example = sorted(symbols)[:3]
-        raise InputError(
-            f"No gene in common: none of the {len(found)} names (such as {next(iter(found), '')!r}) was measured on "
-            f"the {len(measured)} slides (which have names such as {', '.join(example)})."
-        )
+        raise InputError(_no_gene_in_common(list(symbols), measured))
     notes = []
     repeated = duplicates(chosen)
     if repeated:
         notes.append(f"{len(chosen) - len(set(chosen))} repeated genes were taken once, for example {repeated[0]}.")
     if missing:
-        notes.append(f"{len(missing)} of {len(found)} genes were measured on no slide and left out: {_some(missing)}.")
+        notes.append(
+            f"{len(missing)} of {len(symbols)} genes were measured on no slide and left out: {some(missing, 5)}."
+        )
     panel = _known(list(dict.fromkeys(chosen)), measured)
-    partly = [symbol for symbol in panel.symbols if any(symbol not in genes.position for genes in measured)]
+    everywhere = np.all([genes.columns(panel) >= 0 for genes in measured], axis=0)
+    partly = [symbol for symbol, whole in zip(panel.symbols, everywhere, strict=True) if not whole]
     if partly:
-        notes.append(f"{len(partly)} genes were not measured on every slide: {_some(partly)}.")
+        notes.append(f"{len(partly)} genes were not measured on every slide: {some(partly, 5)}.")
     return panel, notes
+
+
+def _symbol(name: str, measured: list[GenePanel]) -> str | None:
+    """Return what the slides call a gene: the name itself where it is a symbol of any, else the first that fits."""
+    symbols = [genes.symbols[column] for genes in measured if (column := genes.find(name)) is not None]
+    return name if name in symbols else next(iter(symbols), None)
+
+
+def _no_gene_in_common(names: list[str], measured: list[GenePanel]) -> str:
+    symbols = sorted({symbol for genes in measured for symbol in genes.symbols})
+    near = list(dict.fromkeys(symbol for genes in measured[:1] for name in names[:3] for symbol in genes.near(name, 1)))
+    hint = f"; did you mean {some(near)}?" if near else "."
+    return (
+        f"No gene in common: none of the {len(names)} names (such as {next(iter(names), '')!r}) was measured on the "
+        f"{len(measured)} slides (which have names such as {', '.join(symbols[:3])}){hint}"
+    )
 
 
 def _known(symbols: list[str], measured: list[GenePanel]) -> GenePanel:
@@ -136,7 +140,3 @@ def _known(symbols: list[str], measured: list[GenePanel]) -> GenePanel:
             if identifier:
                 ensembl.setdefault(symbol, identifier)
     return GenePanel(tuple(symbols), tuple(ensembl.get(symbol, "") for symbol in symbols))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

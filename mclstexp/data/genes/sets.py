@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
+from mclstexp.types import StrPath
 
 GeneSets = dict[str, tuple[str, ...]]
 """Name of a set to its gene symbols."""
@@ -28,7 +30,7 @@ KNOWN_GENES: GeneSets = {"cancer": tuple(_CANCER.split()), "immune": tuple(_IMMU
 """Textbook symbols of breast and general cancer, and of immune cells; a start, not a database."""
 
 
-def read_gene_sets(path: Path) -> GeneSets:
+def read_gene_sets(path: StrPath) -> GeneSets:
     """Read named sets of genes: JSON ``{set: [genes]}``, or GMT (name, description, genes; tab-separated).
 
     Raises
@@ -36,6 +38,7 @@ def read_gene_sets(path: Path) -> GeneSets:
     InputError
         When the file is absent, of neither shape, or holds an empty set.
     """
+    path = require_file(path, "Gene sets")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -70,6 +73,6 @@ def _from_gmt(text: str, path: Path) -> GeneSets:
                 "{set: [genes]}."
             )
         if fields[0] in sets:
-            raise InputError(f"{path}, line {number}: the set {fields[0]!r} is there twice.")
+            raise InputError(f"{path}, line {number}: the set {fields[0]!r} occurs twice.")
         sets[fields[0]] = tuple(dict.fromkeys(gene for gene in fields[2:] if gene))
     return sets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,43 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.images.base import Header, ImageFile
 from mclstexp.data.images.pixels import paste_region, plausible_mpp, resize, thumbnail_size, to_rgb8
+from mclstexp.data.images.tiff import TIFF_MAGIC
 from mclstexp.errors import InputError
 
 
-class OpenSlideImage:
-    """An image in any format that OpenSlide reads.
+class OpenSlideImage(ImageFile):
+    """An image in any vendor's format that OpenSlide reads.
 
     Raises
     ------
     InputError
-        When OpenSlide cannot open or read the file.
+        When OpenSlide is not installed, or cannot open or read the file.
     """
 
+    suffixes = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
+
     def __init__(self, path: Path) -> None:
-        self._path = path
+        if not _installed():
+            raise InputError(
+                f"Image {path.name}: {path.suffix} needs OpenSlide; pip install openslide-python openslide-bin, "
+                "or convert it to a pyramidal TIFF."
+            )
         self._slide: Any = None
-        with _reading(path):
+        super().__init__(path)
+
+    @classmethod
+    def opens(cls, path: Path, magic: bytes) -> bool:
+        """Whether it is a vendor's file, unless it is a TIFF and OpenSlide is not installed."""
+        return path.suffix.lower() in cls.suffixes and (magic not in TIFF_MAGIC or _installed())
+
+    def _read_header(self) -> Header:
+        with _reading(self._path):
             slide = self._open()
-            self._size = (int(slide.dimensions[0]), int(slide.dimensions[1]))
             stated = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-            self._mpp = plausible_mpp(*(float(value) if value else None for value in stated))
-        self.close()
-
-    @property
-    def path(self) -> Path:
-        """File that the image is read from."""
-        return self._path
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Width and height at full resolution."""
-        return self._size
-
-    @property
-    def mpp(self) -> float | None:
-        """Pixel size in um that the file states, or None."""
-        return self._mpp
+            return Header(
+                (int(slide.dimensions[0]), int(slide.dimensions[1])),
+                plausible_mpp(*(float(value) if value else None for value in stated)),
+            )
 
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
@@ -56,11 +59,11 @@ class OpenSlideImage:
             def read(x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
                 return to_rgb8(np.asarray(slide.read_region((x0, y0), 0, (x1 - x0, y1 - y0))), self._path)
 
-            return paste_region(self._size, (x, y, width, height), read)
+            return paste_region(self.size_px, (x, y, width, height), read)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-        target = thumbnail_size(self._size, max_px)
+        target = thumbnail_size(self.size_px, max_px)
         with _reading(self._path):
             return resize(np.asarray(self._open().get_thumbnail(target).convert("RGB")), target)
 
@@ -76,6 +79,10 @@ class OpenSlideImage:
         if self._slide is None:
             self._slide = openslide.OpenSlide(str(self._path))
         return self._slide
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("openslide") is not None
 
 
 @contextmanager

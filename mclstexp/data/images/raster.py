@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.images.base import Header, ImageFile, orientation_note
 from mclstexp.data.images.pixels import check_decodable, crop_padded, plausible_mpp, resize, thumbnail_size, to_rgb8
 from mclstexp.errors import InputError
 
 
-class RasterImage:
+class RasterImage(ImageFile):
     """A JPEG, PNG or other image that has to be decoded whole, once, on first use.
 
     Raises
@@ -24,28 +26,25 @@ class RasterImage:
         When the file is not an image, is truncated, or is too large to decode.
     """
 
+    suffixes = (".jpg", ".jpeg", ".png")
+
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._pixels: NDArray[np.uint8] | None = None
-        _check_end(path)
-        with _reading(path), _pillow(path) as picture:
-            self._size = (int(picture.width), int(picture.height))
-            self._mpp = _mpp_from_dpi(picture.info.get("dpi"))
+        super().__init__(path)
 
-    @property
-    def path(self) -> Path:
-        """File that the image is read from."""
-        return self._path
+    @classmethod
+    def opens(cls, path: Path, magic: bytes) -> bool:
+        """Take every file: Pillow knows more formats than can be told here."""
+        return True
 
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Width and height at full resolution."""
-        return self._size
-
-    @property
-    def mpp(self) -> float | None:
-        """Pixel size in um that the file states, or None."""
-        return self._mpp
+    def _read_header(self) -> Header:
+        _check_end(self._path)
+        with _reading(self._path), _pillow(self._path) as picture:
+            return Header(
+                (int(picture.width), int(picture.height)),
+                _mpp_from_dpi(picture.info.get("dpi")),
+                orientation_note(_orientation(picture.info.get("exif"))),
+            )
 
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
@@ -53,8 +52,8 @@ class RasterImage:
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-        check_decodable(self._path, self._size)
-        target = thumbnail_size(self._size, max_px)
+        check_decodable(self._path, self.size_px)
+        target = thumbnail_size(self.size_px, max_px)
         # Always from the file and never from pixels that happen to be decoded: the same thumbnail every time.
         with _reading(self._path), _pillow(self._path) as picture:
             picture.draft("RGB", (2 * target[0], 2 * target[1]))
@@ -67,7 +66,7 @@ class RasterImage:
 
     def _decoded(self) -> NDArray[np.uint8]:
         if self._pixels is None:
-            check_decodable(self._path, self._size)
+            check_decodable(self._path, self.size_px)
             with _reading(self._path), _pillow(self._path) as picture:
                 self._pixels = _pillow_rgb(picture)
         return self._pixels
@@ -125,3 +124,17 @@ def _mpp_from_dpi(dpi: Any) -> float | None:
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
     return plausible_mpp(25_400 / x, 25_400 / y) if x > 0 and y > 0 else None
+
+
+def _orientation(exif: Any) -> object:
+    # From the bytes in the header: Picture.getexif decodes a whole PNG to look for more.
+    from PIL import Image
+
+    if not isinstance(exif, bytes):
+        return None
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return tags.get(0x0112)
+    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
+        return None  # damaged EXIF turns no viewer's picture either

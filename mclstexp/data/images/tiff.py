@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.images.base import Header, ImageFile, orientation_note
 from mclstexp.data.images.pixels import check_decodable, paste_region, resize, thumbnail_size, to_rgb8
-from mclstexp.data.images.tiff_metadata import _stated_mpp
+from mclstexp.data.images.tiff_metadata import stated_mpp
 from mclstexp.errors import InputError
 
 CACHE_BYTES = 128 * 2**20
 """Decoded tiles that one open image keeps: spots in array order mostly hit the tiles of their neighbours."""
 
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 _PHOTOMETRIC = {0: "white is zero", 1: "black is zero", 2: "RGB", 6: "YCbCr"}
 
 
-class TiffImage:
+class TiffImage(ImageFile):
     """A TIFF, BigTIFF, OME-TIFF or SVS image.
 
     Raises
@@ -33,43 +36,39 @@ class TiffImage:
         When the file is damaged, or its pixels are not 8 or 16 bit grey or RGB.
     """
 
+    suffixes = (".tif", ".tiff", ".btf")
+
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._tiff: Any = None
         self._levels: list[_Level] = []
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
-        with _reading(path):
+        super().__init__(path)
+
+    @classmethod
+    def opens(cls, path: Path, magic: bytes) -> bool:
+        """Whether the first bytes are a TIFF's or a BigTIFF's, whatever the file is called."""
+        return magic in TIFF_MAGIC
+
+    def _read_header(self) -> Header:
+        with _reading(self._path):
             self._open()
-            self._size = self._levels[0].size
-            self._mpp = _stated_mpp(self._tiff, self._levels[0].pages[0])
-            _check_end(self._levels, path)
-        self.close()
-
-    @property
-    def path(self) -> Path:
-        """File that the image is read from."""
-        return self._path
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Width and height at full resolution."""
-        return self._size
-
-    @property
-    def mpp(self) -> float | None:
-        """Pixel size in um from Aperio or OME metadata or the resolution tags, or None."""
-        return self._mpp
+            page = self._levels[0].pages[0]
+            _check_end(self._levels, self._path)
+            turned = page.tags.get("Orientation")
+            return Header(
+                self._levels[0].size, stated_mpp(self._tiff, page), orientation_note(turned.value if turned else None)
+            )
 
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
         with _reading(self._path):
             self._open()
-            return paste_region(self._size, (x, y, width, height), lambda *box: self._read(0, *box))
+            return paste_region(self.size_px, (x, y, width, height), lambda *box: self._read(0, *box))
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-        target = thumbnail_size(self._size, max_px)
+        target = thumbnail_size(self.size_px, max_px)
         with _reading(self._path):
             self._open()
             level = max(i for i, level in enumerate(self._levels) if i == 0 or level.size[0] >= target[0])
@@ -180,7 +179,7 @@ def _find_levels(tiff: Any, path: Path) -> list[_Level]:
 def _reduced_pages(tiff: Any, first: _Level) -> list[Any]:
     base = first.pages[0]
     wanted = (base.samplesperpixel, base.dtype, int(base.photometric))
-    found = []
+    reduced = []
     for page in tiff.pages:
         page = page.aspage()
         if page.imagewidth >= base.imagewidth or page.imagelength >= base.imagelength:
@@ -190,8 +189,8 @@ def _reduced_pages(tiff: Any, first: _Level) -> list[Any]:
         # A label or macro image has other proportions, a thumbnail is no power of two smaller.
         power = abs(np.log2(ratio) - round(float(np.log2(ratio)))) < 0.02
         if same_shape and power and (page.samplesperpixel, page.dtype, int(page.photometric)) == wanted:
-            found.append(page)
-    return found
+            reduced.append(page)
+    return reduced
 
 
 def _check_page(page: Any, path: Path, n_pages: int) -> None:

@@ -12,7 +12,8 @@ _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}  # ResolutionUnit: inch, centimetre
 _OME_UNITS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
 
 
-def _stated_mpp(tiff: Any, page: Any) -> float | None:
+def stated_mpp(tiff: Any, page: Any) -> float | None:
+    """Return the pixel size in um from Aperio or OME metadata or the resolution tags, or None."""
     text = page.description or ""
     aperio = re.search(r"\bMPP\s*=\s*([0-9.]+)", text)
     if aperio:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, derive_array, mpp_from_array, pitch_px
+from mclstexp.data.paths import require_file
+from mclstexp.data.positions.coordinates import Coordinates, check_places, naming
+from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM
 from mclstexp.data.tables import delimiter_of, first_line, is_number, numbers, read_table
 from mclstexp.errors import InputError
-from mclstexp.slide import SpotTable
-from mclstexp.text import duplicates
+from mclstexp.text import duplicates, some
+from mclstexp.types import IdArray, StrPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,66 +69,7 @@ class CoordsColumns:
             raise InputError("--origin topleft needs the side of the tiles in pixels: --tile-px N.")
 
 
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """Spots without counts, as a file gave them.
-
-    Attributes
-    ----------
-    ids
-        ``(n,)`` str.
-    xy
-        ``(n, 2)`` float64 centres in pixels, or in um where ``units`` says so.
-    array
-        ``(n, 2)`` int64 (array_row, array_col), or None where the file has none.
-    units
-        Unit of ``xy``.
-    pitch_um
-        Distance between neighbouring spots where the layout fixes it.
-    notes
-        What was dropped or assumed.
-    """
-
-    ids: NDArray[np.str_]
-    xy: NDArray[np.float64]
-    array: NDArray[np.int64] | None = None
-    units: Literal["px", "um"] = "px"
-    pitch_um: float | None = None
-    notes: tuple[str, ...] = ()
-
-    def spots(self, mpp: float | None = None) -> SpotTable:
-        """Return the spots in pixels; array coordinates are laid over them where the file has none.
-
-        Raises
-        ------
-        InputError
-            When coordinates in um meet an unknown pixel size, are NaN, or ids repeat.
-        """
-        xy = self.xy
-        if self.units == "um":
-            if mpp is None:
-                raise InputError("The coordinates are in um and the image states no pixel size; give it with --mpp.")
-            xy = xy / mpp
-        bad = ~np.isfinite(xy).all(axis=1)
-        if bad.any():
-            raise InputError(
-                f"{int(bad.sum())} of {len(xy)} spots have NaN or infinite coordinates, first {self.ids[bad][0]!r}; "
-                "remove or correct them."
-            )
-        rows, cols = derive_array(xy) if self.array is None else (self.array[:, 0], self.array[:, 1])
-        return SpotTable(self.ids, xy, rows, cols)
-
-    def mpp_from_pitch(self) -> float | None:
-        """Pixel size in um that follows from the pitch, or None where it does not."""
-        if self.pitch_um is None or self.units == "um" or not np.isfinite(self.xy).all():
-            return None
-        if self.array is not None:
-            return mpp_from_array(self.xy, self.array[:, 0], self.array[:, 1], self.pitch_um)
-        distance = pitch_px(self.xy)
-        return self.pitch_um / distance if distance else None
-
-
-def parse_coords(path: Path, columns: CoordsColumns | None = None) -> Coordinates:
+def parse_coords(path: StrPath, columns: CoordsColumns | None = None) -> Coordinates:
     """Read a coordinates file into the layout that its column names tell.
 
     Raises
@@ -135,21 +78,19 @@ def parse_coords(path: Path, columns: CoordsColumns | None = None) -> Coordinate
         When the file is damaged, ambiguous (naming the options that settle it), or its spots are not valid.
     """
     columns = columns or CoordsColumns()
+    path = require_file(path, "Coordinates")
     frame = _read_frame(path)
     frame, notes = _only_selected(frame, path)
     if not len(frame):
         raise InputError(f"{path.name} has no spots.")
     parse = _explicit if columns.x is not None else _recognise(frame, path, columns)
-    found = parse(frame, path, columns)
-    return _finish(found, path, columns, notes)
+    return _finish(parse(frame, path, columns), path, columns, notes, _rows(frame))
 
 
 _Parser = Callable[["pd.DataFrame", Path, CoordsColumns], Coordinates]
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"Coordinates {path} do not exist.")
     if path.suffix.lower() == ".parquet":
         return read_table(path)
     line = first_line(path)
@@ -175,7 +116,7 @@ def _only_selected(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[
         if not kept.all():
             notes.append(f"{int((~kept).sum())} of {len(kept)} spots {meaning} and were dropped.")
         frame = frame[kept]
-    return frame.reset_index(drop=True), notes
+    return frame, notes
 
 
 def _recognise(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> _Parser:
@@ -200,8 +141,8 @@ def _recognise(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> _Pars
             )
         return parse
     raise InputError(
-        f"{path.name}: its columns ({_some(frame)}) do not tell which are x and y in pixels; name them with --x-column "
-        "and --y-column, and --id-column for the spot ids."
+        f"{path.name}: its columns ({_columns(frame)}) do not tell which are x and y in pixels; call them x and y, or "
+        "name them to mst query with --x-column and --y-column, and --id-column for the spot ids."
     )
 
 
@@ -216,18 +157,12 @@ def _space_ranger(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> Co
 
 
 def _selection(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> Coordinates:
-    grid = _pair(frame, "x", "y", path)
-    bad = ~np.isfinite(grid).all(axis=1)
-    if bad.any():
-        raise InputError(
-            f"{path.name}: {int(bad.sum())} of {len(grid)} spots have no array coordinates (columns x, y)."
-        )
-    whole = np.rint(grid).astype(np.int64)
-    ids = np.array([f"{x}x{y}" for x, y in whole], dtype=np.str_)
-    if columns.id is not None:
+    array = _array(frame, "y", "x", path)
+    if columns.id is not None or array is None:
         ids = _ids(frame, path, columns)[0]
-    xy = _pair(frame, "pixel_x", "pixel_y", path)
-    return Coordinates(ids, xy, whole[:, ::-1].copy(), pitch_um=LEGACY_ST_PITCH_UM)
+    else:
+        ids = np.array([f"{col}x{row}" for row, col in array], dtype=np.str_)
+    return Coordinates(ids, _pair(frame, "pixel_x", "pixel_y", path), array, pitch_um=LEGACY_ST_PITCH_UM)
 
 
 def _deepspot(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> Coordinates:
@@ -250,20 +185,18 @@ def _explicit(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> Coordi
     return _named(columns.x or "", columns.y or "", columns.units or "px")(frame, path, columns)
 
 
-def _finish(found: Coordinates, path: Path, columns: CoordsColumns, notes: list[str]) -> Coordinates:
-    repeated = duplicates(found.ids.tolist())
+def _finish(coords: Coordinates, path: Path, columns: CoordsColumns, notes: list[str], rows: IdArray) -> Coordinates:
+    coords = replace(coords, rows=rows)
+    repeated = [name for name in duplicates(coords.ids.tolist()) if name.strip()]
     if repeated:
         raise InputError(f"{path.name}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
-    xy = found.xy
-    if columns.origin == "topleft" and columns.tile_px:
-        xy = xy + columns.tile_px / 2
-    return Coordinates(
-        found.ids,
-        xy,
-        found.array,
-        units=columns.units or found.units,
-        pitch_um=columns.pitch_um or found.pitch_um,
-        notes=(*notes, *found.notes),
+    corner = columns.tile_px if columns.origin == "topleft" and columns.tile_px else 0.0
+    return replace(
+        coords,
+        xy=coords.xy + corner / 2,
+        units=columns.units or coords.units,
+        pitch_um=columns.pitch_um or coords.pitch_um,
+        notes=(*notes, *coords.notes),
     )
 
 
@@ -274,7 +207,7 @@ def _ids(frame: pd.DataFrame, path: Path, columns: CoordsColumns) -> tuple[NDArr
         column = _column(frame, name)
         if column is not None:
             return frame[column].to_numpy(dtype=np.str_), ()
-    note = f"{path.name} has no column of spot ids: spots are numbered by row, from 1."
+    note = "the coordinates have no column of spot ids: spots are numbered by row, from 1."
     return np.array([str(i + 1) for i in range(len(frame))], dtype=np.str_), (note,)
 
 
@@ -286,9 +219,15 @@ def _array(frame: pd.DataFrame, row: str, col: str, path: Path) -> NDArray[np.in
     if _column(frame, row) is None or _column(frame, col) is None:
         return None
     values = _pair(frame, row, col, path)
-    if not np.isfinite(values).all():
-        raise InputError(f"{path.name}: columns {row} and {col} hold empty cells.")
+    rows = _rows(frame)
+    with naming(path.name):
+        check_places(values, rows.astype(np.str_), rows, f"array coordinates ({row}, {col})")
     return np.rint(values).astype(np.int64)
+
+
+def _rows(frame: pd.DataFrame) -> IdArray:
+    """Rows of the file, from 1, also where some were dropped."""
+    return frame.index.to_numpy(dtype=np.int64) + 1
 
 
 def _column(frame: pd.DataFrame, name: str) -> str | None:
@@ -299,10 +238,9 @@ def _column(frame: pd.DataFrame, name: str) -> str | None:
 def _require(frame: pd.DataFrame, name: str, path: Path) -> str:
     column = _column(frame, name)
     if column is None:
-        raise InputError(f"{path.name} has no column {name!r}; it has {_some(frame)}.")
+        raise InputError(f"{path.name} has no column {name!r}; it has {_columns(frame)}.")
     return column
 
 
-def _some(frame: pd.DataFrame) -> str:
-    names = [repr(str(name)) for name in frame.columns]
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+def _columns(frame: pd.DataFrame) -> str:
+    return some(repr(str(name)) for name in frame.columns)

@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.errors import InputError
-from mclstexp.slide import MppSource, SlideImage
+from mclstexp.slide import MppSource, SlideImage, check_mpp
 
 LEGACY_ST_PITCH_UM = 200.0
 VISIUM_PITCH_UM = 100.0
+
+_MAX_STEPS = 1e6
+"""Spots across a slide that no technology reaches: the finest bins, 0.5 um, make 30,000."""
 
 _ROW_STEP = math.sqrt(3) / 2  # rows of a hexagonal grid lie this much of the pitch apart
 
@@ -79,6 +82,11 @@ def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray
     Returns
     -------
     ``array_row`` and ``array_col``, ``(n,)`` int64 each.
+
+    Raises
+    ------
+    InputError
+        When the spots are so unevenly apart that no array fits them.
     """
     from scipy.spatial import cKDTree
 
@@ -86,10 +94,15 @@ def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray
     if pitch is None:
         return np.zeros(len(xy_px), dtype=np.int64), np.zeros(len(xy_px), dtype=np.int64)
     tree = cKDTree(xy_px)
-    near = tree.query_ball_point(xy_px, 1.25 * pitch, return_length=True) - 1
-    hexagonal = float(np.percentile(near, 90)) > 4.5
+    neighbours = tree.query_ball_point(xy_px, 1.25 * pitch, return_length=True) - 1
+    hexagonal = float(np.percentile(neighbours, 90)) > 4.5
     column_px, row_px = (pitch / 2, pitch * _ROW_STEP) if hexagonal else (pitch, pitch)
     shifted = xy_px - xy_px.min(axis=0)
+    if shifted.max() / pitch > _MAX_STEPS:
+        raise InputError(
+            f"neighbouring spots are {pitch:.3g} px apart and the farthest {shifted.max():.3g}: these are no spots of "
+            "one array; correct their coordinates."
+        )
     return (
         np.rint(shifted[:, 1] / row_px).astype(np.int64),
         np.rint(shifted[:, 0] / column_px).astype(np.int64),
@@ -121,8 +134,11 @@ def resolve_mpp(
     Raises
     ------
     InputError
-        When the files state a size that the spots contradict: the coordinates are of another resolution.
+        When the given size is absurd, or the files state one that the spots contradict: the coordinates are of
+        another resolution.
     """
+    if given is not None:
+        check_mpp(slide_id, given)
     in_file = stated if stated is not None else (image.mpp if image is not None else None)
     chosen, source = (given, "given") if given is not None else (in_file, "file")
     if chosen is None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, fit_grid, pitch_px
 from mclstexp.slide import Slide, SlideImage
+from mclstexp.types import BoolArray
 
 THUMBNAIL_PX = 1024
 _SATURATION_RANGE = (0.06, 0.25)
@@ -15,7 +16,7 @@ _CLEARLY = 0.1
 """How much more of the spots has to lie on tissue before coordinates are called wrong."""
 
 
-def tissue_mask(image: SlideImage) -> NDArray[np.bool_]:
+def tissue_mask(image: SlideImage) -> BoolArray:
     """Mark tissue on a thumbnail, by Otsu's threshold on the colour saturation.
 
     Returns
@@ -28,25 +29,6 @@ def tissue_mask(image: SlideImage) -> NDArray[np.bool_]:
     return np.asarray(saturation > np.clip(_otsu(saturation), *_SATURATION_RANGE))
 
 
-def tissue_fraction(image: SlideImage, xy_px: NDArray[np.float64], span_px: float) -> NDArray[np.float64]:
-    """Share of each patch that is tissue.
-
-    Parameters
-    ----------
-    image
-        The slide's image.
-    xy_px
-        ``(n, 2)`` patch centres as (x, y) at full resolution.
-    span_px
-        Side of a patch in full-resolution pixels.
-
-    Returns
-    -------
-    ``(n,)`` float64 from 0 to 1; what lies outside the image is no tissue.
-    """
-    return _fraction(tissue_mask(image), image.size_px, xy_px, span_px)
-
-
 def looks_misplaced(slide: Slide) -> str | None:
     """Say so when the spots look swapped or rescaled; the image is looked at once for both."""
     if slide.image is None or len(slide) < 4:
@@ -55,7 +37,7 @@ def looks_misplaced(slide: Slide) -> str | None:
     return looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
 
 
-def looks_swapped(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str | None:
+def looks_swapped(slide: Slide, *, mask: BoolArray | None = None) -> str | None:
     """Say so when the spots lie on tissue clearly better with x and y exchanged.
 
     Legacy ST arrays are also known by their direction: there the array's x runs along the image's x.
@@ -72,8 +54,8 @@ def looks_swapped(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str
     spots = slide.spots
     span = pitch_px(spots.xy_px) or 1.0
     mask = tissue_mask(slide.image) if mask is None else mask
-    straight = float(_fraction(mask, slide.image.size_px, spots.xy_px, span).mean())
-    swapped = float(_fraction(mask, slide.image.size_px, spots.xy_px[:, ::-1], span).mean())
+    straight = float(tissue_share(mask, slide.image.size_px, spots.xy_px, span).mean())
+    swapped = float(tissue_share(mask, slide.image.size_px, spots.xy_px[:, ::-1], span).mean())
     if swapped > straight + _CLEARLY:
         return (
             f"x and y look swapped: {straight:.0%} of the spots' area is tissue, "
@@ -86,7 +68,7 @@ def looks_swapped(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str
     return None
 
 
-def looks_rescaled(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> str | None:
+def looks_rescaled(slide: Slide, *, mask: BoolArray | None = None) -> str | None:
     """Say so when the spots huddle off the tissue in a corner and would cover it at another scale.
 
     Parameters
@@ -106,8 +88,8 @@ def looks_rescaled(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> st
     if scale < 2:
         return None
     span = pitch_px(xy) or 1.0
-    straight = float(_fraction(mask, size, xy, span).mean())
-    scaled = float(_fraction(mask, size, xy * scale, span * scale).mean())
+    straight = float(tissue_share(mask, size, xy, span).mean())
+    scaled = float(tissue_share(mask, size, xy * scale, span * scale).mean())
     if scaled > straight + _CLEARLY:
         return (
             f"the coordinates look {scale:.3g} times too small: {straight:.0%} of the spots' area is tissue, and "
@@ -116,9 +98,26 @@ def looks_rescaled(slide: Slide, *, mask: NDArray[np.bool_] | None = None) -> st
     return None
 
 
-def _fraction(
-    mask: NDArray[np.bool_], size: tuple[int, int], xy_px: NDArray[np.float64], span_px: float
+def tissue_share(
+    mask: BoolArray, size: tuple[int, int], xy_px: NDArray[np.float64], span_px: float
 ) -> NDArray[np.float64]:
+    """Share of each patch that is tissue.
+
+    Parameters
+    ----------
+    mask
+        ``(h, w)`` bool of the whole image, as `tissue_mask` gives it.
+    size
+        Width and height of the image at full resolution.
+    xy_px
+        ``(n, 2)`` patch centres as (x, y) at full resolution.
+    span_px
+        Side of a patch in full-resolution pixels.
+
+    Returns
+    -------
+    ``(n,)`` float64 from 0 to 1; what lies outside the image is no tissue.
+    """
     height, width = mask.shape
     scale = np.array([width / size[0], height / size[1]])
     total = np.zeros((height + 1, width + 1), dtype=np.int64)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from scipy import sparse
 from mclstexp.data.assemble import CountTable, Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
-from mclstexp.data.positions.files import Coordinates
+from mclstexp.data.positions.coordinates import Coordinates, check_ids, check_places, naming
 from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_hexagonal
-from mclstexp.data.readers.matrices import count_table, reading
+from mclstexp.data.readers.damage import reading
+from mclstexp.data.readers.matrices import count_table
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
 
-LAYOUT = "h5ad"
+NAME = "h5ad"
+LOOKS_FOR = "an .h5ad"
 
 TECHNOLOGY_PITCH_UM = {
     "visium": VISIUM_PITCH_UM,
@@ -41,22 +44,22 @@ _ENSEMBL_COLUMNS = ("gene_ids", "gene_id", "ensembl", "ensembl_id", "ensemblid")
 _LABELS = ("label", "annotation")
 
 
-def matches(folder: Path) -> bool:
-    """Whether the folder holds .h5ad files, or HEST-1k's folder of them."""
-    return bool(_files(folder))
+def matches(path: Path) -> bool:
+    """Whether the path is an .h5ad, a folder that holds some, or HEST-1k's folder of them."""
+    return bool(_files(path))
 
 
-def find(folder: Path) -> list[SlideSource]:
+def find(path: Path) -> list[SlideSource]:
     """List the .h5ad files, each a slide named after its file."""
-    return [find_file(path) for path in _files(folder)]
+    return [SlideSource(file.stem, NAME, partial(_read, file)) for file in _files(path)]
 
 
-def find_file(path: Path) -> SlideSource:
-    """Return the slide of one .h5ad file."""
-    return SlideSource(path.stem, LAYOUT, partial(_read, path))
+def accepts(path: Path) -> bool:
+    """Whether the path is one .h5ad."""
+    return path.suffix.lower() == ".h5ad"
 
 
-def read_file(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
+def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
     """Read one .h5ad, without its image.
 
     Parameters
@@ -91,29 +94,30 @@ def _anndata_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged or of a newer anndata: {str(error).splitlines()[0]}.") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    direct = sorted(folder.glob("*.h5ad"))
-    return direct or (sorted((folder / "st").glob("*.h5ad")) if (folder / "wsis").is_dir() else [])
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if accepts(path) else []
+    direct = sorted(path.glob("*.h5ad"))
+    return direct or (sorted((path / "st").glob("*.h5ad")) if (path / "wsis").is_dir() else [])
 
 
 def _read(path: Path, mpp: float | None) -> Slide:
-    draft = read_file(path, path.stem)
+    draft = read(path, path.stem)
     image_path = find_image(path.parent, path.stem)
     metadata: dict[str, Any] = {}
     if path.parent.name == "st":
         image_path = image_path or find_image(path.parent.parent / "wsis", path.stem)
         metadata = _hest_metadata(path.parent.parent / "metadata" / f"{path.stem}.json")
-    notes = draft.notes if image_path else (*draft.notes, "no image beside the .h5ad: counts only.")
-    values = {
-        **draft.__dict__,
-        "image": open_image(image_path) if image_path else None,
-        "patient": draft.patient or str(metadata.get("patient") or ""),
-        "cohort": draft.cohort or str(metadata.get("dataset_title") or ""),
-        "stated_mpp": plausible_mpp(_number(metadata.get("pixel_size_um_estimated"))) or draft.stated_mpp,
-        "sources": (*draft.sources, *([image_path] if image_path else [])),
-        "notes": notes,
-    }
-    return build_slide(Draft(**values), mpp=mpp)
+    draft = replace(
+        draft,
+        image=open_image(image_path) if image_path else None,
+        patient=draft.patient or str(metadata.get("patient") or ""),
+        cohort=draft.cohort or str(metadata.get("dataset_title") or ""),
+        stated_mpp=plausible_mpp(_number(metadata.get("pixel_size_um_estimated"))) or draft.stated_mpp,
+        sources=(*draft.sources, *([image_path] if image_path else [])),
+        without_image="no image beside the .h5ad: counts only.",
+    )
+    return build_slide(draft, mpp=mpp)
 
 
 def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) -> Draft:
@@ -135,7 +139,7 @@ def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) ->
     stated = scale.get("microns_per_pixel") or scale.get("mpp") or adata.uns.get("mpp")
     return Draft(
         slide_id=slide_id,
-        layout=LAYOUT,
+        layout=NAME,
         coords=coords or _coordinates(adata, path, kept, "spot_diameter_fullres" in scale),
         counts=_counts(adata, path, kept),
         patient=identity["patient"] or "",
@@ -150,26 +154,28 @@ def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) ->
 
 def _coordinates(adata: Any, path: Path, kept: NDArray[np.bool_], visium: bool) -> Coordinates:
     if "spatial" in adata.obsm:
-        xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
+        xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)[..., :2]
     elif {"pxl_col_in_fullres", "pxl_row_in_fullres"} <= set(adata.obs):
         xy = adata.obs[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
     else:
         raise InputError(f"{path.name} has no coordinates: neither obsm['spatial'] nor pxl_col_in_fullres in obs.")
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        raise InputError(f"{path.name}: obsm['spatial'] has shape {xy.shape}; x and y of each spot are needed.")
+    ids, rows = adata.obs_names.to_numpy(dtype=np.str_)[kept], np.flatnonzero(kept) + 1
+    with naming(path.name):
+        check_ids(ids, rows)
     array = None
     if {"array_row", "array_col"} <= set(adata.obs):
-        array = np.rint(adata.obs[["array_row", "array_col"]].to_numpy(dtype=np.float64)).astype(np.int64)
+        steps = adata.obs[["array_row", "array_col"]].to_numpy(dtype=np.float64)[kept]
+        with naming(path.name):
+            check_places(steps, ids, rows, "array coordinates (array_row, array_col)")
+        array = np.rint(steps).astype(np.int64)
     notes: tuple[str, ...] = ()
     pitch = _number(adata.uns.get("pitch_um")) or TECHNOLOGY_PITCH_UM.get(str(adata.uns.get("technology", "")).lower())
     if pitch is None and visium and array is not None and is_hexagonal(array[:, 0], array[:, 1]):
         pitch = VISIUM_PITCH_UM
         notes = ("taken for Visium (100 um between spots) by its hexagonal array and scale factors.",)
-    return Coordinates(
-        adata.obs_names.to_numpy(dtype=np.str_)[kept],
-        xy[kept],
-        None if array is None else array[kept],
-        pitch_um=pitch,
-        notes=notes,
-    )
+    return Coordinates(ids, xy[kept], array, pitch_um=pitch, notes=notes, rows=rows)
 
 
 def _counts(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:

@@ -17,21 +17,23 @@ from mclstexp.data.tables import numbers, read_table
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
 
-LAYOUT = "her2st"
+NAME = "her2st"
+LOOKS_FOR = "a folder ST-cnts/ (HER2+ as published)"
+
 UNDETERMINED = "undetermined"
 """What the pathologist wrote where no label applied; the field's comparisons leave such spots out (Hist2ST)."""
 
 
-def matches(folder: Path) -> bool:
-    """Whether the folder is of this layout."""
-    return (folder / "ST-cnts").is_dir()
+def matches(path: Path) -> bool:
+    """Whether the path is a folder of this layout."""
+    return (path / "ST-cnts").is_dir()
 
 
-def find(folder: Path) -> list[SlideSource]:
+def find(path: Path) -> list[SlideSource]:
     """List the sections that have counts or coordinates."""
-    counts = {path.name.split(".")[0] for path in (folder / "ST-cnts").glob("*.tsv*")}
-    spots = {path.name.removesuffix("_selection.tsv") for path in (folder / "ST-spotfiles").glob("*_selection.tsv")}
-    return [SlideSource(name, LAYOUT, partial(_read, folder, name)) for name in sorted(counts | spots)]
+    counts = {file.name.split(".")[0] for file in (path / "ST-cnts").glob("*.tsv*")}
+    spots = {file.name.removesuffix("_selection.tsv") for file in (path / "ST-spotfiles").glob("*_selection.tsv")}
+    return [SlideSource(name, NAME, partial(_read, path, name)) for name in sorted(counts | spots)]
 
 
 def _read(folder: Path, name: str, mpp: float | None) -> Slide:
@@ -47,7 +49,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
     sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels.path] if labels else []))
     draft = Draft(
         slide_id=name,
-        layout=LAYOUT,
+        layout=NAME,
         coords=parse_coords(spots_path),
         counts=read_count_table(counts_path),
         image=open_image(image_path) if image_path else None,
@@ -55,7 +57,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         cohort="her2st",
         labels=labels.by_spot if labels else None,
         sources=sources,
-        notes=(*([] if image_path else ["no image: counts only."]), *([labels.note] if labels else [])),
+        notes=(labels.note,) if labels else (),
         extra={"labels": labels.source} if labels else {},
     )
     return build_slide(draft, mpp=mpp)

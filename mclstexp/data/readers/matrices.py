@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.data.assemble import CountTable
+from mclstexp.data.paths import require_file
+from mclstexp.data.positions.coordinates import check_ids, naming
+from mclstexp.data.readers.damage import reading
+from mclstexp.data.readers.mtx import other_size, read_mtx
 from mclstexp.data.tables import delimiter_of, first_line, open_binary, read_table
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
-from mclstexp.text import duplicates
+from mclstexp.text import duplicates, some
+from mclstexp.types import StrPath
 
 
-def read_counts(path: Path) -> CountTable:
+def read_counts(path: StrPath) -> CountTable:
     """Read a 10x ``.h5``, a MEX folder, or a ``.tsv`` or ``.csv`` (also gzipped) of spots x genes.
 
     Raises
@@ -26,10 +30,9 @@ def read_counts(path: Path) -> CountTable:
     InputError
         When the file is missing, damaged, or of another kind.
     """
-    if path.is_dir():
-        return read_mex(path)
-    if not path.is_file():
-        raise InputError(f"Counts {path} do not exist.")
+    if Path(path).is_dir():
+        return read_mex(Path(path))
+    path = require_file(path, "Counts")
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".h5", ".hdf5")):
         return read_10x_h5(path)
@@ -61,18 +64,15 @@ def read_10x_h5(path: Path) -> CountTable:
 
 def read_mex(folder: Path) -> CountTable:
     """Read a MEX folder (matrix.mtx, features.tsv or genes.tsv, barcodes.tsv; gzipped or not, prefixed or not)."""
-    from scipy.io import mmread
-
     matrix_path = _mex_part(folder, ("matrix.mtx",))
     barcodes_path = _mex_part(folder, ("barcodes.tsv",))
     features_path = _mex_part(folder, ("features.tsv", "genes.tsv"))
-    with reading(matrix_path), open_binary(matrix_path) as file:
-        matrix = sparse.csc_matrix(mmread(file), dtype=np.float32)
     barcodes = read_table(barcodes_path, header=["barcode"])["barcode"].to_numpy(dtype=str)
     width = first_line(features_path).count("\t") + 1
     features = read_table(features_path, header=["id", "name", "kind", *map(str, range(3, width))][:width])
     names = features["name" if width > 1 else "id"].to_numpy(dtype=str)
     kinds = features["kind"].to_numpy(dtype=str) if width > 2 else None
+    matrix = read_mtx(matrix_path, (len(features), len(barcodes)))
     return _from_10x(matrix_path, matrix, barcodes, _Features(names, features["id"].to_numpy(dtype=str), kinds))
 
 
@@ -117,9 +117,7 @@ class _Features:
 
 def _from_10x(path: Path, matrix: sparse.csc_matrix, barcodes: NDArray[np.str_], features: _Features) -> CountTable:
     if matrix.shape != (len(features.names), len(barcodes)):
-        raise InputError(
-            f"{path} holds a matrix of {matrix.shape}, but {len(features.names)} features and {len(barcodes)} barcodes."
-        )
+        raise other_size(path, matrix.shape, (len(features.names), len(barcodes)))
     by_spot = sparse.csr_matrix(matrix.T)
     names, ids, notes = features.names, features.ids, []
     if features.kinds is not None:
@@ -139,8 +137,10 @@ def count_table(
     Raises
     ------
     InputError
-        For spots that occur twice.
+        For spots that occur twice or have no name.
     """
+    with naming(str(path)):
+        check_ids(ids, np.arange(1, len(ids) + 1))
     repeated = duplicates(ids.tolist())
     if repeated:
         raise InputError(f"{path}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
@@ -161,28 +161,13 @@ def count_table(
     return CountTable(ids, sparse.csr_matrix(counts, dtype=np.float32), genes, tuple(notes))
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what damaged HDF5, MEX and text files raise into an InputError that names the file."""
-    import zlib
-
-    try:
-        yield
-    except (
-        OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError,
-        RuntimeError, zlib.error,
-    ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is damaged or of another kind: {reason}.") from error
-
-
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
-    found = sorted(path for name in names for pattern in (f"*{name}", f"*{name}.gz") for path in folder.glob(pattern))
-    if not found:
+    paths = sorted(path for name in names for pattern in (f"*{name}", f"*{name}.gz") for path in folder.glob(pattern))
+    if not paths:
         raise InputError(f"{folder} has no {' or '.join(names)} (also with .gz): it is no MEX folder.")
-    if len(found) > 1:
-        raise InputError(f"{folder} has several {names[0]}: {', '.join(p.name for p in found)}; keep one a folder.")
-    return found[0]
+    if len(paths) > 1:
+        raise InputError(f"{folder} has several {names[0]}: {some(path.name for path in paths)}; keep one a folder.")
+    return paths[0]
 
 
 def _second_line_fields(path: Path, delimiter: str) -> int:

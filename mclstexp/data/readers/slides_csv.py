@@ -10,6 +10,7 @@ from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
 from mclstexp.data.readers import h5ad, space_ranger
+from mclstexp.data.readers.layout import SlidePart
 from mclstexp.data.readers.matrices import read_counts
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.tables import is_number, read_table
@@ -17,31 +18,31 @@ from mclstexp.errors import InputError
 from mclstexp.slide import Slide
 from mclstexp.text import duplicates
 
-LAYOUT = "slides_csv"
-FILE_NAME = "slides.csv"
-METADATA_NAME = "metadata.csv"
+NAME = "slides_csv"
+LOOKS_FOR = "slides.csv"
+
+_FILE_NAME = "slides.csv"
+_PARTS: tuple[SlidePart, ...] = (h5ad, space_ranger)
 
 _KNOWN = ("slide", "patient", "cohort", "counts", "image", "coords", "mpp", "technology", "pitch_um")
 
 
+def matches(path: Path) -> bool:
+    """Whether the path is a .csv, or a folder with a ``slides.csv``."""
+    return path.suffix.lower() == ".csv" if path.is_file() else (path / _FILE_NAME).is_file()
+
+
 def find(path: Path) -> list[SlideSource]:
-    """List the rows of a ``slides.csv``; its paths are relative to it.
+    """List the rows of the table; its paths are relative to it.
 
     Raises
     ------
     InputError
         When it lacks the columns slide and counts, names a slide twice, or has no row.
     """
-    rows = _rows(path, ("slide", "counts"))
-    return [SlideSource(row["slide"], LAYOUT, partial(_read, path, row)) for row in rows]
-
-
-def read_metadata(folder: Path) -> dict[str, dict[str, str]]:
-    """Read ``metadata.csv`` (slide, and patient, cohort or mpp) of a folder whose layout does not say them, if any."""
-    path = folder / METADATA_NAME
-    if not path.is_file():
-        return {}
-    return {row["slide"]: row for row in _rows(path, ("slide",))}
+    table = path if path.is_file() else path / _FILE_NAME
+    rows = read_rows(table, ("slide", "counts"))
+    return [SlideSource(row["slide"], NAME, partial(_read, table, row)) for row in rows]
 
 
 def number(row: dict[str, str], name: str, path: Path) -> float | None:
@@ -60,7 +61,14 @@ def number(row: dict[str, str], name: str, path: Path) -> float | None:
     return float(text)
 
 
-def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
+def read_rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
+    """Read a table of slides, one a row, its column names in lower case.
+
+    Raises
+    ------
+    InputError
+        When a needed column is missing, a slide has no name or is named twice, or there is no row.
+    """
     frame = read_table(path)
     frame.columns = [str(name).strip().lower() for name in frame.columns]
     missing = [name for name in needed if name not in frame.columns]
@@ -79,7 +87,6 @@ def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _read(path: Path, row: dict[str, str], mpp: float | None) -> Slide:
-    name = row["slide"]
     draft = _parts(path, row)
     if row.get("image"):
         image_path = _resolve(path, row, "image")
@@ -87,17 +94,14 @@ def _read(path: Path, row: dict[str, str], mpp: float | None) -> Slide:
     pitch = _pitch(path, row)
     if pitch is not None:
         draft = replace(draft, coords=replace(draft.coords, pitch_um=pitch))
-    notes = tuple(note for note in draft.notes if draft.image is None or "counts only" not in note)
-    if draft.image is None and not any("counts only" in note for note in notes):
-        notes = (*notes, "no image: counts only.")
     draft = replace(
         draft,
-        slide_id=name,
-        layout=LAYOUT,
+        slide_id=row["slide"],
+        layout=NAME,
         patient=row.get("patient") or draft.patient,
         cohort=row.get("cohort") or draft.cohort,
-        notes=notes,
         extra={**draft.extra, **{key: value for key, value in row.items() if key not in _KNOWN and value}},
+        without_image="no image: counts only.",
     )
     own = number(row, "mpp", path)
     return build_slide(draft, mpp=mpp if mpp is not None else own)
@@ -109,27 +113,24 @@ def _parts(path: Path, row: dict[str, str]) -> Draft:
         raise InputError(f"{path.name}: slide {name} has no counts.")
     counts_path = _resolve(path, row, "counts")
     coords_path = _resolve(path, row, "coords") if row.get("coords") else None
-    pitch = _pitch(path, row)
-    coords = parse_coords(coords_path, CoordsColumns(pitch_um=pitch)) if coords_path else None
+    coords = parse_coords(coords_path, CoordsColumns(pitch_um=_pitch(path, row))) if coords_path else None
     more = (coords_path,) if coords_path else ()
-    if counts_path.suffix.lower() == ".h5ad":
-        draft = h5ad.read_file(counts_path, name, coords=coords)
+    part = next((part for part in _PARTS if part.accepts(counts_path)), None)
+    if part is not None:
+        draft = part.read(counts_path, name, coords=coords)
         return replace(draft, sources=(*draft.sources, *more))
-    if counts_path.is_dir() and not list(counts_path.glob("*matrix.mtx*")):
-        draft = space_ranger.read_folder(counts_path, name)
-        return replace(draft, coords=coords or draft.coords, sources=(*draft.sources, *more))
     if coords is None:
         raise InputError(f"{path.name}: slide {name} has no coordinates; name their file in the column coords.")
-    return Draft(name, LAYOUT, coords, counts=read_counts(counts_path), sources=(counts_path, *more))
+    return Draft(name, NAME, coords, counts=read_counts(counts_path), sources=(counts_path, *more))
 
 
 def _resolve(path: Path, row: dict[str, str], column: str) -> Path:
-    found = path.parent / row[column]
-    if not found.exists():
+    target = path.parent / row[column]
+    if not target.exists():
         raise InputError(
             f"{path.name}: slide {row['slide']}: {column} {row[column]!r} does not exist in {path.parent}."
         )
-    return found
+    return target
 
 
 def _pitch(path: Path, row: dict[str, str]) -> float | None:

@@ -1,4 +1,4 @@
-"""A slide that was found but not read yet."""
+"""A slide that was discovered but not read yet, and the search for its image."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from mclstexp.data.images import IMAGE_SUFFIXES
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
+from mclstexp.text import some
 
 _NOT_FULL_RESOLUTION = ("hires", "lowres", "aligned", "detected_tissue", "fiducial", "cytassist", "thumbnail", "mask")
 
 
 @dataclass(frozen=True)
 class SlideSource:
-    """Where a slide was found, and how to read it.
+    """Where a slide is, and how to read it.
 
     Attributes
     ----------
@@ -47,14 +48,14 @@ def find_image(folder: Path, stem: str | None = None) -> Path | None:
     """
     if not folder.is_dir():
         return None
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     if stem is not None:
-        found = [path for path in found if path.name.startswith(f"{stem}.")]
+        images = [path for path in images if path.name.startswith(f"{stem}.")]
     else:
-        found = [path for path in found if not any(word in path.name.lower() for word in _NOT_FULL_RESOLUTION)]
-        named = [path for path in found if path.stem.lower() == "image" or path.stem.lower().endswith("_image")]
-        found = named or found
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        images = [path for path in images if not any(word in path.name.lower() for word in _NOT_FULL_RESOLUTION)]
+        named = [path for path in images if path.stem.lower() == "image" or path.stem.lower().endswith("_image")]
+        images = named or images
+    if len(images) > 1:
+        names = some(path.name for path in images)
         raise InputError(f"{folder} has several images ({names}); keep one, or name it in slides.csv.")
-    return found[0] if found else None
+    return images[0] if images else None

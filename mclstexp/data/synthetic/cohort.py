@@ -8,7 +8,6 @@ differ in stain and in expression. Nothing here is fitted to real data: it exist
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from mclstexp.data.synthetic.histology import SlideSpec
 from mclstexp.data.synthetic.slides import COHORT, SimulatedSlide, gene_panel, simulate_slide
 from mclstexp.errors import ExistsAlreadyError, InputError
-from mclstexp.files import new_folder
-from mclstexp.slide import Slide
+from mclstexp.storage import new_folder
+from mclstexp.types import Progress, StrPath
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,31 @@ class CohortPaths:
 
 
 def write_cohort(
-    folder: Path,
+    folder: StrPath,
     *,
     n_patients: int = 4,
     slides_per_patient: int = 2,
     spec: SlideSpec | None = None,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> CohortPaths:
     """Write a cohort of reference slides, and one slide of a further patient held out.
 
     ``folder`` gets ``refs/`` (``slides.csv``, and a pyramidal TIFF and an ``.h5ad`` of counts a slide) and ``query/``
     (the TIFF, ``coords.csv`` and ``truth.h5ad``), all at once or not at all.
+
+    Parameters
+    ----------
+    folder
+        A folder that is empty or does not exist; its parent does.
+    n_patients, slides_per_patient
+        Patients of the references, and slides of each.
+    spec
+        Size and layout of the slides.
+    seed
+        The same seed gives the same files.
+    on_progress
+        Called with "simulating slides", how many are written, and how many there are.
 
     Raises
     ------
@@ -66,50 +78,18 @@ def write_cohort(
         raise ExistsAlreadyError(f"{folder} exists and is not empty; choose another folder or remove it.")
     jobs = [(patient, slide) for patient in range(n_patients) for slide in range(slides_per_patient)]
     named = []
-    with new_folder(folder, force=True) as made:
-        (made / "refs").mkdir()
-        (made / "query").mkdir()
+    with new_folder(folder, force=True) as root:
+        (root / "refs").mkdir()
+        (root / "query").mkdir()
         for done, (patient, slide) in enumerate([*jobs, (n_patients, 0)]):
             simulated = simulate_slide(spec, patient=patient, slide=slide, seed=seed)
             held_out = done == len(jobs)
-            (_write_query if held_out else _write_reference)(simulated, made)
+            (_write_query if held_out else _write_reference)(simulated, root)
             named.append((simulated.slide_id, simulated.patient))
             if on_progress:
-                on_progress(done + 1, len(jobs) + 1)
-        _write_slides_csv(made / "refs" / "slides.csv", named[:-1], spec.mpp)
+                on_progress("simulating slides", done + 1, len(jobs) + 1)
+        _write_slides_csv(root / "refs" / "slides.csv", named[:-1], spec.mpp)
     return _cohort_paths(folder, [name for name, _ in named])
-
-
-def tiny_slides(
-    folder: Path, n: int = 3, *, n_spots: int = 36, n_genes: int = 40, seed: int = 0, per_patient: int = 1
-) -> list[Slide]:
-    """Write ``n`` small images into ``folder`` and return their slides, for tests; a few tens of milliseconds each."""
-    from mclstexp.data.images import open_image
-
-    rows = int(np.ceil(np.sqrt(n_spots)))
-    pitch = 56.0
-    spec = SlideSpec(
-        n_genes=n_genes, side_px=int((rows + 1) * pitch), mpp=1.0, pitch_um=pitch, grid="square", margin=False
-    )
-    slides = []
-    for i in range(n):
-        made = simulate_slide(spec, patient=i // per_patient, slide=i % per_patient, seed=seed)
-        path = Path(folder) / f"{made.slide_id}.tif"
-        write_pyramid(made.image, path, mpp=spec.mpp)
-        slides.append(
-            Slide(
-                slide_id=made.slide_id,
-                patient=made.patient,
-                cohort=COHORT,
-                spots=made.spots.take(np.arange(n_spots)),
-                image=open_image(path),
-                mpp=spec.mpp,
-                mpp_source="file",
-                layout="h5ad",
-                sources=(path,),
-            )
-        )
-    return slides
 
 
 def write_pyramid(image: NDArray[np.uint8], path: Path, *, mpp: float, tile_px: int = 256) -> None:
@@ -139,35 +119,35 @@ def write_pyramid(image: NDArray[np.uint8], path: Path, *, mpp: float, tile_px: 
             level = np.asarray(Image.fromarray(level).resize((width, height), Image.Resampling.BOX))
 
 
-def _write_reference(made: SimulatedSlide, folder: Path) -> None:
-    write_pyramid(made.image, folder / "refs" / f"{made.slide_id}.tif", mpp=made.mpp)
-    _write_counts(made, folder / "refs" / f"{made.slide_id}.h5ad")
+def _write_reference(simulated: SimulatedSlide, folder: Path) -> None:
+    write_pyramid(simulated.image, folder / "refs" / f"{simulated.slide_id}.tif", mpp=simulated.mpp)
+    _write_counts(simulated, folder / "refs" / f"{simulated.slide_id}.h5ad")
 
 
-def _write_query(made: SimulatedSlide, folder: Path) -> None:
-    write_pyramid(made.image, folder / "query" / f"{made.slide_id}.tif", mpp=made.mpp)
-    _write_counts(made, folder / "query" / "truth.h5ad")
+def _write_query(simulated: SimulatedSlide, folder: Path) -> None:
+    write_pyramid(simulated.image, folder / "query" / f"{simulated.slide_id}.tif", mpp=simulated.mpp)
+    _write_counts(simulated, folder / "query" / "truth.h5ad")
     with (folder / "query" / "coords.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "x", "y"])
-        for spot, (x, y) in zip(made.spots.spot_ids, made.spots.xy_px, strict=True):
+        for spot, (x, y) in zip(simulated.spots.spot_ids, simulated.spots.xy_px, strict=True):
             writer.writerow([spot, f"{x:.2f}", f"{y:.2f}"])
 
 
-def _write_counts(made: SimulatedSlide, path: Path) -> None:
+def _write_counts(simulated: SimulatedSlide, path: Path) -> None:
     import anndata as ad
     import pandas as pd
 
     from mclstexp.data.anndata_file import write_h5ad
 
-    spots = made.spots
+    spots = simulated.spots
     panel = gene_panel(spots.counts.shape[1] if spots.counts is not None else 0)
     obs = pd.DataFrame(
         {
             "in_tissue": 1,
             "array_row": spots.array_row,
             "array_col": spots.array_col,
-            "patient": made.patient,
+            "patient": simulated.patient,
             "cohort": COHORT,
         },
         index=pd.Index(spots.spot_ids.astype(object)),

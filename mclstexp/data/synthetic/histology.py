@@ -1,4 +1,4 @@
-"""Simulated tissue and its H&E-like picture. Private to `synthetic`."""
+"""Simulated tissue and its H&E-like picture."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class _Painter:
         image = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
         return np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC))
 
-    def _at(self, field: FloatArray, xy_um: FloatArray) -> FloatArray:
+    def _values(self, field: FloatArray, xy_um: FloatArray) -> FloatArray:
         cells = np.clip((xy_um / CELL_UM).astype(int), 0, field.shape[-1] - 1)
         return field[..., cells[:, 1], cells[:, 0]]
 
@@ -147,7 +147,7 @@ class _Painter:
     def _vacuoles(self) -> tuple[FloatArray, FloatArray]:
         """Fat cells: what is empty, and the membranes between, both ``(side, side)`` in 0 to 1."""
         places = self._scatter(43.0)
-        fat = self._at(self.fields[FAT], places)
+        fat = self._values(self.fields[FAT], places)
         places = places[self.rng.random(len(places)) < np.clip(2.6 * fat - 0.45, 0, 1)]
         radii = self.rng.uniform(18, 26, (len(places), 1)) * np.ones((1, 2))
         outlines = _ellipses(places, radii, self.rng.uniform(0, np.pi, len(places)), wobble=0.06, rng=self.rng)
@@ -163,8 +163,8 @@ class _Painter:
         """Amount of haematoxylin in nuclei, ``(side, side)``."""
         rng = self.rng
         places = self._scatter(6.6)
-        places = places[self._at(self.tissue, places) > 0.5]
-        parts, cycling = self._at(self.fields[:4], places), self._at(self.fields[CYCLING], places)
+        places = places[self._values(self.tissue, places) > 0.5]
+        parts, cycling = self._values(self.fields[:4], places), self._values(self.fields[CYCLING], places)
         kind = (rng.random(len(places)) > np.cumsum(parts, axis=0)[:3]).sum(axis=0)
         chance = np.choose(kind, [0.26 + 0.26 * cycling, 0.11, 0.80, 0.015])
         kept = rng.random(len(places)) < chance
@@ -176,7 +176,7 @@ class _Painter:
         size[kind == TUMOUR] *= (0.88 + 0.3 * cycling[kind == TUMOUR])[:, None]
         angle = rng.uniform(0, np.pi, len(kind))
         spindle = kind == STROMA
-        angle[spindle] = np.arctan(self._at(self.slope, places[spindle])) + rng.normal(0, 0.15, spindle.sum())
+        angle[spindle] = np.arctan(self._values(self.slope, places[spindle])) + rng.normal(0, 0.15, spindle.sum())
         dark = np.array([0.72, 1.0, 1.25, 0.9])[kind] * np.exp(rng.normal(0, 0.14, len(kind)))
         mitotic = (kind == TUMOUR) & (rng.random(len(kind)) < 0.10 * cycling)
         dark[mitotic], size[mitotic] = 1.7, size[mitotic] * 0.75

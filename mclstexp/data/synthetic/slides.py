@@ -56,6 +56,12 @@ def simulate_slide(spec: SlideSpec, *, patient: int = 0, slide: int = 0, seed: i
     """Simulate one slide, a function of its arguments alone.
 
     Slides of one seed share their genes; slides of one patient also share stain and expression shifts.
+
+    Examples
+    --------
+    >>> slide = simulate_slide(SlideSpec(n_genes=20, side_px=256, mpp=2.0), patient=1)
+    >>> slide.slide_id, slide.image.shape, slide.spots
+    ('P2_A', (256, 256, 3), SpotTable(15 spots, 20 genes))
     """
     rng = np.random.default_rng([seed, 2, patient, slide])
     own = np.random.default_rng([seed, 1, patient])
@@ -108,8 +114,8 @@ def _at_spots(spec: SlideSpec, fields: FloatArray, xy_px: NDArray[np.float64]) -
     """Mean of each field over the spots' discs, ``(n, 5)``."""
     blurred = ndimage.gaussian_filter(fields, (0, *(2 * [spec.spot_um / 4 / CELL_UM])))
     rows_cols = xy_px.T[::-1] * spec.mpp / CELL_UM - 0.5
-    at = [ndimage.map_coordinates(field, rows_cols, order=1, mode="nearest") for field in blurred]
-    return np.stack(at, axis=1)
+    means = [ndimage.map_coordinates(field, rows_cols, order=1, mode="nearest") for field in blurred]
+    return np.stack(means, axis=1)
 
 
 def _loadings(n_genes: int, seed: int) -> tuple[FloatArray, FloatArray]:
@@ -128,14 +134,14 @@ def _loadings(n_genes: int, seed: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _counts(
-    spec: SlideSpec, at: FloatArray, seed: int, own: np.random.Generator, rng: np.random.Generator
+    spec: SlideSpec, parts: FloatArray, seed: int, own: np.random.Generator, rng: np.random.Generator
 ) -> sparse.csr_matrix:
     """Negative binomial counts ``(n, g)`` with a patient's shift of each gene and a depth of each slide and spot."""
     base, added = _loadings(spec.n_genes, seed)
-    programmes = at.astype(np.float64).copy()
+    programmes = parts.astype(np.float64).copy()
     programmes[:, CYCLING] *= programmes[:, TUMOUR]  # only tumour cells divide
     log_mean = base + own.normal(0, 0.2, spec.n_genes) + programmes @ added
-    depth = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.3, (len(at), 1)))
+    depth = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.3, (len(parts), 1)))
     depth *= 0.6 + 0.4 * (1 - programmes[:, [FAT]])  # little cytoplasm, few transcripts
     mean, dispersion = np.exp(log_mean) * depth, 0.15
     counts = rng.poisson(rng.gamma(1 / dispersion, mean * dispersion))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
+from mclstexp.sampling import evenly
 from mclstexp.types import FloatArray
 
 MAX_SPOTS = 1024
@@ -59,15 +60,15 @@ class FeatureDistance:
         n = len(values)
         n_axes = max(1, min(MAX_AXES, n // SPOTS_PER_AXIS))
         gram = (values @ values.T).astype(np.float64)
-        found, vectors = eigh(gram, subset_by_index=(n - n_axes, n - 1))
-        kept = found > max(1e-6 * found[-1], 1e-12)
-        axes = values.T @ (vectors[:, kept] / np.sqrt(found[kept])).astype(np.float32)
-        left = max(float(np.trace(gram) - found[kept].sum()) / n, 1e-6)
+        eigenvalues, vectors = eigh(gram, subset_by_index=(n - n_axes, n - 1))
+        kept = eigenvalues > max(1e-6 * eigenvalues[-1], 1e-12)
+        axes = values.T @ (vectors[:, kept] / np.sqrt(eigenvalues[kept])).astype(np.float32)
+        left = max(float(np.trace(gram) - eigenvalues[kept].sum()) / n, 1e-6)
         return cls(
             mean=mean.astype(np.float32),
             scale=scale.astype(np.float32),
             axes=axes,
-            variance=(found[kept] / n).astype(np.float32),
+            variance=(eigenvalues[kept] / n).astype(np.float32),
             residual=np.array([left], dtype=np.float32),
         )
 
@@ -82,8 +83,3 @@ class FeatureDistance:
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that rebuild it."""
         return {name: getattr(self, name) for name in ARRAYS}
-
-
-def evenly(n: int, wanted: int) -> NDArray[np.int64]:
-    """Return at most ``wanted`` of the positions 0 to n - 1, ascending and evenly spread."""
-    return np.unique(np.linspace(0, max(n - 1, 0), min(n, wanted)).astype(np.int64))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlparse
 
 import numpy as np
 import timm
 import torch
+from huggingface_hub import constants as hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -18,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mclstexp.config import EncoderSpec
-from mclstexp.errors import InputError
+from mclstexp.errors import InputError, WeightsError
 from mclstexp.model.image.pooling import _evenly, _mean_std, covariance
 from mclstexp.types import FloatArray
 
@@ -59,14 +63,17 @@ class ImageEncoder(nn.Module):
         Raises
         ------
         InputError
-            When the model is unknown, its weights do not fit or cannot be had.
+            When the model is unknown or its weights do not fit.
+        WeightsError
+            When its pretrained weights cannot be had.
         """
         torch.manual_seed(seed)
         keywords: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
         try:
-            backbone = timm.create_model(spec.name, **keywords)
+            with _hub():
+                backbone = timm.create_model(spec.name, **keywords)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise InputError(
+            raise WeightsError(
                 f"The weights of encoder {spec.name!r} could not be downloaded ({type(error).__name__}); "
                 "on a machine without internet give them with --encoder-weights FILE."
             ) from error
@@ -77,13 +84,6 @@ class ImageEncoder(nn.Module):
         if isinstance(weights, Path):
             _load_weights(backbone, weights, spec.name)
         return cls(spec, backbone.eval())
-
-    @property
-    def patch_stride(self) -> int:
-        """Pixels that a patch's side must be a multiple of (1 for a convolutional backbone)."""
-        embed = getattr(self.backbone, "patch_embed", None)
-        size = getattr(embed, "patch_size", 1)
-        return int(size[0] if isinstance(size, tuple) else size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
@@ -137,6 +137,15 @@ class ImageEncoder(nn.Module):
         """Length of one scale's feature vector."""
         return sum(self.block_sizes(size_px))
 
+    def seconds_per_spot(self, size_px: int) -> float:
+        """Measure how long one spot takes at all scales and views, on two batches of blank patches."""
+        size = BATCH.get(next(self.parameters()).device.type, BATCH["cuda"])
+        blank = np.full((size, size_px, size_px, 3), 255, dtype=np.uint8)
+        self.features(blank)
+        started = time.perf_counter()
+        self.features(blank)
+        return (time.perf_counter() - started) / size * len(self.spec.scales)
+
     def digest(self) -> str:
         """SHA-256 over the backbone's weights and buffers, by name."""
         return state_digest({name: tensor.cpu().numpy() for name, tensor in self.backbone.state_dict().items()})
@@ -152,17 +161,18 @@ def state_digest(state: dict[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def resolve_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device to compute on; ``auto`` takes a GPU when there is one.
-
-    Raises
-    ------
-    InputError
-        When a GPU is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; use --device auto or cpu.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Take from the hub's local cache alone where its name cannot be resolved: its client would try for a minute."""
+    before = hub.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlparse(hub.ENDPOINT).hostname, None)
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
 
 
 def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:

@@ -48,8 +48,7 @@ class Block(nn.Module):
 class SpotEncoder(nn.Module):
     """Expression plus learnable embeddings of array row and column, through attention blocks.
 
-    The tables are as long as the training slides' arrays; a position beyond them takes the last row (``n_beyond``
-    counts such spots, so that a caller can say so).
+    The tables are as long as the training slides' arrays; a position beyond them takes the last row.
     """
 
     def __init__(self, n_genes: int, array_shape: tuple[int, int], config: NetworkConfig) -> None:
@@ -73,12 +72,6 @@ class SpotEncoder(nn.Module):
                 h = block(h)
             out[context] = h
         return out
-
-    def n_beyond(self, array_row: NDArray[np.int64], array_col: NDArray[np.int64]) -> int:
-        """Count the spots whose position lies outside the learnt tables."""
-        rows, cols = self.array_shape
-        beyond = (array_row < 0) | (array_row >= rows) | (array_col < 0) | (array_col >= cols)
-        return int(beyond.sum()) if self.config.positions else 0
 
 
 def contexts(array_row: Tensor, array_col: Tensor, limit: int) -> list[Tensor]:

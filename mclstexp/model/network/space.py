@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mclstexp.model.network.layers import ContrastiveNetwork
 from mclstexp.slide import Slide
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, IdArray
 
 
 class NetworkSpace:
@@ -36,6 +36,34 @@ class NetworkSpace:
     def embed_spots(self, expression: FloatArray, measured: NDArray[np.bool_], slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32; unmeasured genes enter as zero, as an undetected gene does."""
         return self.network.embed_spots(expression, slide.spots.array_row, slide.spots.array_col)
+
+    @property
+    def tells_level(self) -> bool:
+        """Never: an embedding says all that the network knows."""
+        return False
+
+    def correct(
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        query: FloatArray,
+        keys: FloatArray,
+        weights: FloatArray,
+        *,
+        strength: float,
+    ) -> FloatArray:
+        """Return the expression as it is."""
+        return expression
+
+    def level(
+        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+    ) -> FloatArray:
+        """Return the expression as it is."""
+        return expression
+
+    def summary(self) -> list[str]:
+        """Nothing: the history of the training says it."""
+        return []
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the network's weights and sizes."""

@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mclstexp.config import OptimConfig, to_dict
-from mclstexp.files import storage_errors
+from mclstexp.config import OptimConfig
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.network.layers import ContrastiveNetwork, contexts
+from mclstexp.settings import to_dict
+from mclstexp.storage import storage_errors
 from mclstexp.types import FloatArray
 
 GROUP_SPOTS = 512
@@ -67,6 +68,14 @@ class EpochReport:
     guessing: float
     retrieval: float | None
     seconds: float
+
+    def text(self) -> str:
+        """Say it in a line."""
+        retrieval = (
+            "" if self.retrieval is None else f"; held-out patches that find their spot {self.retrieval:.2f} (0.10)"
+        )
+        loss = f"loss {self.loss:.3f} (guessing {self.guessing:.3f})"
+        return f"epoch {self.epoch}: {loss}{retrieval}; {self.seconds:.1f} s"
 
 
 class NetworkTrainer:

@@ -1,4 +1,8 @@
-"""What a model's space must offer, and the keys made from it."""
+"""What a model's space must offer, and the keys made from it.
+
+To add a space, write a class that fulfils `Space`, fit it in `mclstexp.train`, and rebuild it in
+`mclstexp.model.model`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.slide import Slide
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, IdArray
 
 
 class Space(Protocol):
@@ -30,6 +34,61 @@ class Space(Protocol):
 
     def embed_spots(self, expression: FloatArray, measured: NDArray[np.bool_], slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32 of expression ``(n, G)``; ``measured`` ``(G,)`` says which genes are known."""
+        ...
+
+    @property
+    def tells_level(self) -> bool:
+        """Whether embeddings are relative to their slide, and its mean expression is told by its image instead."""
+        ...
+
+    def correct(
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        query: FloatArray,
+        keys: FloatArray,
+        weights: FloatArray,
+        *,
+        strength: float,
+    ) -> FloatArray:
+        """Return the neighbours' weighted mean corrected for where they lie; a space without a correction returns it.
+
+        Parameters
+        ----------
+        expression
+            ``(n, g)`` weighted mean on the model's own scale.
+        columns
+            ``(g,)`` each gene's place in the model's panel; genes outside (-1) stay as they are.
+        query, keys, weights
+            ``(n, d)`` query embeddings, ``(n, k, d)`` the neighbours' keys, ``(n, k)`` their weights.
+        strength
+            From 0 (no correction) to 1.
+        """
+        ...
+
+    def level(
+        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+    ) -> FloatArray:
+        """Return a slide's prediction with its mean brought to the slide's level; a space without levels returns it.
+
+        Parameters
+        ----------
+        expression
+            ``(n, g)`` prediction.
+        columns
+            ``(g,)`` each gene's place in the model's panel, -1 outside.
+        common
+            ``(g,)`` mean expression of the neighbours' slides: the level of genes outside the panel, and of all genes
+            on another scale than the model's.
+        features
+            ``(n, F)`` image features of the slide's patches, which tell the level of the panel's genes.
+        own_scale
+            Whether expression is on the model's own scale.
+        """
+        ...
+
+    def summary(self) -> list[str]:
+        """Return what the fit says of itself, a sentence a line."""
         ...
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

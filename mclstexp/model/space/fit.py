@@ -11,10 +11,10 @@ from scipy.linalg import eigh
 
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import InputError, MismatchError
-from mclstexp.model.space.level import Basis, fit_level, level_spots, mean_level
+from mclstexp.model.space.level import Basis, FittedLevel, fit_level, level_spots, mean_level
 from mclstexp.model.space.neighbourhood import SpatialMean
 from mclstexp.model.space.shared import SharedSpace, centre
-from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, TrainingSet, sampled_rows
 from mclstexp.types import FloatArray
 
 STRENGTHS = np.geomspace(0.1, 300.0, 15)
@@ -43,27 +43,48 @@ def fit_shared_space(
     """
     config = config or SharedSpaceConfig()
     _check(slides, layout)
-    kind, fold_of = folds(slides)
+    data = TrainingSet.of(slides)
     standard = _Standardiser.fit(slides, layout, config)
-    weights = spot_weights(slides)
-    expression_mean, components = _expression_basis(slides, weights, config)
+    expression = _expression_basis(data, config)
     basis = _feature_basis(slides, standard, config, seed)
-    sums = _accumulate(slides, standard, basis, (expression_mean, components), list(zip(weights, fold_of, strict=True)))
-    fitted = _ridge(sums, caution=config.caution if kind != "patient" else 1.0)
+    components = _fit_components(data, standard, basis, expression)
+    level = _fit_level(data, standard, expression, seed)
+    return _assemble(data, standard, basis, expression, components, level)
+
+
+def _fit_components(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Fitted:
+    """Predict each component of expression from image features, its penalty chosen on the folds."""
+    sums = _accumulate(data, standard, basis, expression)
+    # One patient shows nothing of what transfers to another.
+    return _ridge(sums, caution=standard.config.caution if data.kind != "patient" else 1.0)
+
+
+def _fit_level(data: TrainingSet, standard: _Standardiser, expression: _ExpressionBasis, seed: int) -> FittedLevel:
+    """Tell a slide's mean expression from the mean of its features."""
+    of_level = Basis(standard.mean, standard.scale, expression.mean, expression.loadings)
+    return fit_level(level_spots(data, of_level, seed), may_be_none=data.kind == "patient")
+
+
+def _assemble(
+    data: TrainingSet,
+    standard: _Standardiser,
+    basis: Matrix,
+    expression: _ExpressionBasis,
+    fitted: _Fitted,
+    level: FittedLevel,
+) -> SharedSpace:
+    config = standard.config
     own, context = standard.unfold(basis @ (fitted.coefficients * fitted.slope))  # from (F + context columns, c)
     correlation = np.clip(fitted.correlation, 0.0, MAX_CORRELATION)
     importance = correlation / np.sqrt(1 - correlation**2)
     amplitude = np.maximum(fitted.amplitude, 1e-9)
-    of_level = Basis(standard.mean, standard.scale, expression_mean, components)
-    spots = level_spots(slides, of_level, list(zip(weights, fold_of, strict=True)), seed)
-    level = fit_level(spots, may_be_none=kind == "patient")
-    image_level = level.coefficients * standard.scale[:, None] * config.image_level
-    apart = np.stack([slide.features.mean(axis=0, dtype=np.float64) - standard.mean for slide in slides])
     gain = importance / amplitude / max(float(np.linalg.norm(importance)), 1e-9)
+    image_level = level.coefficients * standard.scale[:, None] * config.image_level
+    apart = np.stack([slide.features.mean(axis=0, dtype=np.float64) - standard.mean for slide in data.slides])
     report = {
-        "folds": kind,
-        "n_folds": len(sums.gram),
-        "n_spots": sum(len(slide.features) for slide in slides),
+        "folds": data.kind,
+        "n_folds": data.n_folds,
+        "n_spots": data.n_spots,
         "rank": basis.shape[1],
         "correlation": _rounded(fitted.correlation),
         "penalty": _rounded(fitted.penalty),
@@ -77,10 +98,10 @@ def fit_shared_space(
         image_context=context.astype(np.float32),
         image_level=image_level.astype(np.float32),
         level_limit=level.spread.astype(np.float32),
-        level_mean=mean_level(slides, apart @ image_level, components),
+        level_mean=mean_level(data.slides, apart @ image_level, expression.loadings),
         amplitude=amplitude.astype(np.float32),
-        expression_mean=expression_mean.astype(np.float32),
-        components=components.astype(np.float32),
+        expression_mean=expression.mean.astype(np.float32),
+        components=expression.loadings.astype(np.float32),
         gain=gain.astype(np.float32),
         report=report,
     )
@@ -152,24 +173,29 @@ def _scale(variance: Matrix, weights: Matrix) -> Matrix:
     return np.where(moving, np.sqrt(weights / np.where(moving, variance, 1.0)), 0.0)
 
 
-def _expression_basis(
-    slides: Sequence[SlideArrays], weights: list[Matrix], config: SharedSpaceConfig
-) -> tuple[Matrix, Matrix]:
-    """Mean of the slides' mean expression ``(G,)``, and loadings ``(c, G)``."""
-    n_genes = slides[0].expression.shape[1]
+@dataclass(frozen=True, eq=False)
+class _ExpressionBasis:
+    """Mean of the slides' mean expression ``(G,)``, and principal directions ``(c, G)`` of the spots around it."""
+
+    mean: Matrix
+    loadings: Matrix
+
+
+def _expression_basis(data: TrainingSet, config: SharedSpaceConfig) -> _ExpressionBasis:
+    n_genes = data.slides[0].expression.shape[1]
     total, count = np.zeros(n_genes), np.zeros(n_genes)
-    for slide in slides:
+    for slide in data.slides:
         total += np.where(slide.measured, slide.expression.mean(axis=0, dtype=np.float64), 0.0)
         count += slide.measured
     mean = total / np.maximum(count, 1)
     scatter = np.zeros((n_genes, n_genes))
-    for slide, weight in zip(slides, weights, strict=True):
+    for slide, weight, _ in data:
         values = _centred_expression(slide, mean, config) * np.sqrt(weight)[:, None]
         scatter += values.T @ values
     _, vectors = eigh(scatter)
     loadings = vectors[:, ::-1][:, : config.components].T
     sign = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
-    return mean, loadings * sign[:, None]
+    return _ExpressionBasis(mean, loadings * sign[:, None])
 
 
 def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceConfig) -> Matrix:
@@ -205,29 +231,21 @@ class _Sums:
     weight: float
 
 
-def _accumulate(
-    slides: Sequence[SlideArrays],
-    standard: _Standardiser,
-    basis: Matrix,
-    expression_basis: tuple[Matrix, Matrix],
-    weight_and_fold: list[tuple[Matrix, NDArray[np.int64]]],
-) -> _Sums:
-    mean, components = expression_basis
-    rank, width = basis.shape[1], len(components)
-    n_folds = 1 + max(int(fold.max()) for _, fold in weight_and_fold)
-    gram = [np.zeros((rank, rank)) for _ in range(n_folds)]
-    cross = [np.zeros((rank, width)) for _ in range(n_folds)]
+def _accumulate(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
+    rank, width = basis.shape[1], len(expression.loadings)
+    gram = [np.zeros((rank, rank)) for _ in range(data.n_folds)]
+    cross = [np.zeros((rank, width)) for _ in range(data.n_folds)]
     square, total = np.zeros(width), 0.0
-    for slide, (weight, fold) in zip(slides, weight_and_fold, strict=True):
+    for slide, weight, fold in data:
         root = np.sqrt(weight)[:, None]
         rotated = (standard.design(slide) @ basis.astype(np.float32)).astype(np.float64) * root
-        target = _centred_expression(slide, mean, standard.config) @ components.T * root
+        target = _centred_expression(slide, expression.mean, standard.config) @ expression.loadings.T * root
         square += (target**2).sum(axis=0)
         total += float(weight.sum())
-        for f in np.unique(fold):
-            part = rotated[fold == f]
-            gram[f] += part.T @ part
-            cross[f] += part.T @ target[fold == f]
+        for number in np.unique(fold):
+            part = rotated[fold == number]
+            gram[number] += part.T @ part
+            cross[number] += part.T @ target[fold == number]
     return _Sums(gram, cross, square, max(total, 1e-9))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.model.space.training_data import SlideArrays, sampled_rows, slide_weights
+from mclstexp.model.space.training_data import SlideArrays, TrainingSet, sampled_rows, slide_weights
 from mclstexp.types import FloatArray
 
 LEVEL_SPOTS = 1024
@@ -69,22 +69,17 @@ class Basis:
     loadings: Matrix
 
 
-def level_spots(
-    slides: Sequence[SlideArrays],
-    basis: Basis,
-    weight_and_fold: Sequence[tuple[Matrix, NDArray[np.int64]]],
-    seed: int,
-) -> LevelSpots:
+def level_spots(data: TrainingSet, basis: Basis, seed: int) -> LevelSpots:
     """Sample the slides' spots; a slide that lacks genes is scored on those it has."""
     parts: list[tuple[NDArray[np.floating], ...]] = []
     groups: list[NDArray[np.int64]] = []
     fold_of_group: list[NDArray[np.int64]] = []
     n_groups = 0
-    for slide, (weight, of), rows in zip(slides, weight_and_fold, sampled_rows(slides, LEVEL_SPOTS, seed), strict=True):
+    for (slide, weight, fold), rows in zip(data, sampled_rows(data.slides, LEVEL_SPOTS, seed), strict=True):
         features = (slide.features[rows] - basis.mean.astype(np.float32)) * basis.scale.astype(np.float32)
         share = (basis.loadings[:, slide.measured] ** 2).sum(axis=1)
         scores = np.where(slide.measured, slide.expression[rows] - basis.centre, 0.0) @ basis.loadings.T
-        folds_here, part = np.unique(of[rows], return_inverse=True)
+        folds_here, part = np.unique(fold[rows], return_inverse=True)
         parts.append((features, scores / np.maximum(share, 0.05), weight[rows]))
         groups.append(part + n_groups)
         fold_of_group.append(folds_here)

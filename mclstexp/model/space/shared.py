@@ -3,7 +3,7 @@
 An expression *component* is a principal direction of the training slides' expression. A spot's own components are
 read off its counts, a patch's are predicted from its image features. Each component counts by how well the image
 predicts it on slides held out, ``r / sqrt(1 - r^2)``: the metric that minimises the contrastive loss when the errors
-are Gaussian. ``mclstexp.model.shared_fit`` fits the space.
+are Gaussian. ``mclstexp.model.space.fit`` fits the space.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.config import SharedSpaceConfig, from_dict, to_dict
+from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, MismatchError
+from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
 from mclstexp.model.space.neighbourhood import SpatialMean, positions_um
+from mclstexp.settings import from_dict, to_dict
 from mclstexp.slide import Slide
-from mclstexp.types import FloatArray
+from mclstexp.types import FloatArray, IdArray
 
 MIN_COMPONENT_SHARE = 0.05
 """A component of which a slide's measured genes hold less than this share of the loading is left at zero."""
@@ -147,6 +149,48 @@ class SharedSpace:
         scaled = components.astype(np.float64) * self.gain
         lifted = np.concatenate([scaled, np.full((len(scaled), 1), self.config.radius)], axis=1)
         return np.asarray(lifted / np.linalg.norm(lifted, axis=1, keepdims=True), dtype=np.float32)
+
+    @property
+    def tells_level(self) -> bool:
+        """Always: embeddings are relative to their slide."""
+        return True
+
+    def correct(
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        query: FloatArray,
+        keys: FloatArray,
+        weights: FloatArray,
+        *,
+        strength: float,
+    ) -> FloatArray:
+        """Make up for neighbours that lie on average on one side of the query, as in `Space.correct`."""
+        if not strength:
+            return expression
+        slope = np.where(columns >= 0, self.expression_per_coordinate()[:, columns], np.float32(0))
+        present = np.where(weights[..., None] > 0, keys, 0)  # where k is more than there are, the rest is NaN
+        centre = np.einsum("nk,nkc->nc", weights, coordinates(present, self.config.radius))
+        return correct_toward_query(
+            expression, coordinates(query, self.config.radius), centre, slope, strength=strength
+        )
+
+    def level(
+        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+    ) -> FloatArray:
+        """Bring the mean over the slide's spots to its level, as in `Space.level`."""
+        if own_scale:
+            common = np.where(columns >= 0, self.slide_level(features)[columns], common)
+        return relevel(expression, common, trust=self.config.shrink_spots)
+
+    def summary(self) -> list[str]:
+        """Say how well the image predicts each component of expression on what was held out."""
+        correlation = ", ".join(f"{r:.2f}" for r in self.report["correlation"])
+        held_out = {"patient": "patients", "slide": "slides", "block": "quarters of the slide"}[self.report["folds"]]
+        return [
+            f"correlation of each expression component with its image on held-out {held_out}: {correlation} "
+            "(1 is perfect, below 0.2 the image says little)"
+        ]
 
     def expression_per_coordinate(self) -> FloatArray:
         """Return ``(c, G)``: how expression changes along each coordinate of `coordinates`."""

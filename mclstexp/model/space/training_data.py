@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,6 +107,44 @@ def folds(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[NDArray[np.int6
     return ("patient" if kind == "patient" else "slide"), spread
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Slides to fit to, with what is held out together and how much each spot counts.
+
+    Attributes
+    ----------
+    kind
+        What is held out: patients, slides, or quarters of the one slide.
+    fold_of, weights
+        ``(n,)`` fold and weight of each spot, one array a slide.
+    """
+
+    slides: Sequence[SlideArrays]
+    kind: FoldKind
+    fold_of: list[NDArray[np.int64]]
+    weights: list[Matrix]
+
+    @classmethod
+    def of(cls, slides: Sequence[SlideArrays]) -> TrainingSet:
+        """Divide and weigh the spots of slides."""
+        kind, fold_of = folds(slides)
+        return cls(slides, kind, fold_of, spot_weights(slides))
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return sum(len(slide.features) for slide in self.slides)
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return 1 + max(int(fold.max()) for fold in self.fold_of)
+
+    def __iter__(self) -> Iterator[tuple[SlideArrays, Matrix, NDArray[np.int64]]]:
+        """Iterate over slides with their spots' weights and folds."""
+        return zip(self.slides, self.weights, self.fold_of, strict=True)
+
+
 def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
     """Return how much each spot counts in the fit, one array ``(n,)`` a slide.
 
@@ -126,10 +164,17 @@ def spot_weights(slides: Sequence[SlideArrays]) -> list[Matrix]:
 
 
 def slide_weights(slides: Sequence[SlideArrays]) -> Matrix:
-    """Return ``(slides,)`` how much each slide counts: its median depth over the slides' median, at most 1."""
-    medians = np.array([np.nan if slide.depth is None else np.median(slide.depth) for slide in slides])
+    """Return ``(slides,)`` how much each slide counts, as `shallow_shares` of its median depth."""
+    return shallow_shares(np.array([np.nan if slide.depth is None else np.median(slide.depth) for slide in slides]))
+
+
+def shallow_shares(medians: Matrix) -> Matrix:
+    """Return each slide's median depth over the slides' median, at most 1; 1 where the depth is not known (NaN).
+
+    The median slide and all deeper ones count in full, a slide of half its depth counts half.
+    """
     if np.isnan(medians).all():
-        return np.ones(len(slides))
+        return np.ones(len(medians))
     typical = max(float(np.nanmedian(medians)), 1.0)
     return np.asarray(np.minimum(1.0, np.nan_to_num(medians, nan=typical) / typical))
 

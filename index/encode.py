@@ -1,0 +1,73 @@
+"""Encoding slides into what a reference keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mclstexp.errors import InputError
+from mclstexp.index.store.identity import ReferenceIdentity
+from mclstexp.index.store.record import SlideRecord, content_hash
+from mclstexp.model.model import Model
+from mclstexp.settings import to_dict
+from mclstexp.slide import Slide
+from mclstexp.storage import sha256_file, sha256_input
+from mclstexp.types import Progress
+
+
+def identity_of(model: Model) -> ReferenceIdentity:
+    """Return what a reference records of its model and refuses in another."""
+    config = model.config
+    settings: dict[str, Any] = {
+        "encoder": to_dict(config.encoder),
+        "patch": to_dict(config.patch),
+        "normalisation": to_dict(config.normalisation),
+        "spot_context": model.space.spot_context,
+        "key_mix": config.key_mix,
+        "recipe": config.recipe,
+        "retrieval": to_dict(config.retrieval),
+    }
+    return ReferenceIdentity(model.digest, model.space.embed_dim, model.panel, settings)
+
+
+def slide_records(
+    slides: Iterable[Slide], model: Model, *, on_progress: Progress | None = None
+) -> Iterator[SlideRecord]:
+    """Encode slides one at a time, so that a reference of any size is built in the memory of one slide."""
+    for slide in slides:
+        yield slide_record(slide, model, on_progress=on_progress)
+
+
+def slide_record(slide: Slide, model: Model, *, on_progress: Progress | None = None) -> SlideRecord:
+    """Encode one slide into what a reference keeps of it.
+
+    Raises
+    ------
+    InputError
+        When the slide has no counts.
+    """
+    spots = slide.spots
+    if spots.counts is None or spots.genes is None:
+        raise InputError(f"Slide {slide.slide_id} has no counts: it cannot be a reference.")
+    keys = model.keys(slide, on_progress=on_progress)
+    image_sha256 = sha256_input(slide.image.path) if slide.image else None
+    return SlideRecord(
+        slide_id=slide.slide_id,
+        patient=slide.patient,
+        cohort=slide.cohort,
+        content_hash=content_hash(spots, image_sha256),
+        spot_ids=spots.spot_ids,
+        xy_px=spots.xy_px,
+        array_row=spots.array_row,
+        array_col=spots.array_col,
+        embedding=keys.embedding,
+        image_embedding=keys.image_embedding,
+        counts=spots.counts,
+        genes=spots.genes,
+        labels=spots.labels,
+        sources={str(path): sha256_file(path) for path in slide.sources if path.is_file()},
+        image_path=str(slide.image.path) if slide.image else None,
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        spot_context=model.space.spot_context,
+    )

@@ -1,0 +1,410 @@
+"""The reference: the one door to a store, its model, and what can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from mclstexp.config import Normalisation, RetrievalConfig
+from mclstexp.errors import FormatError, InputError
+from mclstexp.index.encode import identity_of, slide_records
+from mclstexp.index.filter import Filter
+from mclstexp.index.query import QueryOptions, predict_slide
+from mclstexp.index.store import summary
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.tags import resolve_version
+from mclstexp.index.store.writer import AddReport
+from mclstexp.index.verify.findings import Report
+from mclstexp.index.verify.run import verify
+from mclstexp.model.image.features import Cache
+from mclstexp.model.model import Model
+from mclstexp.notes import warn
+from mclstexp.panel import GenePanel
+from mclstexp.predict.prediction import Prediction
+from mclstexp.settings import with_settings
+from mclstexp.slide import Slide, count_patients
+from mclstexp.text import counted, some
+from mclstexp.types import Device, Progress, StrPath
+
+IndexKind = Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"]
+"""Kinds of search index; ``auto`` goes by the number of spots."""
+
+
+class Reference:
+    """A reference library of spots that can be searched by histology. It owns its store and its model.
+
+    Each change is one commit: killed at any moment, the reference opens at its last whole state. After a change the
+    object shows the new version; one that was opened at an earlier version cannot be changed.
+
+    Examples
+    --------
+    >>> import mclstexp as mst
+    >>> reference = mst.Reference.open("reference/")
+    >>> reference  # doctest: +ELLIPSIS
+    Reference('reference', ... spots, 2 slides, 2 patients, version 1)
+    >>> prediction = reference.query(mst.read_query("slide.tif", "coords.csv"), genes=["ERBB2"])
+    >>> prediction  # doctest: +ELLIPSIS
+    Prediction('slide', ... spots, 1 gene..., log1p(counts per 10,000 of the panel))
+    """
+
+    def __init__(self, store: ReferenceStore, *, device: Device = "auto", cache: Cache = True) -> None:
+        self._store, self._device, self._cache = store, device, cache
+
+    @classmethod
+    def build(
+        cls,
+        path: StrPath,
+        slides: Sequence[Slide],
+        model: Model,
+        *,
+        index: IndexKind = "auto",
+        message: str = "",
+        command: str = "",
+        force: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Reference:
+        """Encode slides with a model and write them as a reference, the model's copy inside.
+
+        Parameters
+        ----------
+        path
+            The folder to write.
+        slides
+            Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
+        model
+            What encodes them, and every query; where it computes, the reference is searched.
+        index
+            Kind of search index.
+        message, command
+            What the reference's history says of the build.
+        force
+            Replace a reference that is there. It stays restorable until the next build.
+        on_progress
+            Called with (step, done, total).
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError, StorageError
+            There are no slides, or one has no counts; something is at ``path``; the disk refused.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> Reference.build("breast/", mst.read_slides("refs/"), mst.Model.load("model/"))  # doctest: +ELLIPSIS
+        Reference('breast', ... spots, 2 slides, 2 patients, version 1)
+        """
+        if not slides:
+            raise InputError("There is no slide to build a reference from.")
+        blind = [slide.slide_id for slide in slides if slide.image is None]
+        if blind:
+            warn(
+                f"{len(blind)} of {len(slides)} slides have no image ({some(blind)}): their keys are their spot "
+                "embeddings alone."
+            )
+        store = ReferenceStore.create(
+            path,
+            identity_of(model),
+            slide_records(slides, model, on_progress=on_progress),
+            message=message or f"build from {len(slides)} slides",
+            command=command,
+            index=index,
+            force=force,
+            save_model=lambda folder: model.save(folder, force=True),
+        )
+        reference = cls(store, device=model.device)
+        reference.__dict__["model"] = model
+        return reference
+
+    @classmethod
+    def open(
+        cls, path: StrPath, *, version: int | str | None = None, device: Device = "auto", cache: Cache = True
+    ) -> Reference:
+        """Open the newest version, or an earlier one by its number or tag (then nothing can be changed).
+
+        Parameters
+        ----------
+        path
+            The reference's folder.
+        version
+            Number or tag; None opens the newest.
+        device, cache
+            As in `Model.load`, for the reference's model once it is needed.
+
+        Raises
+        ------
+        InputError, FormatError
+            The folder is not a reference, or has no such version; it is damaged or of a newer format.
+        """
+        return cls(ReferenceStore.open(path, version=version), device=device, cache=cache)
+
+    @cached_property
+    def model(self) -> Model:
+        """The reference's own model, loaded when it is first needed.
+
+        Raises
+        ------
+        FormatError
+            When the copy is missing or damaged.
+        """
+        folder = self._store.model_folder
+        if not folder.is_dir():
+            raise FormatError(
+                f"Reference {self._store.root} holds no copy of its model; give the model with --model FOLDER."
+            )
+        return self._checked(Model.load(folder, device=self._device, cache=self._cache))
+
+    def use_model(self, model: Model) -> None:
+        """Take a model that was loaded elsewhere in place of the reference's own copy.
+
+        Raises
+        ------
+        MismatchError
+            When it is another model than the reference was built with.
+        """
+        self.__dict__["model"] = self._checked(model)
+
+    def _checked(self, model: Model) -> Model:
+        self._store.check_identity(identity_of(model))
+        return model
+
+    @property
+    def path(self) -> Path | str:
+        """Folder of the reference, or its URI."""
+        return self._store.root
+
+    @property
+    def store(self) -> ReferenceStore:
+        """What lies on disk: tables, index, versions. Internal; it may change."""
+        return self._store
+
+    @property
+    def version(self) -> int:
+        """Number of the open version."""
+        return self._store.version
+
+    @property
+    def genes(self) -> GenePanel:
+        """Every gene that some slide measured: what may be asked for."""
+        return self._store.genes
+
+    @property
+    def panel(self) -> GenePanel:
+        """The model's gene panel: what is predicted unless other genes are asked for."""
+        return self._store.identity.panel
+
+    @property
+    def slides(self) -> pd.DataFrame:
+        """Table of the slides by name: patient, cohort, number of spots and genes, image, pixel size, when added."""
+        columns = ["patient", "cohort", "n_spots", "n_genes", "has_image", "mpp", "added", "added_version"]
+        rows = {entry.slide_id: [getattr(entry, name) for name in columns] for entry in self._store.slides()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("slide")
+
+    def __len__(self) -> int:
+        return self._store.n_spots
+
+    def __repr__(self) -> str:
+        entries = self._store.entries
+        n_patients = count_patients((entry.cohort, entry.patient, entry.slide_id) for entry in entries)
+        return (
+            f"Reference({str(self.path)!r}, {counted(len(self), 'spot')}, {counted(len(entries), 'slide')}, "
+            f"{counted(n_patients, 'patient')}, version {self.version})"
+        )
+
+    def query(
+        self,
+        slide: Slide,
+        *,
+        genes: GenePanel | Sequence[str] | Literal["all"] | None = None,
+        filter: Filter | None = None,
+        k: int | None = None,
+        weights: Literal["softmax", "inverse_square"] | None = None,
+        temperature: float | None = None,
+        normalisation: Normalisation | None = None,
+        device: Device | None = None,
+        thumbnail: bool = True,
+        command: str = "",
+        on_progress: Progress | None = None,
+    ) -> Prediction:
+        """Predict a slide's expression from its nearest reference spots.
+
+        What was assumed of the slide or noticed (it is in the reference, it is unlike the reference, ...) is said
+        through `warnings` and kept in `Prediction.notes`.
+
+        Parameters
+        ----------
+        slide
+            Image and spot positions, as `read_query` returns them; counts, if any, are not looked at.
+        genes
+            None for the model's panel, ``"all"``, or names (symbols or Ensembl ids).
+        filter
+            Which reference spots may be neighbours.
+        k, weights, temperature
+            Number of neighbours and how they are weighed; None takes the model's, which alone have intervals.
+        normalisation
+            Scale of the prediction; None takes the model's.
+        device
+            Where to search; None as the reference was opened.
+        thumbnail
+            Whether the prediction holds a small picture of the slide.
+        command
+            What the prediction records of how it was made.
+        on_progress
+            Called with (step, done, total).
+
+        Raises
+        ------
+        InputError, MismatchError
+            A gene, filter or setting does not fit the reference; the slide has no image or no pixel size.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> slide = mst.read_query("slide.tif", "coords.csv")
+        >>> prediction = Reference.open("reference/").query(slide, filter=Filter(exclude_patients=("P1",)))
+        >>> set(prediction.neighbours(prediction.spot_ids[0])["patient"])
+        {'P2'}
+        """
+        changes = {"k": k, "weights": weights, "temperature": temperature}
+        asked = [f"{name}={value}" for name, value in changes.items() if value is not None]
+        options = QueryOptions(
+            genes=genes,
+            retrieval=self._retrieval(asked) if asked else None,
+            normalisation=normalisation,
+            filter=filter,
+            device=device or self._device,
+            thumbnail=thumbnail,
+            command=command,
+            on_progress=on_progress,
+        )
+        # Before the patches are encoded, which may take minutes.
+        for note in slide.notes:
+            warn(note)
+        prediction = predict_slide(slide, self.model, self._store, options)
+        for note in prediction.notes[len(slide.notes) :]:
+            warn(note)
+        return prediction
+
+    def _retrieval(self, changes: list[str]) -> RetrievalConfig:
+        return with_settings(self.model.config.retrieval, changes)
+
+    def add(
+        self,
+        slides: Sequence[Slide],
+        *,
+        replace: bool = False,
+        message: str = "",
+        command: str = "",
+        on_progress: Progress | None = None,
+    ) -> AddReport:
+        """Encode and add slides that the reference does not hold yet; nothing else is touched.
+
+        Parameters
+        ----------
+        slides
+            Slides with counts.
+        replace
+            Let a slide of the same name and other content take the old one's place.
+        message, command
+            What the history says.
+        on_progress
+            Called with (step, done, total).
+
+        Returns
+        -------
+        AddReport
+            Names of the slides that were added, replaced and skipped (there already).
+
+        Raises
+        ------
+        ExistsAlreadyError
+            When a slide's name is taken by other content and ``replace`` is not set.
+        InputError, LockedError, StorageError
+            A slide has no counts; an earlier version is open; another process writes; the disk refused.
+        """
+        records = slide_records(slides, self.model, on_progress=on_progress)
+        text = message or f"add {counted(len(slides), 'slide')}"
+        report = self._store.add(records, replace=replace, message=text, command=command)
+        for name, same in report.duplicates.items():
+            warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
+        for note in report.notes:
+            warn(note)
+        return report
+
+    def remove(
+        self,
+        *,
+        slides: Sequence[str] = (),
+        patients: Sequence[str] = (),
+        cohorts: Sequence[str] = (),
+        message: str = "",
+        command: str = "",
+    ) -> list[str]:
+        """Remove slides by name, patient or cohort, and return their names. Earlier versions keep them.
+
+        Raises
+        ------
+        InputError
+            When a name matches nothing, nothing is named, or nothing would remain.
+        """
+        entries = self._store.remove(
+            slides=slides, patients=patients, cohorts=cohorts, message=message, command=command
+        )
+        return [entry.slide_id for entry in entries]
+
+    def restore(self, version: int | str, *, message: str = "", command: str = "") -> None:
+        """Make an earlier version the newest, as a version of its own; nothing is lost.
+
+        Raises
+        ------
+        InputError
+            When there is no such version or tag, or it is the newest.
+        """
+        self._store.restore(version, message=message, command=command)
+
+    def optimize(self, *, message: str = "", command: str = "") -> None:
+        """Join what many adds left in small pieces, and build the search index anew. The answers stay."""
+        self._store.optimize(message=message, command=command)
+
+    def tag(self, name: str, version: int | str | None = None, *, force: bool = False) -> int:
+        """Name a version (None: the open one), and return its number.
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError
+            The name cannot be used or there is no such version; the tag exists and ``force`` is not set.
+        """
+        number = self.version if version is None else resolve_version(self._store.snapshot, version)
+        self._store.tag(name, number, force=force)
+        return number
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Tags and their versions."""
+        return self._store.tags()
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return every version, oldest first: ``version``, ``time``, ``message``, ``command``, ``spots``, ..."""
+        return summary.commits(self._store)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the reference is, as plain values: model, panel, settings, size, index, disk use."""
+        return summary.describe(self._store)
+
+    def cohorts(self) -> list[dict[str, Any]]:
+        """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
+        return summary.cohort_tree(self._store)
+
+    @staticmethod
+    def verify(path: StrPath, *, repair: bool = False, on_progress: Progress | None = None) -> Report:
+        """Check everything in a reference's folder, and mend what can be derived; it need not open for that.
+
+        Raises
+        ------
+        InputError, LockedError
+            The folder is not a reference; a repair meets a writer.
+        """
+        return verify(path, repair=repair, on_progress=on_progress)

@@ -1,0 +1,158 @@
+"""The rule from neighbours to expression, written once: for the store on disk and for cross-validation in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mclstexp.config import ModelConfig, Normalisation, RetrievalConfig
+from mclstexp.model.space.base import Space
+from mclstexp.panel import GenePanel
+from mclstexp.predict.average import AverageOptions, average
+from mclstexp.predict.levels import slide_shift
+from mclstexp.predict.source import Neighbours, NeighbourSource
+from mclstexp.predict.weights import by_depth, effective_neighbours, weigh
+from mclstexp.types import BoolArray, FloatArray
+
+KEYS_AT_A_TIME = 1_000_000
+"""Keys of neighbours held at once while the mean is corrected."""
+
+LevelFrom = Literal["neighbours", "image", "reference"]
+"""Where the mean over a slide's spots comes from: their neighbours, the slide's image, or the neighbours' slides."""
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is asked of a reference.
+
+    Attributes
+    ----------
+    embedding, features
+        ``(n, d)`` unit embeddings of a slide's patches, ``(n, F)`` their image features.
+    genes, rule, retrieval
+        Genes to predict, the scale to predict them on, and how neighbours are weighed.
+    allowed
+        Truth by id of the spots that may be neighbours; None for all.
+    levelled
+        Whether the slide is brought to its own level where the settings say so. Whoever asks for some kind of spot
+        only, wants their level.
+    """
+
+    embedding: FloatArray
+    features: FloatArray
+    genes: GenePanel
+    rule: Normalisation
+    retrieval: RetrievalConfig
+    allowed: BoolArray | None = None
+    levelled: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a query was answered with.
+
+    Attributes
+    ----------
+    neighbours, weights
+        The nearest spots, and ``(n, k)`` float32 how much each counts; rows sum to one.
+    mean
+        ``(n, n_genes)`` float32 expected expression; NaN where too few neighbours measured the gene.
+    retrieved, sd
+        ``(n, n_genes)`` float32 plain weighted mean of the neighbours, and their spread.
+    adjusted
+        Whether ``mean`` is more than the plain weighted mean.
+    level
+        Where the mean over the slide's spots comes from.
+    missing
+        Gene to why it is missing somewhere.
+    """
+
+    neighbours: Neighbours
+    weights: FloatArray
+    mean: FloatArray
+    retrieved: FloatArray
+    sd: FloatArray
+    adjusted: bool
+    level: LevelFrom
+    missing: dict[str, str]
+
+    @property
+    def n_effective(self) -> FloatArray:
+        """``(n,)`` float32 effective number of neighbours."""
+        return effective_neighbours(self.weights)
+
+
+class Predictor:
+    """Predicts expression from a reference's spots, by a model's space and settings.
+
+    Parameters
+    ----------
+    space, config, panel
+        The model's.
+    """
+
+    def __init__(self, space: Space, config: ModelConfig, panel: GenePanel) -> None:
+        self.space, self.config, self.panel = space, config, panel
+
+    def predict(self, source: NeighbourSource, query: Query) -> Predicted:
+        """Search, weigh, average, correct for where the neighbours lie, bring the slide to its level."""
+        retrieval = query.retrieval
+        neighbours = source.search(query.embedding, min(retrieval.k, source.n_spots), allowed=query.allowed)
+        weights = weigh(query.embedding, neighbours, retrieval, source.keys)
+        if retrieval.depth_weighted:
+            ids = neighbours.ids
+            weights = by_depth(weights, source.depth(ids), source.slide_of(ids), source.depth_summary)
+        options = AverageOptions(query.rule, retrieval.min_measured)
+        plain = average(source, neighbours.ids, weights, query.genes, options)
+        mean, level = self._adjust(source, query, neighbours, weights, plain.mean)
+        return Predicted(
+            neighbours=neighbours,
+            weights=weights,
+            mean=plain.mean if mean is None else mean,
+            retrieved=plain.mean,
+            sd=np.full_like(plain.mean, np.nan) if plain.sd is None else plain.sd,
+            adjusted=mean is not None,
+            level=level,
+            missing=plain.missing,
+        )
+
+    def _adjust(
+        self, source: NeighbourSource, query: Query, neighbours: Neighbours, weights: FloatArray, mean: FloatArray
+    ) -> tuple[FloatArray | None, LevelFrom]:
+        """Return the mean after every adjustment that the settings ask for, None when they ask for none; the level."""
+        own_scale = query.rule == self.config.normalisation
+        corrects = own_scale and self.space.tells_level and self.config.correction != 0
+        if not corrects and not query.retrieval.slide_levelled:
+            return None, "neighbours"
+        columns, level = self.panel.columns(query.genes), None
+        if query.retrieval.slide_levelled:
+            options = AverageOptions(query.rule, query.retrieval.min_measured)
+            shift, level = slide_shift(source, neighbours.ids, weights, query.genes, options, allowed=query.allowed)
+            mean = mean + shift
+        if corrects:
+            mean = self._corrected(source, query, neighbours, weights, mean)
+        source_of_level: LevelFrom = "neighbours"
+        if level is not None and query.levelled:
+            mean = self.space.level(mean, columns, level, query.features, own_scale=own_scale)
+            source_of_level = "image" if own_scale and self.space.tells_level else "reference"
+        return np.maximum(mean, np.float32(0)), source_of_level
+
+    def _corrected(
+        self, source: NeighbourSource, query: Query, neighbours: Neighbours, weights: FloatArray, mean: FloatArray
+    ) -> FloatArray:
+        ids, moved = neighbours.ids, np.empty_like(mean)
+        columns = self.panel.columns(query.genes)
+        step = max(1, KEYS_AT_A_TIME // ids.shape[1])
+        for start in range(0, len(mean), step):
+            part = slice(start, start + step)
+            moved[part] = self.space.correct(
+                mean[part],
+                columns,
+                query.embedding[part],
+                source.keys(ids[part]),
+                weights[part],
+                strength=self.config.correction,
+            )
+        return moved

@@ -1,0 +1,87 @@
+"""Image features of a slide: kept between runs, made anew when the copy is damaged."""
+
+import dataclasses
+import errno
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mclstexp.config import EncoderSpec, PatchSpec, recipe
+from mclstexp.errors import InputError, MclstexpWarning
+from mclstexp.model.image.encoder import ImageEncoder
+from mclstexp.model.image.features import FeatureCache, feature_cache, slide_features
+from mclstexp.slide import Slide
+
+
+def test_features_are_cached_and_a_damaged_cache_is_made_anew(cohort: list[Slide], tmp_path: Path) -> None:
+    encoder = ImageEncoder.create(EncoderSpec("test_resnet"), "random")
+    patch = dataclasses.replace(recipe("paper").patch, size_px=64)
+    cache = FeatureCache(tmp_path)
+    first = slide_features(cohort[0], encoder, patch, cache=cache)
+    (file,) = tmp_path.rglob("*.npy")
+    np.save(file, first + 1)
+    assert np.array_equal(slide_features(cohort[0], encoder, patch, cache=cache), first + 1)
+    file.write_bytes(file.read_bytes()[:100])
+    assert np.array_equal(slide_features(cohort[0], encoder, patch, cache=cache), first)
+
+
+def test_without_a_folder_nothing_is_kept(cohort: list[Slide], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    encoder, patch = ImageEncoder.create(EncoderSpec("test_resnet"), "random"), PatchSpec(size_px=32, mpp=None)
+    slide_features(cohort[0], encoder, patch, cache=feature_cache(False))
+    assert list(tmp_path.iterdir()) == []
+    slide_features(cohort[0], encoder, patch, cache=feature_cache(True))
+    assert len(list((tmp_path / "user").rglob("*.npy"))) == 1
+
+
+def test_what_decides_features_decides_their_name(cohort: list[Slide], tmp_path: Path) -> None:
+    """Another patch, another encoder, other spots, another image: each is encoded anew."""
+    cache = FeatureCache(tmp_path)
+    encoder, patch = ImageEncoder.create(EncoderSpec("test_resnet"), "random"), PatchSpec(size_px=32, mpp=1.0)
+    slide_features(cohort[0], encoder, patch, cache=cache)
+    slide_features(cohort[0], encoder, patch, cache=cache)
+    assert len(list(tmp_path.rglob("*.npy"))) == 1
+    slide_features(cohort[0], encoder, dataclasses.replace(patch, mpp=0.9), cache=cache)
+    slide_features(cohort[0], ImageEncoder.create(EncoderSpec("test_resnet"), "random", seed=1), patch, cache=cache)
+    slide_features(cohort[0], ImageEncoder.create(EncoderSpec("test_resnet", views=2), "random"), patch, cache=cache)
+    slide_features(cohort[0].take(np.arange(5)), encoder, patch, cache=cache)
+    slide_features(cohort[1], encoder, patch, cache=cache)
+    slide_features(dataclasses.replace(cohort[0], mpp=0.9), encoder, patch, cache=cache)
+    assert len(list(tmp_path.rglob("*.npy"))) == 7
+
+
+def test_a_cache_that_fills_up_is_said_once_and_done_without(
+    cohort: list[Slide], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    cache = FeatureCache(tmp_path)
+    encoder, patch = ImageEncoder.create(EncoderSpec("test_resnet"), "random"), PatchSpec(size_px=32, mpp=1.0)
+    with pytest.warns(MclstexpWarning, match="the disk is full"):
+        features = slide_features(cohort[0], encoder, patch, cache=cache)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = slide_features(cohort[0], encoder, patch, cache=cache)
+    np.testing.assert_array_equal(features, again)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_slide_that_cannot_be_encoded_is_told_why(cohort: list[Slide]) -> None:
+    encoder, patch = ImageEncoder.create(EncoderSpec("test_resnet"), "random"), PatchSpec(size_px=32, mpp=1.0)
+    with pytest.raises(InputError, match="has no image"):
+        slide_features(dataclasses.replace(cohort[0], image=None), encoder, patch)
+    with pytest.raises(InputError, match="pixel size"):
+        slide_features(dataclasses.replace(cohort[0], mpp=None), encoder, patch)
+
+
+def test_progress_counts_spots(cohort: list[Slide]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    encoder = ImageEncoder.create(EncoderSpec("test_resnet", scales=(0.5, 1.0)), "random")
+    slide_features(cohort[0], encoder, PatchSpec(size_px=32, mpp=1.0), on_progress=lambda *step: seen.append(step))
+    assert {step for step, _, _ in seen} == {f"encoding {cohort[0].slide_id}"}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1:] == (len(cohort[0]), len(cohort[0]))

@@ -1,5 +1,6 @@
 """Options that several commands share, and the habits of a working folder: ./model, ./reference."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ Genes = Annotated[
     Path | None, typer.Option("--genes", help="File naming the gene panel (text, JSON, CSV, .npy); default: HVGs.")
 ]
 NGenes = Annotated[int | None, typer.Option("--n-genes", min=1, help="Size of the chosen gene panel [default: 1000].")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as dotted.key=value; may be repeated.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", envvar="MST_CACHE", help="Folder that keeps image features between runs.")
@@ -58,7 +60,7 @@ ReferenceOption = Annotated[
     typer.Option("--reference", "-r", envvar="MST_REFERENCE", help="Folder of the reference [default: ./reference]."),
 ]
 ReferenceArgument = Annotated[
-    Path | None, typer.Argument(metavar="[REFERENCE]", help="Folder of the reference; the same as -r.")
+    Path | None, typer.Argument(metavar="REFERENCE", help="Folder of the reference; the same as -r.")
 ]
 ModelOption = Annotated[
     Path | None, typer.Option("--model", envvar="MST_MODEL", help="Model folder made by mst train.")
@@ -67,10 +69,22 @@ ModelOption = Annotated[
 
 def reference_folder(argument: Path | None, option: Path | None) -> Path:
     """Return the reference that is meant: the argument, -r, $MST_REFERENCE, or ./reference; say which by habit."""
-    if argument is not None or option is not None:
-        return argument or option or REFERENCE
+    if argument is not None:
+        if option != argument and typed(option, "MST_REFERENCE"):
+            raise typer.BadParameter(
+                f"the reference is {argument} as an argument and {option} with -r; leave one of them out.",
+                param_hint="--reference",
+            )
+        return argument
+    if option is not None:
+        return option
     note(f"reference: ./{REFERENCE}")
     return REFERENCE
+
+
+def typed(value: str | Path | None, variable: str) -> bool:
+    """Whether an option's value was typed, and does not come from its environment variable."""
+    return value is not None and (variable not in os.environ or Path(value) != Path(os.environ[variable]))
 
 
 def open_reference(

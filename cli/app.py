@@ -1,7 +1,9 @@
 """The command ``mst``: one function a verb, registered here; errors become one line on stderr."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -21,7 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes of Ctrl-C and of a polite kill, as shells give them: 128 and the signal's number."""
 
 
 def _show_version(value: bool) -> None:
@@ -43,24 +46,55 @@ def main_options(
 
 
 def main() -> None:
-    """Run the command; exit 0 on success, 1 on an error of the input, 2 on wrong usage, 130 on Ctrl-C."""
+    """Run the command; exit 0 on success, 1 on bad input, 2 on wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
+    _open_streams()
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=True)
+        _run()
     except MclstexpError as error:
         _fail(str(error))
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit of its own, without a word
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+        code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+        if code not in (INTERRUPTED, TERMINATED):
             raise
-        sys.stderr.write("mst: interrupted; nothing half-written was left behind\n")
-        sys.exit(INTERRUPTED)
+        word = "interrupted" if code == INTERRUPTED else "terminated"
+        sys.stderr.write(f"mst: {word}; nothing half-written was left behind\n")
+        sys.exit(code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         sys.exit(1)
     except OSError as error:
         from mclstexp.storage import storage_error
 
+        _discard_stdout()
         _fail(str(storage_error(error, error.filename or "the system")))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run() -> None:
+    try:
+        app(standalone_mode=True)
+    finally:
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told from a success
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Leave as on Ctrl-C: through every clean-up."""
+    sys.exit(TERMINATED)
+
+
+def _open_streams() -> None:
+    """Give a stream that the caller closed somewhere to go, as `print` does: output that nobody wants is no error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
+def _discard_stdout() -> None:
+    """Keep Python from writing again, as it ends, what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> None:

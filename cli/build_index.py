@@ -77,6 +77,11 @@ def _model(
         note(f"model: ./{options.MODEL}")
         folder = options.MODEL
     if folder is not None:
+        if options.typed(encoder, "MST_ENCODER") or options.typed(encoder_weights, "MST_ENCODER_WEIGHTS"):
+            raise typer.BadParameter(
+                f"nothing is trained: the model of {folder} has its own encoder.",
+                param_hint="--encoder, --encoder-weights",
+            )
         return Model.load(folder, device=device, cache=options.cache_of(cache))
     pictured = [slide for slide in slides if slide.image is not None]
     note(

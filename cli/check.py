@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
 from mclstexp.errors import InputError
 from mclstexp.text import some
@@ -23,17 +24,19 @@ _HEADER = ("slide", "layout", "patient", "cohort", "spots", "genes", "image", "m
 
 def check(
     refs: Annotated[Path, typer.Argument(help="Folder of slides, an .h5ad, or a slides.csv.", show_default=False)],
-    mpp: Annotated[float | None, typer.Option(help="Pixel size of every slide, um per pixel.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    mpp: options.Mpp = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """List what was found of every slide, and what is wrong with it.
 
     Exits with 1 when a slide cannot be used. What is merely missing (an image, the patient) is said on stderr.
+
+    Example: mst check refs/
     """
     from mclstexp.data.readers import inspect_slides
 
     reports = inspect_slides(refs, mpp=mpp, on_progress=progress())
-    if json:
+    if as_json:
         emit_json([_record(report) for report in reports])
     else:
         emit(table(_HEADER, [_row(report) for report in reports]))

@@ -211,7 +211,7 @@ def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in options.names(text) or [])
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds") from None
+    numbers = tuple(int(part) for part in options.names(text) or [] if part.isdecimal())
+    if not numbers or len(numbers) < len(options.names(text) or []) or max(numbers) > options.LARGEST_SEED:
+        raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds")
+    return numbers

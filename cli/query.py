@@ -92,8 +92,6 @@ def query(
     opened = options.open_reference(None, reference, version=version, device=device, cache=cache)
     columns = CoordsColumns(x_column, y_column, id_column, origin, tile_px, units, pitch_um)
     slide = read_query(image, coords, mpp=mpp, columns=columns, check_tissue=tissue_check, patient=patient)
-    for text in slide.notes:
-        note(text)
     if model is not None:
         opened.use_model(Model.load(model, device=device, cache=options.cache_of(cache)))
     prediction = opened.query(

@@ -117,4 +117,5 @@ def train_first(
             on_progress=bar,
         )
     model.save(folder)
+    note(f"model: {model!r}, kept in ./{folder}")
     return model

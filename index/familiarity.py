@@ -33,7 +33,8 @@ def familiarity(
     store
         The reference.
     neighbours
-        The queries' neighbours. The score of a patch is the mean similarity of the `NEAREST` first of them.
+        The queries' neighbours. The score of a patch is the mean similarity of the `NEAREST` first of them, or of all
+        where fewer were asked for; the reference's own patches are then scored by as many.
     device
         Where the reference's own patches are searched, the first time.
     on_progress
@@ -45,24 +46,25 @@ def familiarity(
         ``(n,)`` percentile: the share of reference patches, in percent, that are no more similar to the rest of the
         reference than this patch. NaN when fewer than two slides have spots, or none has an image: there is no scale.
     """
-    scale = reference_scores(store, device=device, on_progress=on_progress)
+    k = min(NEAREST, neighbours.ids.shape[1])
+    scale = reference_scores(store, k=k, device=device, on_progress=on_progress)
     if not len(scale):
         return np.full(len(neighbours.ids), np.nan, dtype=np.float32)
-    rank = np.searchsorted(scale, neighbours.first(NEAREST).mean_similarity(), side="right")
+    rank = np.searchsorted(scale, neighbours.first(k).mean_similarity(), side="right")
     return (100.0 * rank / len(scale)).astype(np.float32)
 
 
 def reference_scores(
-    store: ReferenceStore, *, device: Device = "auto", on_progress: Progress | None = None
+    store: ReferenceStore, *, k: int = NEAREST, device: Device = "auto", on_progress: Progress | None = None
 ) -> FloatArray:
-    """Return the sorted scores of a sample of the reference's patches; empty when there is no scale.
+    """Return the sorted scores of a sample of the reference's patches by ``k`` spots; empty when there is no scale.
 
     They are derived and kept in the folder ``cache`` when that can be written.
     """
-    path = store.root / CACHE / f"familiarity-{store.version}-{NEAREST}.json"
+    path = store.root / CACHE / f"familiarity-{store.version}-{k}.json"
     scores = read_scale(path)
     if scores is None:
-        scores = _compute(store, device, on_progress)
+        scores = _compute(store, k, device, on_progress)
         # A reference that cannot be written to computes its scale anew each time.
         with contextlib.suppress(StorageError), storage_errors(f"Reference {store.root}"):
             path.parent.mkdir(exist_ok=True)
@@ -70,7 +72,7 @@ def reference_scores(
     return scores
 
 
-def _compute(store: ReferenceStore, device: Device, on_progress: Progress | None) -> FloatArray:
+def _compute(store: ReferenceStore, k: int, device: Device, on_progress: Progress | None) -> FloatArray:
     pictured = [entry for entry in store.slides() if entry.has_image]
     if not pictured or len(store.entries) < 2:
         return np.zeros(0, dtype=np.float32)
@@ -87,7 +89,7 @@ def _compute(store: ReferenceStore, device: Device, on_progress: Progress | None
         if len(rows):
             others[slice(*entry.rows)] = False
             patches = store.embeddings(rows, "image_embedding")
-            scores.append(index.search(patches, NEAREST, allowed=others).mean_similarity())
+            scores.append(index.search(patches, k, allowed=others).mean_similarity())
             others[slice(*entry.rows)] = True
         if on_progress is not None:
             on_progress("scoring the reference's own patches", i + 1, len(pictured))

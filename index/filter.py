@@ -102,11 +102,12 @@ def choose_genes(store: ReferenceStore, genes: GenePanel | Sequence[str] | Liter
         return store.identity.panel
     if isinstance(genes, GenePanel):
         return genes
-    if genes == "all":
-        return store.genes
     known = store.genes
+    named = [genes] if isinstance(genes, str) else list(genes)
+    if named == ["all"]:
+        return known
     columns = []
-    for name in dict.fromkeys([genes] if isinstance(genes, str) else genes):
+    for name in dict.fromkeys(named):
         column = known.find(name)
         if column is None:
             near = ", ".join(known.near(name))

@@ -77,10 +77,10 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     )
     predicted = Predictor(model.space, config, model.panel).predict(StoreSource(store, options.device), query)
     distance = None if model.calibration is None else model.calibration.distance(features)
-    percentile = familiarity(store, predicted.neighbours, device=options.device)
+    percentile = familiarity(store, predicted.neighbours, device=options.device, on_progress=options.on_progress)
     if model.calibration is not None and distance is not None:
         percentile = smaller_percentile(percentile, model.calibration.familiarity(distance))
-    notes = [*leaks, *_unfamiliar(percentile), *_few_neighbours(predicted, query, slide)]
+    notes = [*slide.notes, *leaks, *_unfamiliar(percentile), *_few_neighbours(predicted, query, slide)]
     prediction = _assemble(slide, predicted, query, percentile, model, store, options)
     if model.calibration is not None and distance is not None:
         prediction, note = _with_calibration(prediction, predicted, query, model, distance)

@@ -25,8 +25,8 @@ from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import with_settings
-from mclstexp.slide import Slide
-from mclstexp.text import some
+from mclstexp.slide import Slide, count_patients
+from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
 
 IndexKind = Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"]
@@ -42,10 +42,12 @@ class Reference:
     Examples
     --------
     >>> import mclstexp as mst
-    >>> reference = mst.Reference.open("reference/")  # doctest: +SKIP
-    >>> reference  # doctest: +SKIP
-    Reference('reference/', 13,436 spots, 35 slides, 8 patients, version 3)
-    >>> prediction = reference.query(mst.read_query("slide.tif", "coords.csv"), genes=["ERBB2"])  # doctest: +SKIP
+    >>> reference = mst.Reference.open("reference/")
+    >>> reference  # doctest: +ELLIPSIS
+    Reference('reference', ... spots, 2 slides, 2 patients, version 1)
+    >>> prediction = reference.query(mst.read_query("slide.tif", "coords.csv"), genes=["ERBB2"])
+    >>> prediction  # doctest: +ELLIPSIS
+    Prediction('slide', ... spots, 1 gene..., log1p(counts per 10,000 of the panel))
     """
 
     def __init__(self, store: ReferenceStore, *, device: Device = "auto", cache: Cache = True) -> None:
@@ -73,7 +75,7 @@ class Reference:
         slides
             Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
         model
-            What encodes them, and every query.
+            What encodes them, and every query; where it computes, the reference is searched.
         index
             Kind of search index.
         message, command
@@ -87,6 +89,12 @@ class Reference:
         ------
         InputError, ExistsAlreadyError, StorageError
             There are no slides, or one has no counts; something is at ``path``; the disk refused.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> Reference.build("breast/", mst.read_slides("refs/"), mst.Model.load("model/"))  # doctest: +ELLIPSIS
+        Reference('breast', ... spots, 2 slides, 2 patients, version 1)
         """
         if not slides:
             raise InputError("There is no slide to build a reference from.")
@@ -106,7 +114,7 @@ class Reference:
             force=force,
             save_model=lambda folder: model.save(folder, force=True),
         )
-        reference = cls(store)
+        reference = cls(store, device=model.device)
         reference.__dict__["model"] = model
         return reference
 
@@ -199,10 +207,10 @@ class Reference:
 
     def __repr__(self) -> str:
         entries = self._store.entries
-        patients = len({(entry.cohort, entry.patient) for entry in entries})
+        n_patients = count_patients((entry.cohort, entry.patient, entry.slide_id) for entry in entries)
         return (
-            f"Reference({str(self.path)!r}, {len(self):,} spots, {len(entries)} slides, {patients} patients, "
-            f"version {self.version})"
+            f"Reference({str(self.path)!r}, {counted(len(self), 'spot')}, {counted(len(entries), 'slide')}, "
+            f"{counted(n_patients, 'patient')}, version {self.version})"
         )
 
     def query(
@@ -222,8 +230,8 @@ class Reference:
     ) -> Prediction:
         """Predict a slide's expression from its nearest reference spots.
 
-        What was assumed or noticed (the slide is in the reference, it is unlike the reference, ...) is said through
-        `warnings` and kept in `Prediction.notes`.
+        What was assumed of the slide or noticed (it is in the reference, it is unlike the reference, ...) is said
+        through `warnings` and kept in `Prediction.notes`.
 
         Parameters
         ----------
@@ -253,7 +261,11 @@ class Reference:
 
         Examples
         --------
-        >>> prediction = reference.query(slide, filter=Filter(exclude_patients=("B",)))  # doctest: +SKIP
+        >>> import mclstexp as mst
+        >>> slide = mst.read_query("slide.tif", "coords.csv")
+        >>> prediction = Reference.open("reference/").query(slide, filter=Filter(exclude_patients=("P1",)))
+        >>> set(prediction.neighbours(prediction.spot_ids[0])["patient"])
+        {'P2'}
         """
         changes = {"k": k, "weights": weights, "temperature": temperature}
         asked = [f"{name}={value}" for name, value in changes.items() if value is not None]
@@ -267,8 +279,11 @@ class Reference:
             command=command,
             on_progress=on_progress,
         )
+        # Before the patches are encoded, which may take minutes.
+        for note in slide.notes:
+            warn(note)
         prediction = predict_slide(slide, self.model, self._store, options)
-        for note in prediction.notes:
+        for note in prediction.notes[len(slide.notes) :]:
             warn(note)
         return prediction
 
@@ -310,7 +325,7 @@ class Reference:
             A slide has no counts; an earlier version is open; another process writes; the disk refused.
         """
         records = slide_records(slides, self.model, on_progress=on_progress)
-        text = message or f"add {len(slides)} slides"
+        text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)
         for name, same in report.duplicates.items():
             warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")

@@ -24,6 +24,8 @@ ROWS_AT_A_TIME = 12_800
 class StoreSource:
     """One version of a reference on disk, as a `NeighbourSource`.
 
+    Slides are numbered by name, so that no sum over them depends on the order in which they were added.
+
     Parameters
     ----------
     store
@@ -46,7 +48,18 @@ class StoreSource:
     def depth_summary(self) -> Depth:
         """Typical total counts."""
         median, of_slide = self.store.median_depths
-        return Depth(median, of_slide)
+        return Depth(median, of_slide[self._by_name])
+
+    @cached_property
+    def _by_name(self) -> IdArray:
+        """Positions in the store's entries of the slides in the order of their names."""
+        entries = self.store.entries
+        return np.array(sorted(range(len(entries)), key=lambda i: entries[i].slide_id), dtype=np.int64)
+
+    @cached_property
+    def _number(self) -> IdArray:
+        """Number of the slide at each position in the store's entries."""
+        return np.argsort(self._by_name)
 
     def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None) -> Neighbours:
         """Return the k nearest allowed spots."""
@@ -58,7 +71,7 @@ class StoreSource:
 
     def measured(self, genes: GenePanel) -> BoolArray:
         """Return ``(slides, genes)`` which slide measured which gene."""
-        panels, entries = self.store.panels, self.store.entries
+        panels, entries = self.store.panels, self.store.slides()
         known = {
             digest: np.array([symbol in panel.position for symbol in genes.symbols], dtype=bool)
             for digest, panel in panels.items()
@@ -75,12 +88,12 @@ class StoreSource:
         return depth
 
     def slide_of(self, ids: IdArray) -> IdArray:
-        """Return the position in the store's entries of each spot's slide; -1 for -1."""
-        return np.where(ids >= 0, self.store.slide_numbers(ids), -1)
+        """Return the number of each spot's slide; -1 for -1."""
+        return np.where(ids >= 0, self._number[self.store.slide_numbers(ids)], -1)
 
     def spots_of(self, slide: int) -> IdArray:
         """Return the ids of a slide's spots, in the slide's own order."""
-        return np.arange(*self.store.entries[slide].rows)
+        return np.arange(*self.store.entries[self._by_name[slide]].rows)
 
     def expression(self, ids: IdArray, genes: GenePanel, rule: Normalisation) -> Iterator[ExpressionBlock]:
         """Yield expression: the panel's from the memory-mapped copy, any other gene or scale from the table."""

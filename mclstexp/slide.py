@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -76,6 +77,16 @@ class SpotTable:
         Every gene that was measured, or None when there are no counts.
     labels
         ``(n,)`` str annotation of each spot ("" where unknown), or None.
+
+    Examples
+    --------
+    >>> from mclstexp import GenePanel, SpotTable
+    >>> genes = GenePanel(("ERBB2", "CD3E", "VIM"))
+    >>> spots = SpotTable(["a", "b"], [[100, 100], [300, 100]], [0, 0], [0, 1], [[3, 0, 1], [0, 2, 0]], genes)
+    >>> spots
+    SpotTable(2 spots, 3 genes)
+    >>> int(spots.counts.sum())
+    6
     """
 
     spot_ids: NDArray[np.str_]
@@ -278,6 +289,19 @@ def check_mpp(slide_id: str, mpp: float) -> None:
     low, high = MPP_RANGE
     if not low <= mpp <= high:
         raise InputError(f"Slide {slide_id}: pixel size {mpp:g} um is outside {low:g} to {high:g}; give it with --mpp.")
+
+
+def count_patients(slides: Iterable[tuple[str, str, str]]) -> int:
+    """Count the patients among ``(cohort, patient, slide)``.
+
+    An id is a patient of its cohort; a slide whose patient is unknown counts as one of its own.
+
+    Examples
+    --------
+    >>> count_patients([("mine", "P1", "S1"), ("mine", "P1", "S2"), ("other", "P1", "S3"), ("other", "", "S4")])
+    3
+    """
+    return len({(cohort, patient, "" if patient else slide) for cohort, patient, slide in slides})
 
 
 def _measured(spots: SpotTable) -> str:

@@ -86,8 +86,10 @@ def train(
     Examples
     --------
     >>> import mclstexp as mst
-    >>> model = mst.train(mst.read_slides("refs/"), settings={"retrieval.k": 100})  # doctest: +SKIP
-    >>> model.save("model/")  # doctest: +SKIP
+    >>> model = mst.train(mst.read_slides("refs/"), settings={"retrieval.k": 100})
+    >>> model.config.retrieval.k
+    100
+    >>> model.save("model/")
     """
     config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=settings)
     usable = _usable(slides)

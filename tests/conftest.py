@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
+# Small tensors: threads cost more than they give. Numba, which scanpy starts, would raise torch's number again.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from pathlib import Path
 

@@ -101,7 +101,6 @@ def test_the_cell_of_the_readme_runs(working_folder: Path, monkeypatch: pytest.M
     assert (working_folder / "reference").is_dir()
 
 
-@pytest.mark.xfail(strict=True, reason="the module mclstexp.train takes the place of the function once it is imported")
 def test_the_second_cell_of_a_notebook_can_train_too() -> None:
     code = "import mclstexp as mst; assert callable(mst.train); assert callable(mst.train)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -5,16 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from mclstexp.index.retrieval import retrieve
-from mclstexp.index.store.averaging import AverageOptions, average
+from retrieval import retrieve
 from scipy import sparse
 from simulation import Simulation
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import FormatError, InputError
+from mclstexp.index.source import StoreSource
 from mclstexp.index.store.counts import decode_counts, encode_counts, width_for
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.predict.average import effective_neighbours, neighbour_weights, weighted_mean, weighted_sums
+from mclstexp.predict.average import AverageOptions, average, weighted_mean, weighted_sums
+from mclstexp.predict.weights import effective_neighbours, neighbour_weights
 
 SIM = Simulation(n_genes=50, n_panel=30, dim=16)
 
@@ -35,7 +36,7 @@ def unit(shape, seed=0):
 def test_softmax_weights(similarity, temperature, missing):
     row_ids = np.arange(similarity.size).reshape(similarity.shape)
     row_ids[:, similarity.shape[1] - min(missing, similarity.shape[1]) :] = -1
-    weights = neighbour_weights(similarity, RetrievalConfig(temperature=temperature), row_ids=row_ids)
+    weights = neighbour_weights(similarity, RetrievalConfig(temperature=temperature), ids=row_ids)
     assert weights.dtype == np.float32
     assert (weights[row_ids < 0] == 0).all()
     has_any = (row_ids >= 0).any(axis=1)
@@ -154,7 +155,7 @@ def test_retrieval_equals_a_loop_over_raw_counts(mixed, total, log):
     rule = Normalisation(target_sum=1e4, total=total, log=log)
     query = SIM.queries(12)
     config = RetrievalConfig(k=15, min_measured=0.3)
-    found = retrieve(store, query, config, genes="all", normalisation=rule)
+    found = retrieve(store, query, config, genes="all", rule=rule)
     assert found.genes.symbols == SIM.genes.symbols
     by_slide = {record.slide_id: record for record in records}
     names = {(record.slide_id, spot): i for record in records for i, spot in enumerate(record.spot_ids.tolist())}
@@ -185,16 +186,16 @@ def test_retrieval_equals_a_loop_over_raw_counts(mixed, total, log):
 def test_the_copy_and_the_table_give_the_same_bits(mixed):
     store, _ = mixed
     query = SIM.queries(30)
-    index = store.index("cpu")
-    found = index.search(query, 20)
+    source, table = StoreSource(store, "cpu"), StoreSource(store, "cpu", use_copy=False)
+    found = source.search(query, 20)
     weights = neighbour_weights(found.similarity, RetrievalConfig())
     panel = store.identity.panel
     rule = store.normalisation
-    cached = average(store, found.row_ids, weights, panel, AverageOptions(rule))
-    direct = average(store, found.row_ids, weights, panel, AverageOptions(rule, use_cache=False))
+    cached = average(source, found.ids, weights, panel, AverageOptions(rule))
+    direct = average(table, found.ids, weights, panel, AverageOptions(rule))
     np.testing.assert_array_equal(cached.mean, direct.mean)
     np.testing.assert_array_equal(cached.sd, direct.sd)
-    some = average(store, found.row_ids, weights, panel.subset([3, 1]), AverageOptions(rule))
+    some = average(source, found.ids, weights, panel.subset([3, 1]), AverageOptions(rule))
     np.testing.assert_array_equal(some.mean, cached.mean[:, [3, 1]])
 
 

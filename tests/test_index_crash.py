@@ -23,6 +23,8 @@ from mclstexp.index.verify.run import verify
 from mclstexp.storage import storage_error
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+"""Of the snippets below: they import the simulation, which lies beside this file."""
 
 HELPER = r"""
 import json, os, shutil, signal, sys, time, traceback
@@ -155,7 +157,7 @@ class Helper:
         base = folder / "base"
         store = ReferenceStore.create(base, SIM.identity(), SIM.records(3, 8))
         store.add(SIM.records(1, 8, start=4))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", HELPER, base, folder / "work"],
             stdin=subprocess.PIPE,
@@ -209,7 +211,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
         "import sys, time\nfrom pathlib import Path\nfrom mclstexp.index.store.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1]), 'mst add more'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", script, root], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert holder.stdout.readline() == "held\n"
     text = rf"is being written by process {holder.pid} on .* \(mst add more\) since 20"
     for change in (
@@ -221,7 +223,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
     ):
         with pytest.raises(LockedError, match=text):
             change()
-    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).row_ids.shape == (2, 3), "readers go on"
+    assert ReferenceStore.open(root).index("cpu").search(SIM.queries(2), 3).ids.shape == (2, 3), "readers go on"
     assert verify(root).ok
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -248,12 +250,14 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 6):
 def test_two_writers_and_readers_lose_nothing(tmp_path):
     root = tmp_path / "ref"
     ReferenceStore.create(root, SIM.identity(), SIM.records(1, 8))
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)]) for first in (10, 20)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, root, str(first)], env=ENVIRONMENT) for first in (10, 20)
+    ]
     seen = []
     while any(writer.poll() is None for writer in writers):
         reader = ReferenceStore.open(root)
         found = reader.index("cpu").search(SIM.queries(2), 8 * len(reader.entries))
-        assert (found.row_ids >= 0).all(), "a reader sees every spot of its version"
+        assert (found.ids >= 0).all(), "a reader sees every spot of its version"
         assert reader.n_spots == 8 * reader.version
         seen.append(reader.version)
         time.sleep(0.02)
@@ -286,7 +290,9 @@ def test_a_write_that_the_system_refuses_leaves_the_reference_as_it_was(tmp_path
     root = tmp_path / "ref"
     ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
-    done = subprocess.run([sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, root], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
     assert done.stdout.count("\n") == 1
     assert "a file would grow past the size limit" in done.stdout
     after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -323,7 +329,7 @@ import os, sys
 from pathlib import Path
 from mclstexp.config import RetrievalConfig
 from mclstexp.errors import StorageError
-from mclstexp.index.retrieval import retrieve
+from retrieval import retrieve
 from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
@@ -351,7 +357,9 @@ def test_a_read_only_reference_can_be_read_and_says_why_not_written():
         ReferenceStore.create(root, SIM.identity(), SIM.records(2, 8))
         for path in [root, *root.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        done = subprocess.run([sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, root], capture_output=True, text=True, check=False, env=ENVIRONMENT
+        )
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         lines = done.stdout.splitlines()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mclstexp.index.retrieval import retrieve
+from retrieval import retrieve
 from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig

@@ -8,10 +8,11 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from mclstexp.index.retrieval import Filter, retrieve
+from retrieval import retrieve
 from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
+from mclstexp.index.filter import Filter
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import Simulation
+from threadpoolctl import threadpool_info
 
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import growth as segments
@@ -13,7 +14,8 @@ from mclstexp.index.search import spot_index as search
 from mclstexp.index.search.keys import SegmentWriter
 from mclstexp.index.search.ranges import RowRanges, merge_ranges
 from mclstexp.index.search.segment import LoadedSegment, Segment
-from mclstexp.index.search.spot_index import SpotIndex, brute_force, pair_similarity
+from mclstexp.index.search.spot_index import SpotIndex
+from mclstexp.predict.source import pair_similarity
 from mclstexp.storage import sha256_bytes
 
 SIM = Simulation(dim=24)
@@ -22,6 +24,13 @@ SIM = Simulation(dim=24)
 def unit(n, dim=24, seed=0):
     values = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def brute_force(query, keys, k):
+    """The oracle: every query against every key, in float64."""
+    product = query.astype(np.float64) @ keys.astype(np.float64).T
+    order = np.argsort(-product, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(product, order, axis=1).astype(np.float32)
 
 
 def in_memory(keys, ranges, *, tie_rank=None, device="cpu"):
@@ -42,13 +51,13 @@ def in_memory(keys, ranges, *, tie_rank=None, device="cpu"):
 def test_exact_search_equals_brute_force(n, n_query, k, start, seed):
     keys, query = unit(n, seed=seed), unit(n_query, seed=seed + 1000)
     found = in_memory(keys, ((start, start + n),)).search(query, k)
-    assert found.row_ids.shape == found.similarity.shape == (n_query, k)
+    assert found.ids.shape == found.similarity.shape == (n_query, k)
     order, similarity = brute_force(query, keys, k)
     m = min(k, n)
-    assert (found.row_ids[:, m:] == -1).all()
+    assert (found.ids[:, m:] == -1).all()
     assert (found.similarity[:, m:] == 0).all()
     np.testing.assert_allclose(found.similarity[:, :m], similarity, atol=1e-6)
-    same = found.row_ids[:, :m] - start == order
+    same = found.ids[:, :m] - start == order
     # Where the order differs, two keys are equally near within rounding.
     np.testing.assert_allclose(found.similarity[:, :m][~same], similarity[~same], atol=1e-6)
     assert (np.diff(found.similarity[:, :m], axis=1) <= 0).all()
@@ -59,7 +68,7 @@ def test_ties_are_cut_by_rank_not_by_position():
     rank = np.random.default_rng(1).permutation(300)
     found = in_memory(keys, ((0, 300),), tie_rank=lambda ids: rank[ids]).search(keys[:1], 30)
     expected = np.arange(100)[np.argsort(rank[:100])][:30]
-    assert found.row_ids[0].tolist() == expected.tolist()
+    assert found.ids[0].tolist() == expected.tolist()
 
 
 def test_the_same_bits_in_any_company():
@@ -68,7 +77,7 @@ def test_the_same_bits_in_any_company():
     together = index.search(query, 50)
     for i in (0, 7, 39):
         alone = index.search(query[i : i + 1], 50)
-        assert (alone.row_ids == together.row_ids[i]).all()
+        assert (alone.ids == together.ids[i]).all()
         assert (alone.similarity == together.similarity[i]).all()
 
 
@@ -81,7 +90,7 @@ def test_cutting_keys_into_segments_changes_nothing(monkeypatch):
         LoadedSegment(Segment("", "", ranges), np.concatenate([keys[a:b] for a, b in ranges])) for ranges in pieces
     ]
     split = SpotIndex(parts, ((0, 900),), dim=24, tie_rank=lambda ids: ids, device="cpu").search(query, 40)
-    assert (split.row_ids == whole.row_ids).all()
+    assert (split.ids == whole.ids).all()
     assert (split.similarity == whole.similarity).all()
 
 
@@ -93,9 +102,9 @@ def test_filters_are_exact(keep, k):
     found = in_memory(keys, ((0, 200),)).search(query, k, allowed=allowed)
     kept = np.flatnonzero(allowed)
     m = min(k, len(kept))
-    assert ((found.row_ids >= 0).sum(axis=1) == m).all()
+    assert ((found.ids >= 0).sum(axis=1) == m).all()
     order, _ = brute_force(query, keys[kept], m)
-    assert (found.row_ids[:, :m] == kept[order]).all()
+    assert (found.ids[:, :m] == kept[order]).all()
 
 
 def build_inverted(folder, keys, kind, ranges=None):
@@ -119,9 +128,9 @@ def test_inverted_files_reach_the_recall_they_record(tmp_path, kind):
     index = opened(tmp_path, [part], ((0, 6000),))
     found = index.search(query, 200, method="inverted")
     truth = index.search(query, 200, method="exact")
-    assert segments.recall_at_k(found.row_ids, truth.row_ids) >= 0.98
+    assert segments.recall_at_k(found.ids, truth.ids) >= 0.98
     # What is found is scored exactly, whatever the codes of the inverted file.
-    np.testing.assert_array_equal(found.similarity, pair_similarity(query, index.keys, found.row_ids))
+    np.testing.assert_array_equal(found.similarity, pair_similarity(query, index.keys, found.ids))
 
 
 def test_inverted_search_is_never_short_and_its_filter_is_exact(tmp_path):
@@ -131,14 +140,14 @@ def test_inverted_search_is_never_short_and_its_filter_is_exact(tmp_path):
     for share in (0.9, 0.3, 0.02):
         allowed = np.random.default_rng(5).random(6000) < share
         found = index.search(query, 100, allowed=allowed, method="inverted")
-        assert (found.row_ids >= 0).all()
-        assert allowed[found.row_ids].all()
-        assert all(len(set(row)) == 100 for row in found.row_ids.tolist())
+        assert (found.ids >= 0).all()
+        assert allowed[found.ids].all()
+        assert all(len(set(row)) == 100 for row in found.ids.tolist())
     few = np.zeros(6000, dtype=bool)
     few[[5, 77, 3000]] = True
     found = index.search(query, 10, allowed=few, method="inverted")
-    assert set(map(tuple, np.sort(found.row_ids[:, :3], axis=1).tolist())) == {(5, 77, 3000)}
-    assert (found.row_ids[:, 3:] == -1).all()
+    assert set(map(tuple, np.sort(found.ids[:, :3], axis=1).tolist())) == {(5, 77, 3000)}
+    assert (found.ids[:, 3:] == -1).all()
 
 
 def test_new_rows_join_and_removed_rows_leave_an_inverted_index(tmp_path, monkeypatch):
@@ -162,9 +171,9 @@ def test_new_rows_join_and_removed_rows_leave_an_inverted_index(tmp_path, monkey
     assert not index.exact
     found = index.search(SIM.queries(20, 2), 50)
     truth = index.search(SIM.queries(20, 2), 50, method="exact")
-    assert not ((found.row_ids >= 500) & (found.row_ids < 700)).any()
-    assert segments.recall_at_k(found.row_ids, truth.row_ids) > 0.97
-    assert (RowRanges(live).positions(truth.row_ids.ravel()) >= 0).all()
+    assert not ((found.ids >= 500) & (found.ids < 700)).any()
+    assert segments.recall_at_k(found.ids, truth.ids) > 0.97
+    assert (RowRanges(live).positions(truth.ids.ravel()) >= 0).all()
 
 
 def test_small_segments_merge(tmp_path):
@@ -225,7 +234,8 @@ def test_damaged_index_files_are_refused(tmp_path):
 def test_faiss_uses_the_processors_kernels():
     ivf.load_faiss()
     if "avx2" in ivf._cpu_flags():
-        assert ivf.blas_architecture() not in ("Prescott", "Core2", "Katmai", "Generic")
+        blas = [pool for pool in threadpool_info() if pool.get("user_api") == "blas" and "faiss" in pool["filepath"]]
+        assert not {pool.get("architecture") for pool in blas} & {"Prescott", "Core2", "Katmai", "Generic"}
 
 
 def test_a_gpu_that_is_not_there_is_said():
@@ -234,8 +244,8 @@ def test_a_gpu_that_is_not_there_is_said():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="torch sees no GPU"):
-        search.choose_device("cuda")
-    assert search.choose_device("auto") == ("cpu", "no GPU is available")
+        in_memory(unit(3), ((0, 3),), device="cuda")
+    assert in_memory(unit(3), ((0, 3),), device="auto").device == "cpu"
 
 
 @pytest.mark.gpu
@@ -247,5 +257,5 @@ def test_the_gpu_gives_the_same_answers():
     keys, query = SIM.queries(50_000, 1), SIM.queries(300, 2)
     on_cpu = in_memory(keys, ((0, 50_000),)).search(query, 200)
     on_gpu = in_memory(keys, ((0, 50_000),), device="cuda").search(query, 200)
-    assert (on_cpu.row_ids == on_gpu.row_ids).all()
+    assert (on_cpu.ids == on_gpu.ids).all()
     assert (on_cpu.similarity == on_gpu.similarity).all()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import lance
 import numpy as np
 import pytest
-from mclstexp.index.retrieval import retrieve
+from retrieval import retrieve
 from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     store.remove(slides=["slide0002"])
     store.optimize()
     store.add([SIM.record(7, 5)])
-    reference_scores(store, k=3)
+    reference_scores(store)
     assert verify(root).findings == []
     return root
 
@@ -56,7 +56,7 @@ def all_files(root):
 
 def answers(root, version=None):
     found = retrieve(ReferenceStore.open(root, version=version), SIM.queries(5), RetrievalConfig(k=6), device="cpu")
-    return found.mean, found.sd, found.neighbours.row_ids
+    return found.mean, found.sd, found.neighbours.ids
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "empty", "delete", "grow"])

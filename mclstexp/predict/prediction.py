@@ -84,9 +84,13 @@ class Prediction:
 
     Examples
     --------
-    >>> prediction = Prediction.load("slide.h5ad")  # doctest: +SKIP
-    >>> prediction.adata  # doctest: +SKIP
-    >>> prediction.neighbours("10x15")[["patient", "slide", "spot", "similarity", "weight"]]  # doctest: +SKIP
+    >>> prediction = Prediction.load("slide.h5ad")
+    >>> prediction  # doctest: +ELLIPSIS
+    Prediction('slide', ... spots, ... genes, log1p(counts per 10,000 of the panel))
+    >>> prediction.adata.layers["sd"].shape == prediction.mean.shape
+    True
+    >>> list(prediction.neighbours(prediction.spot_ids[0]).columns[:5])
+    ['patient', 'slide', 'spot', 'similarity', 'weight']
     """
 
     slide_id: str

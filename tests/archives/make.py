@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mclstexp.index.retrieval import retrieve
+from retrieval import retrieve
 from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig

@@ -5,15 +5,14 @@ import shlex
 
 import pytest
 from simulation import Simulation
-from worlds import tiny_slides
+from worlds import TINY, tiny_slides
 
-from mclstexp.config import EncoderSpec, PatchSpec, SharedSpaceConfig, recipe
+from mclstexp.errors import MclstexpWarning
 from mclstexp.index.leakage import leakage_warnings
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.model.image.features import FeatureCache
-from mclstexp.model.model import EncoderPair
+from mclstexp.model.model import Model
 from mclstexp.storage import sha256_file
-from mclstexp.train import TrainOptions, train
+from mclstexp.train import train
 
 SIM = Simulation()
 
@@ -39,37 +38,37 @@ def renamed(slide, name, patient=""):
     return dataclasses.replace(slide, slide_id=name, patient=patient)
 
 
-def said(slide, store, *trained_on):
+def warned(slide, store, *trained_on):
     return leakage_warnings(slide, store, trained_on=trained_on, allowed=None)
 
 
 def test_a_slide_that_was_trained_on_is_known_by_its_image_whatever_its_name(slides, strangers):
-    (text,) = said(renamed(slides[0], "query"), strangers, met(slides[0]), met(slides[2]))
+    (text,) = warned(renamed(slides[0], "query"), strangers, met(slides[0]), met(slides[2]))
     assert "trained on slide P1_A: it has seen the answer, whatever" in text
 
 
 def test_a_slide_known_by_its_name_alone_may_be_another(slides, strangers):
     query = renamed(slides[0], "P2_A")
     for image in (True, False):  # another image of this name, and a model that recorded none
-        (text,) = said(query, strangers, met(slides[2], image=image))
+        (text,) = warned(query, strangers, met(slides[2], image=image))
         assert "trained on a slide of this name (P2_A): it may have seen the answer, whatever" in text
-    assert said(query, strangers, met(slides[1])) == []
+    assert warned(query, strangers, met(slides[1])) == []
 
 
 def test_an_image_gives_the_patient_away_and_each_slide_is_judged_by_itself(slides, strangers):
     query = renamed(slides[0], "P2_A")
     models = met(slides[0], patient="P1"), met(slides[2], patient="P2"), met(slides[1], patient="P1")
-    (text,) = said(query, strangers, *models)
+    (text,) = warned(query, strangers, *models)
     assert "slide P1_A and a slide of this name (P2_A) and slides of the same patient (P1_B): it has seen the" in text
-    (text,) = said(renamed(slides[0], "P2_A", "P1"), strangers, *models[1:])
+    (text,) = warned(renamed(slides[0], "P2_A", "P1"), strangers, *models[1:])
     assert "a slide of this name (P2_A) and slides of the same patient (P1_B): it knows this tumour and it may" in text
-    (text,) = said(renamed(slides[0], "query", "P1"), strangers, models[2])
+    (text,) = warned(renamed(slides[0], "query", "P1"), strangers, models[2])
     assert "trained on slides of the same patient (P1_B): it knows this tumour, whatever" in text
 
 
 def test_without_an_image_there_is_the_name(slides, strangers):
     blind = dataclasses.replace(slides[0], image=None, patient="")
-    (text,) = said(blind, strangers, met(slides[0]), {"slide": "P9", "patient": "", "image_sha256": None})
+    (text,) = warned(blind, strangers, met(slides[0]), {"slide": "P9", "patient": "", "image_sha256": None})
     assert "a slide of this name (P1_A)" in text
 
 
@@ -78,27 +77,28 @@ def test_suggested_commands_can_be_pasted(slides, tmp_path):
     records = [dataclasses.replace(SIM.record(0, 9), **own)]
     records.append(dataclasses.replace(SIM.record(1, 9), patient="Mrs O'Hara"))
     store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), records, command="mst x")
-    same, patient = said(renamed(slides[0], "query"), store)
+    same, patient = warned(renamed(slides[0], "query"), store)
     assert shlex.split(same.partition("leave it out with ")[2].partition(", or")[0]) == ["--exclude-slide", "cut 1"]
     words = shlex.split(patient.partition("leave them out with ")[2].removesuffix("."))
     assert words == ["--exclude-patient", "Mrs O'Hara"]
 
 
-def test_encoders_fresh_from_training_know_what_they_have_seen(slides, strangers, tmp_path):
-    config = dataclasses.replace(
-        recipe("default"),
-        encoder=EncoderSpec(name="test_resnet", pooling="stages", views=1, scales=(1.0,)),
-        patch=PatchSpec(size_px=32, mpp=1.0),
-        shared=SharedSpaceConfig(context_scales=()),
-        calibrate=False,
-    )
+def test_a_model_fresh_from_training_knows_what_it_has_seen(slides, strangers, tmp_path):
+    config = dataclasses.replace(TINY, calibrate=False)
     blind = dataclasses.replace(slides[1], image=None)
-    options = TrainOptions(weights="random", device="cpu", cache=FeatureCache(tmp_path))
-    model = train([slides[0], blind, slides[2]], config, options)
-    seen = model.encoders.trained_on
+    with pytest.warns(MclstexpWarning, match=r"1 of 3 slides have no image and are left out of training: P1_B"):
+        model = train(
+            [slides[0], blind, slides[2]],
+            recipe=config,
+            encoder_weights="random",
+            device="cpu",
+            cache=tmp_path / "cache",
+        )
+    seen = model.slides
     assert [(one["slide"], one["image_sha256"]) for one in seen] == [
         (slide.slide_id, sha256_file(slide.image.path)) for slide in (slides[0], slides[2])
     ]
-    assert EncoderPair.from_files(model.files, device="cpu").trained_on == seen
-    (text,) = said(renamed(slides[2], "query"), strangers, *seen)
+    model.save(tmp_path / "model")
+    assert Model.load(tmp_path / "model", device="cpu", cache=False).slides == seen
+    (text,) = warned(renamed(slides[2], "query"), strangers, *seen)
     assert "trained on slide P2_A: it has seen the answer" in text

@@ -83,20 +83,21 @@ def query(world: list[Slide], model: Model) -> Query:
 
 def names(predicted: Predicted, source: StoreSource | MemoryReference, world: list[Slide]) -> list[list[str]]:
     """Return each neighbour by slide and spot, whatever its id; "" where there is none."""
-    by_name = {slide.slide_id: slide for slide in world}
-    if isinstance(source, StoreSource):
-        order = [entry.slide_id for entry in source.store.entries]
-    else:
-        order = sorted(slide.slide_id for slide in world[:4])
-    first = [int(source.spots_of(number)[0]) for number in range(len(order))]
+    slides = in_order(world)
+    first = [int(source.spots_of(number)[0]) for number in range(len(slides))]
     ids = predicted.neighbours.ids
     return [
         [
-            "" if spot < 0 else f"{order[slide]} {by_name[order[slide]].spots.spot_ids[spot - first[slide]]}"
-            for spot, slide in zip(row, slides, strict=True)
+            "" if spot < 0 else f"{slides[number].slide_id} {slides[number].spots.spot_ids[spot - first[number]]}"
+            for spot, number in zip(row, numbers, strict=True)
         ]
-        for row, slides in zip(ids.tolist(), source.slide_of(ids).tolist(), strict=True)
+        for row, numbers in zip(ids.tolist(), source.slide_of(ids).tolist(), strict=True)
     ]
+
+
+def in_order(world: list[Slide]) -> list[Slide]:
+    """Return the reference's slides as every source numbers them: by name, however the reference grew."""
+    return sorted(world[:4], key=lambda slide: slide.slide_id)
 
 
 def assert_parity(
@@ -160,13 +161,12 @@ def test_other_settings(changes, model, query, in_memory, on_disk, world) -> Non
 def test_fewer_allowed_spots_than_neighbours(model, query, in_memory, on_disk, world) -> None:
     """Spots that may be neighbours, the same ones by both numberings; beyond them there is nobody."""
     disk = StoreSource(on_disk.store, "cpu")
-    order = [entry.slide_id for entry in on_disk.store.entries]
     allowed_here = np.zeros(in_memory.n_spots, dtype=bool)
     allowed_there = np.zeros(1 + max(disk.spots_of(number).max() for number in range(4)), dtype=bool)
-    for number, slide in enumerate(sorted(world[:4], key=lambda slide: slide.slide_id)):
+    for number, slide in enumerate(in_order(world)):
         chosen = np.random.default_rng(number).random(len(slide)) < 0.4
         allowed_here[in_memory.spots_of(number)] = chosen
-        allowed_there[disk.spots_of(order.index(slide.slide_id))] = chosen
+        allowed_there[disk.spots_of(number)] = chosen
     predictor = Predictor(model.space, model.config, model.panel)
     here = predictor.predict(in_memory, dataclasses.replace(query, allowed=allowed_here))
     there = predictor.predict(disk, dataclasses.replace(query, allowed=allowed_there))

@@ -6,6 +6,7 @@ import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
+from mclstexp.text import counted
 
 if TYPE_CHECKING:
     from mclstexp.index.verify.findings import Finding
@@ -97,12 +98,13 @@ def info(
     if as_json:
         emit_json(values)
         return
+    slides, with_image = counted(values["n_slides"], "slide"), values["n_with_image"]
     tags = "".join(f", tag {name}" for name in values["tags"])
     lines = [
         ("reference", values["path"]),
         ("version", f"{values['version']} of {values['time']} ({values['message']}){tags}"),
-        ("holds", f"{values['n_spots']} spots of {values['n_slides']} slides ({values['n_with_image']} with image)"),
-        ("from", f"{values['n_patients']} patients of {values['n_cohorts']} cohorts"),
+        ("holds", f"{counted(values['n_spots'], 'spot')} of {slides} ({with_image} with image)"),
+        ("from", f"{counted(values['n_patients'], 'patient')} of {counted(values['n_cohorts'], 'cohort')}"),
         ("genes", f"{values['n_genes']} measured (--genes lists them); the panel has {values['panel']['n_genes']}"),
         ("model", f"{values['model'][:12]}, embeddings of {values['embed_dim']}"),
         *((f"  {name}", _plain(value)) for name, value in sorted(values["settings"].items())),

@@ -18,7 +18,8 @@ from mclstexp.index.verify.run import verify
 from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
-from mclstexp.text import some
+from mclstexp.slide import Slide, count_patients
+from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
-    from mclstexp.slide import Slide
 
 IndexKind = Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"]
 """Kinds of search index; ``auto`` goes by the number of spots."""
@@ -215,10 +215,10 @@ class Reference:
 
     def __repr__(self) -> str:
         entries = self._store.entries
-        patients = len({(entry.cohort, entry.patient) for entry in entries})
+        n_patients = count_patients((entry.cohort, entry.patient, entry.slide_id) for entry in entries)
         return (
-            f"Reference({str(self.path)!r}, {len(self):,} spots, {len(entries)} slides, {patients} patients, "
-            f"version {self.version})"
+            f"Reference({str(self.path)!r}, {counted(len(self), 'spot')}, {counted(len(entries), 'slide')}, "
+            f"{counted(n_patients, 'patient')}, version {self.version})"
         )
 
     def query(
@@ -337,7 +337,7 @@ class Reference:
         from mclstexp.index.encode import slide_records
 
         records = slide_records(slides, self.model, on_progress=on_progress)
-        text = message or f"add {len(slides)} slides"
+        text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)
         for name, same in report.duplicates.items():
             warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -288,6 +289,19 @@ def check_mpp(slide_id: str, mpp: float) -> None:
     low, high = MPP_RANGE
     if not low <= mpp <= high:
         raise InputError(f"Slide {slide_id}: pixel size {mpp:g} um is outside {low:g} to {high:g}; give it with --mpp.")
+
+
+def count_patients(slides: Iterable[tuple[str, str, str]]) -> int:
+    """Count the patients among ``(cohort, patient, slide)``.
+
+    An id is a patient of its cohort; a slide whose patient is unknown counts as one of its own.
+
+    Examples
+    --------
+    >>> count_patients([("mine", "P1", "S1"), ("mine", "P1", "S2"), ("other", "P1", "S3"), ("other", "", "S4")])
+    3
+    """
+    return len({(cohort, patient, "" if patient else slide) for cohort, patient, slide in slides})
 
 
 def _measured(spots: SpotTable) -> str:

@@ -9,6 +9,7 @@ from mclstexp.index.search.segment import INDEX
 from mclstexp.index.store.commit import history
 from mclstexp.index.store.manifest import CACHE, FORMAT_VERSION, MODELS, Manifest
 from mclstexp.index.store.store import ReferenceStore
+from mclstexp.slide import count_patients
 from mclstexp.storage import files_below
 
 
@@ -26,7 +27,7 @@ def describe(store: ReferenceStore) -> dict[str, Any]:
         "n_spots": store.n_spots,
         "n_slides": manifest.n_slides,
         "n_with_image": sum(entry.has_image for entry in store.entries),
-        "n_patients": len({(entry.cohort, entry.patient) for entry in store.entries}),
+        "n_patients": count_patients((entry.cohort, entry.patient, entry.slide_id) for entry in store.entries),
         "n_cohorts": len({entry.cohort for entry in store.entries}),
         "n_genes": len(store.genes),
         "model": identity.model_digest,

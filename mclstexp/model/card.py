@@ -9,20 +9,22 @@ from mclstexp import __version__
 from mclstexp.config import ModelConfig
 from mclstexp.model.calibration import Calibration
 from mclstexp.panel import GenePanel
+from mclstexp.slide import count_patients
+from mclstexp.text import counted
 
 
 def model_card(
     slides: Sequence[Mapping[str, Any]], panel: GenePanel, config: ModelConfig, calibration: Calibration | None
 ) -> str:
     """Return the card's text. ``slides`` are as in `mclstexp.Model.slides`."""
-    patients = {slide["patient"] or "unknown" for slide in slides}
+    n_patients = count_patients((slide["cohort"], slide["patient"], slide["slide"]) for slide in slides)
     n_spots = sum(slide["spots"] for slide in slides)
     patch, scale = config.patch, config.normalisation
     cut = "full-resolution pixels" if patch.mpp is None else f"{patch.mpp:g} um per pixel"
     lines = [
         f"# Model of recipe `{config.recipe}` (mclstexp {__version__})",
         "",
-        f"Trained on {len(slides)} slides of {len(patients)} patients, {n_spots} spots: "
+        f"Trained on {counted(len(slides), 'slide')} of {counted(n_patients, 'patient')}, {counted(n_spots, 'spot')}: "
         + ", ".join(slide["slide"] for slide in slides)
         + ".",
         f"Encoder `{config.encoder.name}`, {'fine-tuned' if config.optim.finetune else 'frozen'}; patches of "

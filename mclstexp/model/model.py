@@ -29,7 +29,7 @@ from mclstexp.model.space.base import Space, fused_keys
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
 from mclstexp.settings import to_dict
-from mclstexp.slide import Slide
+from mclstexp.slide import Slide, count_patients
 from mclstexp.storage import sha256_input
 from mclstexp.text import counted
 from mclstexp.types import Device, FloatArray, Progress, StrPath
@@ -216,8 +216,8 @@ class Model:
         return lines if self.calibration is None else [*lines, self.calibration.summary()]
 
     def __repr__(self) -> str:
-        patients = {slide["patient"] or slide["slide"] for slide in self.slides}
-        trained = f"{counted(len(self.slides), 'slide')} of {counted(len(patients), 'patient')}"
+        n_patients = count_patients((slide["cohort"], slide["patient"], slide["slide"]) for slide in self.slides)
+        trained = f"{counted(len(self.slides), 'slide')} of {counted(n_patients, 'patient')}"
         return (
             f"Model({self.config.recipe!r}, {self.config.encoder.name}, {len(self.panel)} genes, trained on {trained})"
         )

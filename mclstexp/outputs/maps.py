@@ -90,9 +90,10 @@ def gene_column(prediction: Prediction, gene: str) -> int:
     genes = prediction.genes
     column = genes.find(gene)
     if column is None:
-        near = genes.near(gene) or list(genes.symbols[:3])
+        near = genes.near(gene)
+        names = f"near: {', '.join(near)}" if near else f"it has {', '.join(genes.symbols[:3])}, ..."
         raise InputError(
-            f"The prediction has no gene {gene!r} among its {len(genes)}; near: {', '.join(near)}; "
+            f"The prediction has no gene {gene!r} among its {len(genes)}; {names}; "
             f"mst query --genes predicts any gene that the references measured."
         )
     if not np.isfinite(prediction.mean[:, column]).any():

@@ -214,7 +214,7 @@ def test_a_truth_that_does_not_fit(tmp_path: Path) -> None:
     [
         ("ERB2", "no gene 'ERB2' among its 3; near: ERBB2"),
         ("erbb2", "near: ERBB2"),
-        ("zzzzzz", "near: ERBB2, CD3E, XIST"),
+        ("zzzzzz", "among its 3; it has ERBB2, CD3E, XIST, ...; mst query --genes"),
         ("", "no gene ''"),
         ("XIST", "no reference measured it"),
     ],

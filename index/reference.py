@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import FormatError, InputError
-from mclstexp.index.encode import identity_of, slide_records
 from mclstexp.index.filter import Filter
-from mclstexp.index.query import QueryOptions, predict_slide
 from mclstexp.index.store import summary
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tags import resolve_version
 from mclstexp.index.store.writer import AddReport
 from mclstexp.index.verify.findings import Report
 from mclstexp.index.verify.run import verify
-from mclstexp.model.image.features import Cache
-from mclstexp.model.model import Model
 from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
-from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide, count_patients
 from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
+
+if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    import pandas as pd
+
+    from mclstexp.model.image.features import Cache
+    from mclstexp.model.model import Model
+    from mclstexp.predict.prediction import Prediction
 
 IndexKind = Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"]
 """Kinds of search index; ``auto`` goes by the number of spots."""
@@ -97,6 +97,8 @@ class Reference:
         >>> Reference.build("breast/", mst.read_slides("refs/"), mst.Model.load("model/"))  # doctest: +ELLIPSIS
         Reference('breast', ... spots, 2 slides, 2 patients, version 1)
         """
+        from mclstexp.index.encode import identity_of, slide_records
+
         if not slides:
             raise InputError("There is no slide to build a reference from.")
         blind = [slide.slide_id for slide in slides if slide.image is None]
@@ -150,6 +152,8 @@ class Reference:
         FormatError
             When the copy is missing or damaged.
         """
+        from mclstexp.model.model import Model
+
         folder = self._store.model_folder
         if not folder.is_dir():
             raise FormatError(
@@ -168,6 +172,8 @@ class Reference:
         self.__dict__["model"] = self._checked(model)
 
     def _checked(self, model: Model) -> Model:
+        from mclstexp.index.encode import identity_of
+
         self._store.check_identity(identity_of(model))
         return model
 
@@ -199,6 +205,8 @@ class Reference:
     @property
     def slides(self) -> pd.DataFrame:
         """Table of the slides by name: patient, cohort, number of spots and genes, image, pixel size, when added."""
+        import pandas as pd
+
         columns = ["patient", "cohort", "n_spots", "n_genes", "has_image", "mpp", "added", "added_version"]
         rows = {entry.slide_id: [getattr(entry, name) for name in columns] for entry in self._store.slides()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("slide")
@@ -268,6 +276,8 @@ class Reference:
         >>> set(prediction.neighbours(prediction.spot_ids[0])["patient"])
         {'P2'}
         """
+        from mclstexp.index.query import QueryOptions, predict_slide
+
         changes = {"k": k, "weights": weights, "temperature": temperature}
         asked = [f"{name}={value}" for name, value in changes.items() if value is not None]
         options = QueryOptions(
@@ -325,6 +335,8 @@ class Reference:
         InputError, LockedError, StorageError
             A slide has no counts; an earlier version is open; another process writes; the disk refused.
         """
+        from mclstexp.index.encode import slide_records
+
         records = slide_records(slides, self.model, on_progress=on_progress)
         text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import VARIABLES, command
@@ -77,3 +78,14 @@ def test_completion_can_be_shown_and_the_version_asked() -> None:
     assert "--install-completion" in offered
     assert "--show-completion" in offered
     assert re.fullmatch(r"mst \d+\.\d+\S*\n", run("--version"))
+
+
+@pytest.mark.parametrize("verb", ["info", "cohorts", "history", "tag", "verify"])
+def test_looking_after_a_reference_loads_no_model(built: Path, verb: str) -> None:
+    heavy = ("torch", "timm", "anndata", "scanpy", "sklearn", "matplotlib")
+    code = (
+        "import atexit, os; from mclstexp.cli.app import main\n"
+        f"atexit.register(lambda: print('heavy:', *(name for name in {heavy!r} if name in sys.modules)))\n"
+        "main()"
+    )
+    assert run(verb, "-r", str(built / "reference"), code=code).splitlines()[-1].split() == ["heavy:"]

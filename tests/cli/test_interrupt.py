@@ -27,14 +27,14 @@ WAITING = (
     PRELUDE
     + """
 import time
-from mclstexp.index import encode, reference
+from mclstexp.index import encode
 
 def one_slide_then_none(slides, *arguments, **options):
     yield encode.slide_record(slides[0], *arguments, **options)
     sys.stderr.write("one slide is encoded\\n")
     time.sleep(60)
 
-reference.slide_records = one_slide_then_none
+encode.slide_records = one_slide_then_none
 main()
 """
 )

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scanpy
+import torch
 from scipy import sparse
 
 from mclstexp.data.genes.panel import panel_from_names, select_panel
@@ -35,6 +37,23 @@ def test_selected_genes_are_the_ones_that_vary():
     assert select_panel(slides[::-1], n_top=5) == panel
     assert select_panel(slides[:1], n_top=5) == panel
     assert len(select_panel(slides, n_top=1000)) == 45
+
+
+def test_choosing_genes_leaves_the_number_of_threads_alone(monkeypatch):
+    """Whoever set OMP_NUM_THREADS means it: numba, started by scanpy, sets OpenMP's number for the whole process."""
+    before, choose = torch.get_num_threads(), scanpy.experimental.pp.highly_variable_genes
+
+    def raises_the_number(*args, **options):
+        torch.set_num_threads(before + 3)
+        return choose(*args, **options)
+
+    monkeypatch.setattr(scanpy.experimental.pp, "highly_variable_genes", raises_the_number)
+    names = [f"V{i}" for i in range(5)] + [f"F{i}" for i in range(40)]
+    try:
+        select_panel([simulated("a", names, 1)], n_top=5)
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_genes_seen_in_too_few_spots_are_not_chosen():

@@ -1,144 +1,22 @@
-"""Weights and means against loops, and genes that not every slide measured."""
+"""What a store's neighbours express, against loops over raw counts; counts as they are kept."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from retrieval import retrieve
 from scipy import sparse
 from simulation import Simulation
 
 from mclstexp.config import Normalisation, RetrievalConfig
-from mclstexp.errors import FormatError, InputError
+from mclstexp.errors import FormatError
 from mclstexp.index.source import StoreSource
 from mclstexp.index.store.counts import decode_counts, encode_counts, width_for
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.predict.average import AverageOptions, average, weighted_mean, weighted_sums
-from mclstexp.predict.weights import effective_neighbours, neighbour_weights
+from mclstexp.predict.average import AverageOptions, average
+from mclstexp.predict.weights import neighbour_weights
 
 SIM = Simulation(n_genes=50, n_panel=30, dim=16)
-
-
-def unit(shape, seed=0):
-    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return values / np.linalg.norm(values, axis=-1, keepdims=True)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    similarity=hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.floats(-1, 1, width=32)
-    ),
-    temperature=st.floats(1e-3, 10),
-    missing=st.integers(0, 9),
-)
-def test_softmax_weights(similarity, temperature, missing):
-    row_ids = np.arange(similarity.size).reshape(similarity.shape)
-    row_ids[:, similarity.shape[1] - min(missing, similarity.shape[1]) :] = -1
-    weights = neighbour_weights(similarity, RetrievalConfig(temperature=temperature), ids=row_ids)
-    assert weights.dtype == np.float32
-    assert (weights[row_ids < 0] == 0).all()
-    has_any = (row_ids >= 0).any(axis=1)
-    np.testing.assert_allclose(weights.sum(axis=1), has_any.astype(float), atol=1e-5)
-    for i, row in enumerate(row_ids):
-        present = row >= 0
-        raw = np.exp((similarity[i][present].astype(float) - similarity[i][present].max(initial=-2)) / temperature)
-        np.testing.assert_allclose(weights[i][present], raw / raw.sum() if present.any() else raw, atol=1e-5)
-
-
-@pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_inverse_square_weights_against_the_definition(distance):
-    query, keys = unit((4, 16)), unit((4, 7, 16), 1)
-    config = RetrievalConfig(weights="inverse_square", distance=distance)
-    weights = neighbour_weights(np.zeros((4, 7), np.float32), config, query=query, keys=keys)
-    for i in range(4):
-        order = 1 if distance == "l1" else 2
-        raw = np.array([1 / np.linalg.norm(keys[i, j].astype(float) - query[i], ord=order) ** 2 for j in range(7)])
-        np.testing.assert_allclose(weights[i], raw / raw.sum(), rtol=1e-5)
-
-
-@pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_exact_matches_share_the_weight(distance):
-    query, keys = unit((2, 16)), unit((2, 5, 16), 1)
-    keys[0, 1] = keys[0, 3] = query[0]
-    config = RetrievalConfig(weights="inverse_square", distance=distance)
-    weights = neighbour_weights(np.zeros((2, 5), np.float32), config, query=query, keys=keys)
-    assert weights[0].tolist() == [0, 0.5, 0, 0.5, 0]
-    assert (weights[1] > 0).all()
-    # The limit: a neighbour that comes ever closer takes ever more.
-    nearly = keys.copy()
-    nearly[0, 1] += 1e-4 * unit((16,), 5)
-    nearly[0, 3] = keys[0, 0]
-    close = neighbour_weights(np.zeros((2, 5), np.float32), config, query=query, keys=nearly)
-    assert close[0, 1] > 0.999
-
-
-def test_weights_refuse_what_they_cannot_use():
-    with pytest.raises(InputError, match="temperature"):
-        neighbour_weights(np.zeros((1, 2), np.float32), RetrievalConfig(temperature=0))
-    with pytest.raises(InputError, match="embeddings"):
-        neighbour_weights(np.zeros((1, 2), np.float32), RetrievalConfig(weights="inverse_square"))
-
-
-def test_effective_neighbours():
-    weights = np.array([[0.25] * 4, [1, 0, 0, 0], [0, 0, 0, 0]], np.float32)
-    assert effective_neighbours(weights).tolist() == [4, 1, 0]
-
-
-def loop(values, positions, weights):
-    """The oracle: one spot, one neighbour at a time."""
-    means, spreads = [], []
-    for where, weight in zip(positions, weights, strict=True):
-        mean = sum(w * values[i].astype(float) for i, w in zip(where, weight, strict=True))
-        second = sum(w * (values[i].astype(float) - mean) ** 2 for i, w in zip(where, weight, strict=True))
-        means.append(mean)
-        spreads.append(np.sqrt(second))
-    return np.array(means), np.array(spreads)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    n=st.integers(1, 40),
-    k=st.integers(1, 12),
-    n_genes=st.integers(1, 40),
-    n_query=st.integers(1, 9),
-    half=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_weighted_mean_equals_the_loop(n, k, n_genes, n_query, half, seed):
-    rng = np.random.default_rng(seed)
-    values = rng.gamma(1, 2, size=(n, n_genes)).astype(np.float16 if half else np.float32)
-    positions = rng.integers(0, n, (n_query, k))
-    weights = rng.dirichlet(np.ones(k), n_query).astype(np.float32)
-    mean, sd = loop(values, positions, weights)
-    result = weighted_mean(values, positions, weights)
-    np.testing.assert_allclose(result.mean, mean, rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(result.sd, sd, rtol=1e-3, atol=6e-3)
-    quick = weighted_mean(values, positions, weights, sd=False)
-    assert quick.sd is None
-    np.testing.assert_allclose(quick.mean, mean, rtol=2e-3 if half else 2e-6, atol=1e-3 if half else 2e-6)
-
-
-def test_columns_do_not_depend_on_their_company():
-    rng = np.random.default_rng(0)
-    values = rng.gamma(1, 2, size=(500, 130)).astype(np.float16)
-    positions, weights = rng.integers(0, 500, (7, 50)), rng.dirichlet(np.ones(50), 7).astype(np.float32)
-    whole = weighted_sums(values, positions, weights)
-    for part in (slice(0, 1), slice(3, 20), slice(100, 130)):
-        alone = weighted_sums(np.ascontiguousarray(values[:, part]), positions, weights)
-        assert (alone.sums == whole.sums[:, part]).all()
-        assert (alone.squares == whole.squares[:, part]).all()
-
-
-def test_a_gene_that_few_measured_is_missing_not_zero():
-    values = np.array([[1.0, 0.0], [3.0, 5.0]], np.float32)
-    positions, weights = np.array([[0, 1], [0, 1]]), np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
-    share = np.stack([weights.sum(axis=1), weights[:, 1]], axis=1)
-    result = weighted_mean(values, positions, weights, share=share, min_share=0.25)
-    np.testing.assert_allclose(result.mean, [[1.2, np.nan], [2.0, 5.0]], rtol=1e-6)
-    assert np.isnan(result.sd[0, 1])
-    assert result.sd[1, 1] == 0
 
 
 @pytest.fixture(scope="module")

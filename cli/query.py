@@ -49,6 +49,10 @@ def query(
     where: Annotated[
         str | None, typer.Option("--where", help='SQL condition on the spot columns, e.g. "total_counts > 500".')
     ] = None,
+    search: Annotated[
+        Literal["faiss", "lancedb", "exact"],
+        typer.Option("--search", help="What finds neighbours: faiss, LanceDB's index, or every key compared."),
+    ] = "faiss",
     version: Annotated[
         str | None, typer.Option("--version", help="Version or tag of the reference [default: the newest].")
     ] = None,
@@ -98,6 +102,7 @@ def query(
         slide,
         genes=options.gene_choice(genes),  # type: ignore[arg-type]
         filter=condition,
+        search=search,
         k=k,
         weights=weights,
         temperature=temperature,

@@ -212,6 +212,9 @@ def tag(
 def optimize(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    table_index: Annotated[
+        bool, typer.Option("--table-index", help="Build LanceDB's own index, too, for mst query --search lancedb.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Join what many adds left in small pieces, and build the search index anew. The answers stay.
@@ -219,7 +222,7 @@ def optimize(
     Example: mst optimize reference/
     """
     opened = options.open_reference(folder, reference)
-    opened.optimize(command=options.command_line())
+    opened.optimize(table_index=table_index, command=options.command_line())
     index = opened.info()["index"]
     if as_json:
         emit_json({"version": opened.version, "n_spots": len(opened), "index": index})

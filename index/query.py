@@ -15,6 +15,7 @@ from mclstexp.data.positions.lattice import pitch_px
 from mclstexp.index.familiarity import familiarity
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.leakage import leakage_warnings
+from mclstexp.index.search.backend import Search
 from mclstexp.index.source import StoreSource
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.model.calibration import smaller_percentile
@@ -44,6 +45,7 @@ class QueryOptions:
     retrieval: RetrievalConfig | None = None
     normalisation: Normalisation | None = None
     filter: Filter | None = None
+    search: Search = "faiss"
     device: Device = "auto"
     thumbnail: bool = True
     command: str = ""
@@ -75,7 +77,8 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
         # Whoever asks for some kind of spot only, wants their level too.
         levelled=options.filter is None or options.filter.where is None,
     )
-    predicted = Predictor(model.space, config, model.panel).predict(StoreSource(store, options.device), query)
+    source = StoreSource(store, options.device, search=options.search)
+    predicted = Predictor(model.space, config, model.panel).predict(source, query)
     distance = None if model.calibration is None else model.calibration.distance(features)
     percentile = familiarity(store, predicted.neighbours, device=options.device, on_progress=options.on_progress)
     if model.calibration is not None and distance is not None:
@@ -186,6 +189,7 @@ def _settings(
         "patch": to_dict(config.patch),
         "encoder": to_dict(config.encoder),
         "filter": to_dict(options.filter) if options.filter else {},
+        "search": options.search,
         "image": str(slide.image.path) if slide.image else "",
         "mpp_source": slide.mpp_source or "unknown",
         "command": options.command,

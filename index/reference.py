@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.filter import Filter
+from mclstexp.index.search.backend import Search
 from mclstexp.index.store import summary
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tags import resolve_version
@@ -232,6 +233,7 @@ class Reference:
         weights: Literal["softmax", "inverse_square"] | None = None,
         temperature: float | None = None,
         normalisation: Normalisation | None = None,
+        search: Search = "faiss",
         device: Device | None = None,
         thumbnail: bool = True,
         command: str = "",
@@ -254,6 +256,9 @@ class Reference:
             Number of neighbours and how they are weighed; None takes the model's, which alone have intervals.
         normalisation
             Scale of the prediction; None takes the model's.
+        search
+            What finds the neighbours: ``faiss``, ``lancedb`` (the table's own index), or ``exact`` (every key on the
+            CPU, whatever the size). Similarities and ties are settled the same way after each.
         device
             Where to search; None as the reference was opened.
         thumbnail
@@ -285,6 +290,7 @@ class Reference:
             retrieval=self._retrieval(asked) if asked else None,
             normalisation=normalisation,
             filter=filter,
+            search=search,
             device=device or self._device,
             thumbnail=thumbnail,
             command=command,
@@ -377,9 +383,14 @@ class Reference:
         """
         self._store.restore(version, message=message, command=command)
 
-    def optimize(self, *, message: str = "", command: str = "") -> None:
-        """Join what many adds left in small pieces, and build the search index anew. The answers stay."""
+    def optimize(self, *, table_index: bool = False, message: str = "", command: str = "") -> None:
+        """Join what many adds left in small pieces, and build the search index anew. The answers stay.
+
+        With ``table_index`` the table gets an index of LanceDB's own, too, which ``search="lancedb"`` then uses.
+        """
         self._store.optimize(message=message, command=command)
+        if table_index:
+            self._store.index_table()
 
     def tag(self, name: str, version: int | str | None = None, *, force: bool = False) -> int:
         """Name a version (None: the open one), and return its number.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation
+from mclstexp.index.search.backend import Search
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
@@ -32,12 +33,16 @@ class StoreSource:
         The version to predict from.
     device
         Where to search.
+    search
+        What finds the neighbours.
     use_copy
         Whether the float16 copy of the panel's expression may serve; without it counts are read from the table.
     """
 
-    def __init__(self, store: ReferenceStore, device: Device = "auto", *, use_copy: bool = True) -> None:
-        self.store, self.device, self._use_copy = store, device, use_copy
+    def __init__(
+        self, store: ReferenceStore, device: Device = "auto", *, search: Search = "faiss", use_copy: bool = True
+    ) -> None:
+        self.store, self.device, self._search, self._use_copy = store, device, search, use_copy
 
     @property
     def n_spots(self) -> int:
@@ -63,7 +68,7 @@ class StoreSource:
 
     def search(self, query: FloatArray, k: int, *, allowed: BoolArray | None = None) -> Neighbours:
         """Return the k nearest allowed spots; warns where not all was searched as asked."""
-        index = self.store.index(self.device)
+        index = self.store.index(self.device, self._search)
         neighbours = index.search(query, k, allowed=allowed)
         if index.note:
             warn(index.note)

@@ -26,10 +26,6 @@ from mclstexp.train import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
-STORE_NOTES = sorted(ROOT.glob("docs/decisions/store-*.md"))
-"""Notes with lines filled to a width, until the store is rebuilt."""
-
-PROSE = [page for page in PAGES if page not in STORE_NOTES]
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -206,7 +202,7 @@ def test_a_decision_fits_a_screen(note: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(index.read_text())}
-    pages = {page for page in ROOT.glob("docs/**/*.md") if page != index and page not in STORE_NOTES}
+    pages = {page for page in ROOT.glob("docs/**/*.md") if page != index}
     assert pages - linked == set()
 
 
@@ -214,13 +210,13 @@ SENTENCE_END = re.compile(r"[.!?][\"')*_]*\s+[\"'(*_`]*[A-Z`]")
 ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|et al|cf|vs|Fig|No)\.")
 
 
-@pytest.mark.parametrize("page", PROSE, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_one_sentence_a_line(page: Path) -> None:
     double = [line for _, line in prose(page.read_text()) if SENTENCE_END.search(line)]
     assert double == []
 
 
-@pytest.mark.parametrize("page", PROSE, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_sentence_is_broken_over_lines(page: Path) -> None:
     """A line that another one of the same paragraph follows has come to an end."""
     lines = list(prose(page.read_text()))

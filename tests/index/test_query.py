@@ -217,6 +217,18 @@ def test_a_query_searches_once(library: Library, query: Slide, tmp_path: Path, m
     assert searches == [("exact on the CPU", 36)] * 3
 
 
+@pytest.mark.parametrize(("search", "name"), [("exact", "exact on the CPU"), ("lancedb", "lancedb")])
+def test_whatever_searches_gives_the_same_answer(
+    reference: Reference, query: Slide, monkeypatch: pytest.MonkeyPatch, search: str, name: str
+) -> None:
+    expected = quietly(reference, query)
+    with counted(monkeypatch) as searches:
+        prediction = quietly(reference, query, search=search)
+    assert searches == [(name, 36)]
+    assert (expected.settings["search"], prediction.settings["search"]) == ("faiss", search)
+    np.testing.assert_array_equal(prediction.mean, expected.mean)
+
+
 def test_the_cpu_is_where_everything_is_done_that_is_asked_for_there(
     library: Library, query: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,8 +109,6 @@ def test_no_example_is_skipped() -> None:
 
 
 def test_train_stays_the_function_once_the_module_of_its_name_is_imported() -> None:
-    import mclstexp
-
     module = importlib.import_module("mclstexp.train")
     assert mclstexp.train is mclstexp.train is module.train
     mclstexp.train = module  # what importing it does

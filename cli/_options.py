@@ -1,6 +1,7 @@
 """Options that several commands share, and the habits of a working folder: ./model, ./reference."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -69,6 +70,8 @@ ModelOption = Annotated[
 
 def reference_folder(argument: Path | None, option: Path | None) -> Path:
     """Return the reference that is meant: the argument, -r, $MST_REFERENCE, or ./reference; say which by habit."""
+    for given in (argument, option):
+        refuse_uri(given)
     if argument is not None:
         if option != argument and typed(option, "MST_REFERENCE"):
             raise typer.BadParameter(
@@ -80,6 +83,15 @@ def reference_folder(argument: Path | None, option: Path | None) -> Path:
         return option
     note(f"reference: ./{REFERENCE}")
     return REFERENCE
+
+
+def refuse_uri(path: Path | None, hint: str = "--reference") -> None:
+    """Refuse a URI, which as a path would be a folder of that name."""
+    if path is not None and re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        raise typer.BadParameter(
+            f"{path} is a URI; commands work on folders. In Python, mclstexp.Reference takes URIs.",
+            param_hint=hint,
+        )
 
 
 def typed(value: str | Path | None, variable: str) -> bool:

@@ -44,6 +44,7 @@ def build_index(
     from mclstexp.index.reference import Reference
     from mclstexp.storage import check_output
 
+    options.refuse_uri(output, "--output")
     check_output(output, force=force)
     bar = progress()
     read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)

@@ -21,6 +21,8 @@ from mclstexp.config import EncoderSpec, ModelConfig, PatchSpec
 from mclstexp.data.synthetic.cohort import write_cohort
 from mclstexp.data.synthetic.histology import SlideSpec
 from mclstexp.errors import InputError
+from mclstexp.index.search.spot_index import SpotIndex
+from mclstexp.index.search.vectors import recall_at_k
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.train import train
 
@@ -141,6 +143,22 @@ def test_contributing_shows_a_backbone_that_encodes(pooling: str, monkeypatch: p
     np.testing.assert_array_equal(first, second)
     assert first.shape[0] == 3
     assert first.std() > 0
+
+
+def test_contributing_shows_a_search_backend_that_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    keys, live = unit_rows(rng.normal(size=(500, 8))), np.ones(500, dtype=bool)
+    backend = as_module(3, monkeypatch).NearbyBackend(keys)
+    index = SpotIndex(keys, live, tie_rank=lambda ids: ids, backend=backend)
+    allowed = np.arange(500) % 2 == 0
+    neighbours, truth = (index.search(keys[:20], 60, allowed=allowed, exact=exact) for exact in (False, True))
+    assert allowed[neighbours.ids].all()
+    assert 0.3 < recall_at_k(neighbours.ids, truth.ids) < 1
+    np.testing.assert_array_equal(neighbours.ids[::2, 0], truth.ids[::2, 0])
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
 def as_module(number: int, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:

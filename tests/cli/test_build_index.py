@@ -49,8 +49,8 @@ def test_another_models_reference_is_refused(built: Path, world: CohortPaths, ms
 
 def test_a_damaged_reference_is_refused(built: Path, world: CohortPaths, mst: Run, tmp_path: Path) -> None:
     shutil.copytree(built / "reference", tmp_path / "reference")
-    manifest = tmp_path / "reference" / "manifest.json"
-    manifest.write_text(manifest.read_text()[:-30])
+    (version,) = (tmp_path / "reference" / "spots.lance" / "_versions").glob("*.manifest")
+    version.write_bytes(version.read_bytes()[:-30])
     result = mst("query", world.query_image, world.query_coords, "-r", tmp_path / "reference", "-o",
                  tmp_path / "p.h5ad", ok=False)  # fmt: skip
     assert "verify" in error_of(result) or "damaged" in error_of(result)

@@ -91,7 +91,7 @@ def test_remove_history_restore_tag(root):
         in run("remove", "-r", root, "--slide", "slide0009").stdout
     )
     assert "is version 1 again" in run("restore", "1", "-r", root).stdout
-    assert data("optimize", "-r", root)["pieces"] == 0
+    assert data("optimize", "-r", root)["index"][0]["kind"] == "exact"
 
 
 def test_verify_says_what_is_wrong_and_exits_with_1(root):

@@ -142,3 +142,11 @@ def test_an_unknown_gene_brings_near_names(built: Path, world: CohortPaths, mst:
     assert "near: ERBB2" in error_of(
         mst("plot", built / "p.h5ad", "--gene", "erbb2", "-o", tmp_path / "m.png", ok=False)
     )
+
+
+def test_a_uri_is_no_folder(mst: Run, tmp_path: Path) -> None:
+    for command in (["build-index", "refs/", "-o", "s3://bucket/ref"], ["info", "s3://bucket/ref"]):
+        result = mst(*command, ok=False)
+        assert result.exit_code == 2
+        assert "is a URI; commands work on folders" in " ".join(result.output.split())
+    assert not Path("s3:").exists()

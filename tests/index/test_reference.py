@@ -257,3 +257,18 @@ def test_a_lost_or_damaged_model_is_said_and_another_copy_serves(library: Librar
         quietly(reference, without_counts(library.slides[4]))
     reference.use_model(library.model)
     assert len(quietly(reference, without_counts(library.slides[4]))) == 36
+
+
+def test_a_reference_lies_in_a_bucket_as_well(
+    library: Library, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    uri = f"{s3}/door/reference"
+    built = Reference.build(uri, library.slides[:3], library.model)
+    assert repr(built) == f"Reference('{uri}', 108 spots, 3 slides, 2 patients, version 1)"
+    assert built.add(library.slides[3:4]).added == ["P2_B"]
+    query = without_counts(library.slides[4])
+    opened = Reference.open(uri, device="cpu", cache=False)
+    local = quietly(Reference.open(library.folder, device="cpu", cache=False), query)
+    np.testing.assert_array_equal(quietly(opened, query).mean, local.mean)
+    assert Reference.verify(uri).findings == []

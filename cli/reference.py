@@ -43,7 +43,8 @@ def remove(
         values = {"version": opened.version, "removed": names, "n_spots": len(opened), "n_slides": len(opened.slides)}
         emit_json(values)
         return
-    emit(f"version {opened.version}: {len(names)} slides removed ({', '.join(names)}); {len(opened)} spots remain")
+    what = f"{counted(len(names), 'slide')} removed ({', '.join(names)})"
+    emit(f"version {opened.version}: {what}; {counted(len(opened), 'spot')} remain")
 
 
 def cohorts(
@@ -63,7 +64,8 @@ def cohorts(
     rows: list[list[object]] = []
     for cohort in tree:
         n_slides = sum(len(patient["slides"]) for patient in cohort["patients"])
-        title = f"{cohort['cohort'] or '(no cohort)'}: {len(cohort['patients'])} patients, {n_slides} slides"
+        size = f"{counted(len(cohort['patients']), 'patient')}, {counted(n_slides, 'slide')}"
+        title = f"{cohort['cohort'] or '(no cohort)'}: {size}"
         rows.append([title, cohort["spots"], cohort["genes"], cohort["last_added"][:10], _size(cohort["bytes"])])
         for patient in cohort["patients"]:
             rows.append(
@@ -136,10 +138,9 @@ def verify(
     else:
         for finding in report.findings:
             emit(_finding_line(finding))
-        emit(
-            f"version {report.version}: {report.n_files} files, {report.n_slides} slides, {report.n_spots} spots: "
-            f"{'whole' if report.ok else 'NOT whole'}"
-        )
+        numbers = {"file": report.n_files, "slide": report.n_slides, "spot": report.n_spots}
+        size = ", ".join(counted(n, noun) for noun, n in numbers.items())
+        emit(f"version {report.version}: {size}: {'whole' if report.ok else 'NOT whole'}")
     if not report.ok:
         if not repair:
             note("mst verify --repair mends what can be derived; mst restore goes back to a whole version")
@@ -179,7 +180,8 @@ def restore(
     if as_json:
         emit_json({"version": opened.version, "restored": version, "n_spots": len(opened)})
         return
-    emit(f"version {opened.version} is version {version} again: {len(opened.slides)} slides, {len(opened)} spots")
+    holds = f"{counted(len(opened.slides), 'slide')}, {counted(len(opened), 'spot')}"
+    emit(f"version {opened.version} is version {version} again: {holds}")
 
 
 def tag(
@@ -188,6 +190,7 @@ def tag(
     reference: options.ReferenceOption = None,
     version: Annotated[str | None, typer.Option("--version", help="Version to name [default: the newest].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move a tag that exists.")] = False,
+    forget: Annotated[bool, typer.Option("--remove", help="Remove the tag; its version stays.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Give a version of a reference a name, for --version and mst restore; list the names without one.
@@ -201,6 +204,13 @@ def tag(
             emit_json(tags)
         else:
             emit(table(["tag", "version"], [[tagged, number] for tagged, number in sorted(tags.items())]))
+        return
+    if forget:
+        number = opened.untag(name)
+        if as_json:
+            emit_json({"removed": name, "version": number})
+            return
+        emit(f"removed tag {name} of version {number}")
         return
     number = opened.tag(name, options.version_or_tag(version), force=force)
     if as_json:
@@ -227,7 +237,7 @@ def optimize(
     if as_json:
         emit_json({"version": opened.version, "n_spots": len(opened), "index": index})
         return
-    emit(f"version {opened.version}: {len(opened)} spots, {'; '.join(map(_index_line, index))}")
+    emit(f"version {opened.version}: {counted(len(opened), 'spot')}, {'; '.join(map(_index_line, index))}")
 
 
 def _size(n_bytes: int) -> str:

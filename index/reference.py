@@ -112,7 +112,7 @@ class Reference:
             path,
             identity_of(model),
             slide_records(slides, model, on_progress=on_progress),
-            message=message or f"build from {len(slides)} slides",
+            message=message or f"build from {counted(len(slides), 'slide')}",
             command=command,
             index=index,
             force=force,
@@ -402,6 +402,18 @@ class Reference:
         """
         number = self.version if version is None else resolve_version(self._store.snapshot, version)
         self._store.tag(name, number, force=force)
+        return number
+
+    def untag(self, name: str) -> int:
+        """Remove a tag, and return the number of its version, which stays.
+
+        Raises
+        ------
+        InputError
+            When there is no such tag.
+        """
+        number = resolve_version(self._store.snapshot, name)
+        self._store.untag(name)
         return number
 
     @property

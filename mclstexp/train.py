@@ -30,7 +30,7 @@ from mclstexp.notes import inform, warn
 from mclstexp.panel import GenePanel
 from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
 from mclstexp.slide import Slide
-from mclstexp.text import some
+from mclstexp.text import counted, some
 from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 
@@ -174,7 +174,8 @@ class _Training:
         total = sum(map(len, slides))
         minutes = total * self.encoder.seconds_per_spot(self.config.patch.size_px) / 60
         inform(
-            f"encoding {total:,} spots of {len(slides)} slides, {passes} passes of {spec.name} a spot: "
+            f"encoding {counted(total, 'spot')} of {counted(len(slides), 'slide')}, "
+            f"{passes} passes of {spec.name} a spot: "
             f"about {minutes:.1f} minutes here, less where features are cached"
         )
         for slide in slides:

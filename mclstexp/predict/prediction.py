@@ -33,7 +33,7 @@ from mclstexp.predict.evidence import (
 )
 from mclstexp.settings import from_dict
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
-from mclstexp.text import duplicates
+from mclstexp.text import counted, duplicates
 from mclstexp.types import FloatArray, StrPath
 
 FORMAT_VERSION = 1
@@ -207,7 +207,8 @@ class Prediction:
         return frame.set_index("rank")[list(SHOWN)]
 
     def __repr__(self) -> str:
-        return f"Prediction({self.slide_id!r}, {len(self):,} spots, {len(self.genes):,} genes, {self.scale})"
+        size = f"{counted(len(self), 'spot')}, {counted(len(self.genes), 'gene')}"
+        return f"Prediction({self.slide_id!r}, {size}, {self.scale})"
 
     def to_anndata(self) -> ad.AnnData:
         """Return the prediction as scanpy, squidpy and SpatialData read it, without the neighbours."""

@@ -185,7 +185,7 @@ def test_a_grown_reference_is_that_of_the_folder(workshop: Workshop, mst: Run, t
     shutil.copytree("reference", tmp_path / "reference")
     added = mst("add", "refs/", tmp_path / "reference")
     assert added.stdout == "version 1: 0 added, 0 replaced, 2 skipped (there already)\n"
-    assert mst("remove", tmp_path / "reference", "--slide", "P1_A").stdout.startswith("version 2: 1 slides removed")
+    assert mst("remove", tmp_path / "reference", "--slide", "P1_A").stdout.startswith("version 2: 1 slide removed")
     assert mst("restore", "1", tmp_path / "reference").stdout.startswith("version 3 is version 1 again: 2 slides")
     assert mst("tag", "paper", tmp_path / "reference").stdout == "paper is version 3\n"
 

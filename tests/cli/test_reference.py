@@ -64,7 +64,7 @@ def test_cohorts(root):
     (patient,) = tree[0]["patients"]
     assert [slide["slide"] for slide in patient["slides"]] == ["slide0000", "slide0001", "slide0002"]
     text = run("cohorts", "-r", root).stdout
-    assert "cohort000: 1 patients, 3 slides" in text
+    assert "cohort000: 1 patient, 3 slides" in text
     assert "slide0009 (no image)" in text
 
 
@@ -73,6 +73,10 @@ def test_remove_history_restore_tag(root):
     assert data("tag", "first", "-r", root, "--version", "1") == {"tag": "first", "version": 1}
     gone = data("remove", "-r", root, "--patient", "patient0000", "-m", "wrong stain")
     assert gone == {"version": 3, "removed": ["slide0000", "slide0001", "slide0002"], "n_spots": 12, "n_slides": 1}
+    assert data("tag", "spare", "-r", root, "--version", "1") == {"tag": "spare", "version": 1}
+    assert "removed tag spare of version 1" in run("tag", "spare", "-r", root, "--remove").stdout
+    with pytest.raises(MclstexpError, match="no tag 'spare'"):
+        run("tag", "spare", "-r", root, "--remove")
     assert data("restore", "before", "-r", root)["n_spots"] == 48
     rows = data("history", "-r", root)
     assert [(row["version"], row["spots"], row["tags"]) for row in rows] == [
@@ -87,7 +91,7 @@ def test_remove_history_restore_tag(root):
     assert len(lines) == 5
     assert "first" in lines[1]
     assert (
-        "version 5: 1 slides removed (slide0009); 36 spots remain"
+        "version 5: 1 slide removed (slide0009); 36 spots remain"
         in run("remove", "-r", root, "--slide", "slide0009").stdout
     )
     assert "is version 1 again" in run("restore", "1", "-r", root).stdout

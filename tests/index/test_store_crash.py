@@ -33,11 +33,12 @@ def environment(**more):
 
 
 HELPER = r"""
-import json, os, shutil, signal, sys, time, traceback
+import json, os, shutil, signal, sys, time
 from pathlib import Path
 
 import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
 from mclstexp.errors import InputError
+from forked import child, result
 from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
@@ -85,31 +86,6 @@ def calls_until(limit):
 
     sys.setprofile(count)
     return lambda: seen
-
-
-def child(body):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(read)
-            os.write(write, json.dumps(body()).encode())
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(write)
-    return pid, read
-
-
-def result(pid, read):
-    data = b""
-    while part := os.read(read, 65536):
-        data += part
-    os.close(read)
-    return os.waitpid(pid, 0)[1], json.loads(data) if data else None
 
 
 def measured():

@@ -18,45 +18,18 @@ SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 ROUNDS = int(os.environ.get("MST_RACE_ROUNDS", "12"))
 
 HELPER = r"""
-import json, os, shutil, signal, sys, time, traceback
+import json, os, shutil, signal, sys, time
 from pathlib import Path
 
 import lance, lance.fragment, numpy, pyarrow, pyarrow.fs, scipy.sparse
 from mclstexp.errors import ExistsAlreadyError
+from forked import child, result
 from simulation import Simulation
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
 BASE, WORK = Path(sys.argv[1]), Path(sys.argv[2])
-
-
-def child(body, gate=None):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(read)
-            if gate is not None:
-                os.close(gate[1])
-                os.read(gate[0], 1)  # ends when the parent closes its end: both start together
-            os.write(write, json.dumps(body()).encode())
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(write)
-    return pid, read
-
-
-def result(pid, read):
-    data = b""
-    while part := os.read(read, 65536):
-        data += part
-    os.close(read)
-    return os.waitpid(pid, 0)[1], json.loads(data) if data else None
 
 
 def add(numbers, variants, build):

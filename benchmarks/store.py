@@ -3,7 +3,7 @@
     python benchmarks/store.py --spots 1000000 --genes 1000 --folder /somewhere/with/space
 
 Every stage runs in a process of its own, so that its peak memory is its own. The simulated atlas has clustered
-embeddings (`mclstexp.index.simulated`); the counts are those of a few template slides, over and over, since only their
+embeddings (`tests/simulation.py`); the counts are those of a few template slides, over and over, since only their
 density matters here. A table is printed, and everything is written to benchmarks/results/store-SPOTS.json. With
 ``--old FOLDER``, the checkout of an earlier commit, its own benchmark runs each stage right after this one's, and the
 two are printed side by side.
@@ -12,36 +12,27 @@ two are printed side by side.
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from simulation import Simulation
+from _measure import Clock, peak_mb
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.index.store.store import ReferenceStore
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+from simulation import Simulation  # noqa: E402  it lies with the tests
+
 SLIDE_SPOTS = 2500
 SMALL = 10_000
 STAGES = ("build", "open", "search", "filter", "aggregate", "add", "verify", "backends", "threshold", "transcriptome")
-
-
-class Clock:
-    """Wall time of a block."""
-
-    def __enter__(self) -> "Clock":
-        self.start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self.start
 
 
 def timed(call: Callable[[], Any], repeat: int = 3) -> tuple[float, Any]:
@@ -90,11 +81,6 @@ class Generated:
 def simulation(options: argparse.Namespace) -> Simulation:
     """Return the atlas."""
     return Simulation(n_genes=options.genes, dim=options.dim, n_panel=options.genes)
-
-
-def peak_mb() -> float:
-    """Return the most memory that this process has held, memory-mapped pages included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def private_mb() -> float:
@@ -222,9 +208,9 @@ def bandwidth() -> float:
 
 def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     """Average the neighbours' expression, in several ways."""
-    from mclstexp.index.store.averaging import AverageOptions, average
-
-    from mclstexp.predict.average import neighbour_weights, weighted_sums
+    from mclstexp.index.source import StoreSource
+    from mclstexp.predict.average import AverageOptions, average, weighted_sums
+    from mclstexp.predict.weights import neighbour_weights
 
     store = ReferenceStore.open(options.folder / "big")
     index = store.index("cpu")
@@ -249,8 +235,9 @@ def aggregate(options: argparse.Namespace) -> dict[str, Any]:
     panel, rule = store.identity.panel, store.normalisation
     n_table = min(100, len(query))
     rows, part = found.ids[:n_table], weights[:n_table]
-    table, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule, use_cache=False)), repeat=1)
-    cached, _ = timed(lambda: average(store, rows, part, panel, AverageOptions(rule)))
+    from_table, from_copy = (StoreSource(store, "cpu", use_copy=copy) for copy in (False, True))
+    table, _ = timed(lambda: average(from_table, rows, part, panel, AverageOptions(rule)), repeat=1)
+    cached, _ = timed(lambda: average(from_copy, rows, part, panel, AverageOptions(rule)))
     return {
         "memory_gb_s": rate / 1e9,
         "load_average": os.getloadavg()[0],

@@ -38,8 +38,8 @@ class ExactBackend:
         ids: Any = torch.zeros((len(query), 0), dtype=torch.int64)
         for rows, keys in key_blocks(self.keys, allowed):
             product = target @ torch.from_numpy(keys).T
-            found, where = product.topk(min(k, product.shape[1]), dim=1)
-            best = torch.cat([best, found], dim=1)
+            similarity, where = product.topk(min(k, product.shape[1]), dim=1)
+            best = torch.cat([best, similarity], dim=1)
             ids = torch.cat([ids, torch.from_numpy(rows)[where]], dim=1)
             best, where = best.topk(min(k, best.shape[1]), dim=1)
             ids = ids.gather(1, where)

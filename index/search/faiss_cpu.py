@@ -37,13 +37,13 @@ class FaissBackend:
 
     def candidates(self, query: FloatArray, k: int, allowed: BoolArray, n_allowed: int) -> tuple[IdArray, FloatArray]:
         """Search the lists of every piece, more of them where less is allowed, and the rows outside exactly."""
-        found = []
+        candidates = []
         rest = self.outside & allowed
         if rest.any():
-            found.append(self._exact.candidates(query, k, rest, int(rest.sum())))
+            candidates.append(self._exact.candidates(query, k, rest, int(rest.sum())))
         held = sum(len(loaded) for loaded in self.pieces)
         widen = max(1.0, held / max(n_allowed, 1))
         for loaded in self.pieces:
             nprobe = int(np.ceil(loaded.piece.nprobe * widen))
-            found.append(loaded.search(query, k, nprobe=nprobe, allowed=allowed))
-        return np.concatenate([ids for ids, _ in found], axis=1), np.concatenate([sim for _, sim in found], axis=1)
+            candidates.append(loaded.search(query, k, nprobe=nprobe, allowed=allowed))
+        return np.concatenate([part[0] for part in candidates], 1), np.concatenate([part[1] for part in candidates], 1)

@@ -84,8 +84,8 @@ def nearest_on_gpu(
     faiss = load_faiss()
     ids = np.flatnonzero(allowed)
     rows = np.ascontiguousarray(keys[ids])
-    found = min(k, len(ids))
-    similarity, where = faiss.knn_gpu(resources, query, rows, found, metric=faiss.METRIC_INNER_PRODUCT)
+    n_nearest = min(k, len(ids))
+    similarity, where = faiss.knn_gpu(resources, query, rows, n_nearest, metric=faiss.METRIC_INNER_PRODUCT)
     return np.where(where >= 0, ids[np.maximum(where, 0)], -1), similarity
 
 
@@ -139,11 +139,11 @@ class GpuInvertedBackend:
         faiss = load_faiss()
         if not self.whole or n_allowed < int(self.live.sum()):
             return nearest_on_gpu(self.resources, self.keys, query, k, allowed)
-        found = []
+        candidates = []
         if self.outside.any():
-            found.append(nearest_on_gpu(self.resources, self.keys, query, k, self.outside))
+            candidates.append(nearest_on_gpu(self.resources, self.keys, query, k, self.outside))
         for index, piece in self.pieces:
             parameters = faiss.SearchParametersIVF(nprobe=min(piece.nprobe, int(index.nlist), MOST))
             similarity, ids = index.search(query, k, params=parameters)
-            found.append((ids, similarity))
-        return np.concatenate([ids for ids, _ in found], axis=1), np.concatenate([sim for _, sim in found], axis=1)
+            candidates.append((ids, similarity))
+        return np.concatenate([part[0] for part in candidates], 1), np.concatenate([part[1] for part in candidates], 1)

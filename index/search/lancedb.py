@@ -67,13 +67,13 @@ class LanceBackend:
                 return ids, similarity
             condition = " OR ".join(f"(_rowid >= {start} AND _rowid < {stop})" for start, stop in ranges)
             search = search.where(condition, prefilter=True)
-        found = search.limit(k).select(["_distance"]).with_row_id(True).to_arrow()
-        number = np.zeros(len(found), dtype=np.int64)
-        if "query_index" in found.column_names:
-            number = np.asarray(found["query_index"], dtype=np.int64)
+        nearest = search.limit(k).select(["_distance"]).with_row_id(True).to_arrow()
+        number = np.zeros(len(nearest), dtype=np.int64)
+        if "query_index" in nearest.column_names:
+            number = np.asarray(nearest["query_index"], dtype=np.int64)
         order = np.argsort(number, kind="stable")
-        place = np.arange(len(found)) - np.searchsorted(number[order], number[order])
+        place = np.arange(len(nearest)) - np.searchsorted(number[order], number[order])
         keep = place < k
-        ids[number[order][keep], place[keep]] = np.asarray(found["_rowid"], dtype=np.int64)[order][keep]
-        similarity[number[order][keep], place[keep]] = 1 - np.asarray(found["_distance"], np.float32)[order][keep]
+        ids[number[order][keep], place[keep]] = np.asarray(nearest["_rowid"], dtype=np.int64)[order][keep]
+        similarity[number[order][keep], place[keep]] = 1 - np.asarray(nearest["_distance"], np.float32)[order][keep]
         return ids, similarity

@@ -117,12 +117,12 @@ class SpotIndex:
         if wanted > self.backend.most:
             return self._exact(query, k, allowed, n_allowed)
         try:
-            found, _ = self.backend.candidates(query, wanted, allowed, n_allowed)
+            candidates, _ = self.backend.candidates(query, wanted, allowed, n_allowed)
         except FormatError as error:
             self.note = f"{error} Until then every key is compared."
             self.backend = self.oracle
             return self._exact(query, k, allowed, n_allowed)
-        ids, scores = self._rescore(query, found)
+        ids, scores = self._rescore(query, candidates)
         short = ~np.isfinite(scores[:, k - 1]) if scores.shape[1] >= k else np.ones(len(query), dtype=bool)
         near, similarity = np.full((len(query), k), -1, dtype=np.int64), np.zeros((len(query), k), np.float32)
         near[~short], similarity[~short] = ids[~short, :k], scores[~short, :k]
@@ -144,8 +144,8 @@ class SpotIndex:
         while len(todo):
             fetch = min(fetch, n_allowed)
             source = backend if fetch <= backend.most else self.oracle
-            found, rough = source.candidates(query[todo], fetch, allowed, n_allowed)
-            ids, scores = self._rescore(query[todo], found)
+            candidates, rough = source.candidates(query[todo], fetch, allowed, n_allowed)
+            ids, scores = self._rescore(query[todo], candidates)
             row_ids[todo], similarity[todo] = ids[:, :k], scores[:, :k]
             if fetch == n_allowed:
                 break

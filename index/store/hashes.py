@@ -82,10 +82,10 @@ def record_version(table: Table, also: Iterable[str] = ()) -> None:
 def tracked_files(table: Table, first: int) -> dict[int, set[str]]:
     """Version to the files that it uses, of the table's versions from ``first`` on."""
     rows = table.read(lambda ds: ds.tracked_files(min_version=first).read_all().to_pylist())
-    found: dict[int, set[str]] = {}
+    versions: dict[int, set[str]] = {}
     for row in rows:
-        found.setdefault(int(row["version"]), set()).add(f"{TABLE_FOLDER}/{row['path']}")
-    return found
+        versions.setdefault(int(row["version"]), set()).add(f"{TABLE_FOLDER}/{row['path']}")
+    return versions
 
 
 def check_manifest(place: Place, version: int) -> str:
@@ -97,8 +97,8 @@ def check_manifest(place: Place, version: int) -> str:
         When they differ.
     """
     name = manifest_name(version)
-    found = place.sha256(name)
+    digest = place.sha256(name)
     record = read_record(place, record_name(version))
-    if found is None or (record is not None and record.files.get(name) not in (None, found)):
+    if digest is None or (record is not None and record.files.get(name) not in (None, digest)):
         raise FormatError(f"Reference {place}: version {version} of the table is damaged; run mst verify --repair.")
-    return found
+    return digest

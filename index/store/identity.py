@@ -49,18 +49,19 @@ class ReferenceIdentity:
 
     def differences(self, other: ReferenceIdentity) -> list[tuple[str, str, str]]:
         """Name, own value and other value of all that differs; the model comes last, as it hides the others."""
-        found = []
+        differences = []
         if self.embed_dim != other.embed_dim:
-            found.append(("embedding length", str(self.embed_dim), str(other.embed_dim)))
+            differences.append(("embedding length", str(self.embed_dim), str(other.embed_dim)))
         if self.panel != other.panel:
-            found.append(("gene panel", _panel_name(self.panel), _panel_name(other.panel)))
+            differences.append(("gene panel", _panel_name(self.panel), _panel_name(other.panel)))
         ours, theirs = (json.loads(canonical_json(side.settings)) for side in (self, other))
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):
-                found.append((key.replace("_", " "), canonical_json(ours.get(key)), canonical_json(theirs.get(key))))
+                values = (canonical_json(side.get(key)) for side in (ours, theirs))
+                differences.append((key.replace("_", " "), *values))
         if self.model_digest != other.model_digest:
-            found.append(("model", self.model_digest[:12], other.model_digest[:12]))
-        return found
+            differences.append(("model", self.model_digest[:12], other.model_digest[:12]))
+        return differences
 
     def check(self, other: ReferenceIdentity, root: Path | str) -> None:
         """Refuse another model, panel, patch spec or spot context than the reference's.
@@ -70,11 +71,12 @@ class ReferenceIdentity:
         MismatchError
             With the name of what differs, both values, and what helps.
         """
-        found = self.differences(other)
-        if not found:
+        differences = self.differences(other)
+        if not differences:
             return
-        name, ours, theirs = found[0]
-        more = f" ({len(found) - 1} more differ: {', '.join(item[0] for item in found[1:])})" if found[1:] else ""
+        name, ours, theirs = differences[0]
+        others = ", ".join(item[0] for item in differences[1:])
+        more = f" ({len(differences) - 1} more differ: {others})" if others else ""
         raise MismatchError(
             f"Reference {root} was built with {name} {ours}, but this model has {theirs}{more}; "
             "use the reference's model, or build a reference of this one with mst build-index."

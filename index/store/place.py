@@ -63,8 +63,8 @@ class Place:
         if self.local is not None:
             return fs.LocalFileSystem(), str(self.local.absolute())
         if not self.uri.startswith("s3://"):
-            found: tuple[Any, str] = fs.FileSystem.from_uri(self.uri)
-            return found
+            files_of: tuple[Any, str] = fs.FileSystem.from_uri(self.uri)
+            return files_of
         access = {
             "access_key": self._option("aws_access_key_id"),
             "secret_key": self._option("aws_secret_access_key"),
@@ -112,8 +112,8 @@ class Place:
 
         files, root = self._files
         selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True, recursive=True)
-        found = files.get_file_info(selector)
-        return sorted(item.path[len(root) + 1 :] for item in found if item.type == fs.FileType.File)
+        listed = files.get_file_info(selector)
+        return sorted(item.path[len(root) + 1 :] for item in listed if item.type == fs.FileType.File)
 
     def sha256(self, name: str) -> str | None:
         """SHA-256 of a file; None when there is none."""

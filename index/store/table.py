@@ -147,7 +147,7 @@ class Table:
             problem = "more than one condition; join them with AND" if ";" in unquoted else "empty"
             raise InputError(f"Condition {condition!r} cannot be used: it is {problem}.")
         try:
-            found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+            rows = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
         except BaseException as error:
             if not _is_unreadable(error):
                 raise
@@ -155,7 +155,7 @@ class Table:
             raise InputError(
                 f"Condition {condition!r} cannot be used: {reason}; columns: {', '.join(FILTER_COLUMNS)}."
             ) from error
-        return np.asarray(found[ROW_ID], dtype=np.int64)
+        return np.asarray(rows[ROW_ID], dtype=np.int64)
 
     # --- slides
 

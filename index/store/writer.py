@@ -193,12 +193,12 @@ def _select(entries: Sequence[SlideEntry], names: Mapping[str, Sequence[str]]) -
     for kind, wanted in names.items():
         attribute = "slide_id" if kind == "slide" else kind
         for name in wanted:
-            found = [entry for entry in entries if getattr(entry, attribute) == name]
-            if not found:
+            matching = [entry for entry in entries if getattr(entry, attribute) == name]
+            if not matching:
                 known = sorted({str(getattr(entry, attribute)) for entry in entries})
                 listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
                 raise InputError(f"The reference has no {kind} {name!r}; it has {listed}.")
-            chosen.update({entry.slide_id: entry for entry in found})
+            chosen.update({entry.slide_id: entry for entry in matching})
     if not chosen:
         raise InputError("Nothing was named; give --slide, --patient or --cohort.")
     return list(chosen.values())

@@ -60,16 +60,16 @@ def check_hashes(place: Place, files: Files, report: Report, *, repair: bool) ->
     report.n_files = len(files.hashes)
     for name, digest in sorted(files.hashes.items()):
         try:
-            found = place.sha256(name)
+            actual = place.sha256(name)
         except OSError as error:
             finding = report.add("damaged", name, f"the file cannot be read: {error.strerror}")
         else:
-            if found == digest:
+            if actual == digest:
                 continue
-            if found is None:
+            if actual is None:
                 finding = report.add("missing", name, "the file is missing")
             else:
-                finding = report.add("damaged", name, f"the file's SHA-256 is {found[:12]}, expected {digest[:12]}")
+                finding = report.add("damaged", name, f"the file's SHA-256 is {actual[:12]}, expected {digest[:12]}")
         files.broken.add(name)
         copy = files.copies.get(name)
         if repair and copy is not None and sha256_bytes(copy) == digest:

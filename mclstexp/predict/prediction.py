@@ -266,9 +266,9 @@ class Prediction:
         if not isinstance(record, Mapping) or "format_version" not in record:
             raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp'].")
         if int(record["format_version"]) != FORMAT_VERSION:
-            found = int(record["format_version"])
+            version = int(record["format_version"])
             raise InputError(
-                f"The prediction has format version {found}, this program reads {FORMAT_VERSION}; repeat mst query."
+                f"The prediction has format version {version}, this program reads {FORMAT_VERSION}; repeat mst query."
             )
         slide = str(record["slide"])
         spatial = adata.uns.get("spatial", {}).get(slide)

@@ -243,6 +243,12 @@ class ModelConfig:
         require("interval_level", self.interval_level, 0 < self.interval_level < 1, "a share between 0 and 1")
         require("n_genes", self.n_genes, 1 <= self.n_genes <= 1_000_000, "a number of genes of at least 1")
         require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+        places, n_scales = self.shared.context_scales, len(self.encoder.scales)
+        if self.space == "shared" and places and max(places) >= n_scales:
+            raise InputError(
+                f"shared.context_scales is {list(places)}, but encoder.scales has {n_scales}; set both, such as "
+                f"shared.context_scales={list(range(n_scales))} (places are counted from 0)."
+            )
 
 
 RECIPES: dict[str, ModelConfig] = {

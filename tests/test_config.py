@@ -57,7 +57,7 @@ AT_THE_END: dict[str, tuple[Any, ...]] = {
     "retrieval.k": (1, 10**6),
     "retrieval.min_measured": (0, 1),
     "encoder.views": (1, 2, 4, 8),
-    "encoder.scales": ([0.01], [100], [0.5, 1, 2]),
+    "encoder.scales": ([0.01, 1, 100], [0.5, 1, 2]),
     "patch.mpp": (None, 0.01, 100),
     "optim.lr": (1e-12, 10),
     "optim.epochs": (1, 10**6),
@@ -168,12 +168,17 @@ def test_a_dataclass_made_by_hand_has_the_same_ranges() -> None:
 
 @pytest.mark.parametrize("form", ["mapping", "assignments"])
 def test_changes_are_applied_and_the_rest_stays(form: str) -> None:
-    changes = {"retrieval.k": 100, "encoder.scales": [0.5, 1], "patch.mpp": None, "retrieval.weights": "inverse_square"}
-    texts = ["retrieval.k=100", "encoder.scales=[0.5,1]", "patch.mpp=null", "retrieval.weights=inverse_square"]
+    changes = {
+        "retrieval.k": 100,
+        "encoder.scales": [0.5, 1, 3],
+        "patch.mpp": None,
+        "retrieval.weights": "inverse_square",
+    }
+    texts = ["retrieval.k=100", "encoder.scales=[0.5,1,3]", "patch.mpp=null", "retrieval.weights=inverse_square"]
     config = configure("default", settings=changes if form == "mapping" else texts)
     base = recipe("default")
     assert config.retrieval == dataclasses.replace(base.retrieval, k=100, weights="inverse_square")
-    assert config.encoder == dataclasses.replace(base.encoder, scales=(0.5, 1.0))
+    assert config.encoder == dataclasses.replace(base.encoder, scales=(0.5, 1.0, 3.0))
     assert config.patch == dataclasses.replace(base.patch, mpp=None)
     assert (config.shared, config.optim, config.network) == (base.shared, base.optim, base.network)
 
@@ -199,3 +204,10 @@ def test_a_patch_in_um_needs_the_slide_s_pixel_size() -> None:
     assert PatchSpec(size_px=200, mpp=None, scale=2).span_px(None) == 400
     with pytest.raises(InputError, match="give it with --mpp"):
         PatchSpec(mpp=0.5).span_px(None)
+
+
+def test_scales_that_are_not_there_are_no_context() -> None:
+    with pytest.raises(InputError, match=r"context_scales is \[1, 2\], but encoder.scales has 1; set both"):
+        with_settings(recipe("default"), ["encoder.scales=[1.0]"])
+    config = with_settings(recipe("default"), ["encoder.scales=[1.0]", "shared.context_scales=[0]"])
+    assert config.shared.context_scales == (0,)

@@ -26,14 +26,14 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 from mclstexp.train import train
-from mclstexp.types import Device, FloatArray, Progress, StrPath
+from mclstexp.types import Device, EncoderWeights, FloatArray, Progress
 
 
 @dataclass(frozen=True)
 class Resources:
     """What every method computes with: the encoder's weights, device, feature cache, and who is told of progress."""
 
-    encoder_weights: StrPath = "pretrained"
+    encoder_weights: EncoderWeights = "pretrained"
     device: Device = "auto"
     cache: Cache = True
     on_progress: Progress | None = None
@@ -135,14 +135,12 @@ def last_layer_features(config: ModelConfig, resources: Resources) -> Features:
     """Return the baselines' features: the encoder's own pooled output, one view, of full-resolution patches."""
     spec = dataclasses.replace(config.encoder, pooling="last", views=1, scales=(1.0,))
     patch = dataclasses.replace(recipe("paper").patch, size_px=config.patch.size_px)
-    given = resources.encoder_weights
-    weights = given if given in ("pretrained", "random") else Path(given)
     cache = feature_cache(resources.cache)
     encoders: list[ImageEncoder] = []  # filled on first use
 
     def features(slide: Slide) -> FloatArray:
         if not encoders:
-            encoder = ImageEncoder.create(spec, weights, seed=config.seed)  # type: ignore[arg-type]
+            encoder = ImageEncoder.create(spec, resources.encoder_weights, seed=config.seed)
             encoders.append(encoder.to(resolve_device(resources.device)))
         return slide_features(slide, encoders[0], patch, cache=cache, on_progress=resources.on_progress)
 

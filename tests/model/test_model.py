@@ -10,7 +10,7 @@ from worlds import tiny_config
 
 from mclstexp.errors import ExistsAlreadyError, InputError, MclstexpWarning, MismatchError
 from mclstexp.index.reference import Reference
-from mclstexp.model.image import encoder as image_encoder
+from mclstexp.model.image import backbone
 from mclstexp.model.model import Model
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
@@ -25,7 +25,7 @@ def either(request: pytest.FixtureRequest) -> Model:
 
 def test_vectors_depend_on_the_slide_alone(either: Model, cohort: list[Slide], monkeypatch: pytest.MonkeyPatch) -> None:
     first = [(either.embed_patches(s), either.embed_spots(s)) for s in cohort]
-    monkeypatch.setitem(image_encoder.BATCH, "cpu", 5)
+    monkeypatch.setitem(backbone.BATCH, "cpu", 5)
     again = [(either.embed_patches(s), either.embed_spots(s)) for s in reversed(cohort)][::-1]
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):

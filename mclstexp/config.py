@@ -6,11 +6,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mclstexp.errors import InputError
-from mclstexp.settings import require, with_settings
+from mclstexp.settings import LATER, require, with_settings
 
 MAX_NEIGHBOURS = 1_000_000
 """More neighbours than this are a slip of the finger; a search never asks for more than there are spots."""
@@ -119,8 +119,8 @@ class EncoderSpec:
     pooling: Literal["last", "stages", "covariance"] = "last"
     views: int = 1
     scales: tuple[float, ...] = (1.0,)
-    input_px: tuple[int, ...] | None = None
-    last_layer: bool = False
+    input_px: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    last_layer: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         require("encoder.name", self.name, all(self.names), "a name, or several with one comma between each two,")

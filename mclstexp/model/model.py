@@ -29,7 +29,7 @@ from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space, fused_keys
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
-from mclstexp.settings import to_dict
+from mclstexp.settings import identity_dict
 from mclstexp.slide import Slide, count_patients
 from mclstexp.storage import sha256_input
 from mclstexp.text import counted
@@ -159,7 +159,7 @@ class Model:
     def digest(self) -> str:
         """SHA-256 over weights, settings and panel: two models agree exactly when their digests do."""
         digest = hashlib.sha256(state_digest(self._state[0]).encode())
-        digest.update(json.dumps(to_dict(self.config), sort_keys=True).encode())
+        digest.update(json.dumps(identity_dict(self.config), sort_keys=True).encode())
         digest.update(self.panel.digest.encode())
         return digest.hexdigest()
 

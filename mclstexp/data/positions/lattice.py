@@ -51,7 +51,7 @@ def fit_grid(
 
 
 def is_staggered(array_row: NDArray[np.int64], array_col: NDArray[np.int64]) -> bool:
-    """Whether every other place of the array is empty, as Visium and the 2K arrays count: row + column has one parity."""
+    """Whether every other place of the array is empty, as on Visium and 2K arrays: row + column has one parity."""
     return len(array_row) > 2 and len(np.unique((array_row + array_col) % 2)) == 1
 
 

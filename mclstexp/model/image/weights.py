@@ -117,7 +117,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, source: st
     """
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith(_COUNTER)]
-    wrong = [key for key in state if key not in wanted or state[key].shape != wanted[key].shape]
+    wrong = [key for key in state if key not in wanted or _shape(state[key]) != _shape(wanted[key])]
     stages = tensors_of_stages(model) if missing and not wrong else []
     n_stages = _covered(wanted, stages, set(missing))
     if wrong or (missing and not n_stages):
@@ -130,6 +130,11 @@ def load_state(model: nn.Module, state: dict[str, Tensor], name: str, source: st
     left = model.state_dict()
     model.load_state_dict({key: tensor for key, tensor in state.items() if key in left}, strict=False)
     return (n_stages, len(stages)) if n_stages else None
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape, one number as a list of one: that is how numpy keeps it."""
+    return tuple(tensor.shape) or (1,)
 
 
 def _covered(tensors: Collection[str], stages: Sequence[frozenset[str]], missing: set[str]) -> int:

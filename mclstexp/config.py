@@ -370,7 +370,7 @@ def configure(
     100
     """
     config = recipe(base) if isinstance(base, str) else base
-    encoder = encoder if encoder is None or isinstance(encoder, str) else ",".join(encoder)
+    encoder = ",".join(encoder) if isinstance(encoder, list | tuple) else encoder
     named = {"encoder.name": encoder, "n_genes": n_genes, "seed": seed}
     changes = [f"{key}={value}" for key, value in named.items() if value is not None]
     if isinstance(settings, Mapping):

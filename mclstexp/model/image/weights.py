@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mclstexp.errors import InputError, WeightsError
 from mclstexp.model.image.stages import cut, tensors_of_stages
 from mclstexp.notes import inform
+from mclstexp.text import counted
 from mclstexp.types import EncoderWeights
 
 Weights = Path | Literal["pretrained", "random"]
@@ -46,8 +47,8 @@ def weights_for(given: EncoderWeights, n_encoders: int) -> tuple[Weights, ...]:
         return sources * n_encoders
     if len(sources) != n_encoders or any(not str(part) for part in parts):
         raise InputError(
-            f"{n_encoders} encoders are named (--encoder), but {len(sources)} weights are given (--encoder-weights); "
-            "give one for each, with commas between: a file, pretrained or random."
+            f"{counted(n_encoders, 'encoder')} (--encoder), but weights of {len(sources)} (--encoder-weights): give "
+            "one for each, with commas between: a file, pretrained or random."
         )
     return sources
 

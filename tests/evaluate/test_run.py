@@ -76,7 +76,7 @@ def test_the_table_can_be_recomputed_from_scratch(world, result):
     truth = expression_for(world.slides[4].spots, panel, SCALE)[0].astype(float)
     r = np.array([stats.pearsonr(truth[:, g], predicted[:, g]).statistic for g in range(len(panel))])
     assert score.values["pcc"] == pytest.approx(r.mean(), abs=1e-3)  # bounds touch a few spots
-    assert score.values["mse"] == pytest.approx(((truth - predicted) ** 2).mean(), rel=1e-3)
+    assert score.values["mse"] == pytest.approx(((truth - predicted) ** 2).mean(), rel=3e-3)
     assert score.values["pcc_heg"] == pytest.approx(r[np.argsort(-truth.mean(axis=0))[:50]].mean(), abs=1e-3)
 
 

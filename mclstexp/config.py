@@ -215,7 +215,12 @@ class SharedSpaceConfig:
     shrink_spots
         A slide's own mean counts against so many spots of the training mean: a query of one patch still has a centre.
     image_level
-        Whether the slide's mean features say how far its mean expression lies from the training slides'.
+        Whether the slide's features say how far its mean expression lies from the training slides'.
+    level_weights
+        How far that goes to the training spots, and to the training slides, that look alike; None: chosen on patients
+        held out.
+    scales, stages
+        Which fields of view (by position; None: all) and which stages of the encoder enter.
     max_landmarks, max_rank
         Bounds of the solver: spots that span the image features, and directions kept of them.
     """
@@ -229,6 +234,9 @@ class SharedSpaceConfig:
     image_level: bool = True
     max_landmarks: int = 4096
     max_rank: int = 1536
+    level_weights: tuple[float, float] | None = field(default=None, metadata=LATER)
+    scales: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    stages: Literal["all", "early", "late", "with last"] = field(default="all", metadata=LATER)
 
     def __post_init__(self) -> None:
         require("shared.components", self.components, 1 <= self.components <= 4096, "a whole number from 1 to 4096")
@@ -236,12 +244,31 @@ class SharedSpaceConfig:
             value = getattr(self, name)
             require(f"shared.{name}", value, 0 <= value < math.inf, "a number of at least 0")
         require("shared.radius", self.radius, self.radius > 0, "a positive number")
-        places = self.context_scales
-        fits = places is None or all(place >= 0 for place in places)
-        require("shared.context_scales", places, fits, "null or a list of the scales' places, counted from 0,")
+        for name, places in (("context_scales", self.context_scales), ("scales", self.scales)):
+            fits = places is None or all(place >= 0 for place in places)
+            require(f"shared.{name}", places, fits, "null or a list of the scales' places, counted from 0,")
+        require("shared.scales", self.scales, self.scales is None or self.scales, "null or a list that is not empty,")
+        weights = self.level_weights
+        fits = weights is None or (len(weights) == 2 and min(weights) >= 0 and sum(weights) <= 1 + 1e-9)
+        require("shared.level_weights", weights, fits, "null or two shares that together are at most 1,")
         for name in ("max_landmarks", "max_rank"):
             value = getattr(self, name)
             require(f"shared.{name}", value, 8 <= value <= 65_536, "a whole number from 8 to 65,536")
+
+
+CHOICES = (
+    "shared.context_um",
+    "shared.scales",
+    "shared.stages",
+    "shared.components",
+    "shared.shrink_spots",
+    "shared.level_weights",
+    "retrieval.k",
+    "retrieval.temperature",
+    "correction",
+    "key_mix",
+)
+"""Settings that training can choose, by their dotted names."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +279,8 @@ class ModelConfig:
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
     a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
     (0: the plain weighted mean). ``calibrate`` cross-validates a shared space for intervals of nominal coverage
-    ``interval_level`` and for each gene's expected reliability.
+    ``interval_level`` and for each gene's expected reliability. ``choose`` names the settings that training chooses on
+    slides held out, among `CHOICES`; what is set by hand is not chosen.
     """
 
     recipe: str = "default"
@@ -270,12 +298,15 @@ class ModelConfig:
     interval_level: float = 0.9
     n_genes: int = 1000
     seed: int = 0
+    choose: tuple[str, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         require("key_mix", self.key_mix, 0 <= self.key_mix <= 1, "a share from 0 to 1")
         require("correction", self.correction, 0 <= self.correction < math.inf, "a number of at least 0")
         require("interval_level", self.interval_level, 0 < self.interval_level < 1, "a share between 0 and 1")
         require("n_genes", self.n_genes, 1 <= self.n_genes <= 1_000_000, "a number of genes of at least 1")
+        unknown = [name for name in self.choose if name not in CHOICES]
+        require("choose", list(self.choose), not unknown, f"a list of some of {', '.join(CHOICES)}")
         require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
         side = max(self.encoder.input_px or (0,))
         if side > self.patch.size_px:
@@ -318,6 +349,7 @@ RECIPES: dict[str, ModelConfig] = {
         patch=PatchSpec(mpp=0.7),
         shared=SharedSpaceConfig(context_scales=(1, 2)),
         retrieval=RetrievalConfig(k=400, temperature=0.2, depth_weighted=True, slide_levelled=True),
+        choose=CHOICES,
     ),
 }
 
@@ -377,7 +409,15 @@ def configure(
         changes += [_assignment(key, value) for key, value in settings.items()]
     else:
         changes += list(settings)
-    return with_settings(config, changes)
+    return changed(config, changes)
+
+
+def changed(config: ModelConfig, assignments: Sequence[str]) -> ModelConfig:
+    """Return settings changed by ``dotted.key=value`` assignments; what is set by hand is not chosen any more."""
+    new = with_settings(config, list(assignments))
+    by_hand = {text.partition("=")[0].strip() for text in assignments}
+    kept = tuple(name for name in new.choose if name not in by_hand)
+    return new if kept == new.choose else dataclasses.replace(new, choose=kept)
 
 
 def _assignment(key: str, value: Any) -> str:

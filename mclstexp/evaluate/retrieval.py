@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mclstexp.config import ModelConfig, Normalisation, recipe
+from mclstexp.config import ModelConfig, Normalisation, changed, recipe
 from mclstexp.device import resolve_device
 from mclstexp.errors import InputError, MclstexpWarning
 from mclstexp.evaluate.baselines import Features, baseline_methods
@@ -23,7 +23,6 @@ from mclstexp.index.reference import Reference
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.panel import GenePanel
-from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 from mclstexp.train import train
 from mclstexp.types import Device, EncoderWeights, FloatArray, Progress
@@ -153,4 +152,4 @@ def _config(name: str, options: MethodOptions) -> ModelConfig:
     if config.recipe == "default":
         config = dataclasses.replace(config, normalisation=options.normalisation)
     changes = [f"encoder.name={options.encoder}"] if options.encoder else []
-    return with_settings(config, [*changes, *options.settings])
+    return changed(config, [*changes, *options.settings])

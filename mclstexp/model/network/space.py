@@ -57,9 +57,9 @@ class NetworkSpace:
 
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
+    ) -> tuple[FloatArray, FloatArray]:
         """Return the expression as it is."""
-        return expression
+        return expression, np.zeros(expression.shape[1], dtype=np.float32)
 
     def summary(self) -> list[str]:
         """Nothing: the history of the training says it."""

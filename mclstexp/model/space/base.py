@@ -68,8 +68,11 @@ class Space(Protocol):
 
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
-        """Return a slide's prediction with its mean brought to the slide's level; a space without levels returns it.
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return a slide's prediction with its mean brought to the slide's level, and the level's uncertainty.
+
+        The uncertainty is a standard deviation ``(g,)``; 0 where it is not known. A space without levels returns the
+        prediction as it is.
 
         Parameters
         ----------

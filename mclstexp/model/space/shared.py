@@ -8,6 +8,7 @@ are Gaussian. ``mclstexp.model.space.fit`` fits the space.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, MismatchError
 from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.space.level import Level, level_from_state
 from mclstexp.model.space.neighbourhood import SpatialMean, positions_um
 from mclstexp.settings import from_dict, to_dict
 from mclstexp.slide import Slide
@@ -29,9 +31,6 @@ ARRAYS = (
     "feature_mean",
     "image_own",
     "image_context",
-    "image_level",
-    "level_limit",
-    "level_mean",
     "amplitude",
     "expression_mean",
     "components",
@@ -51,9 +50,8 @@ class SharedSpace:
         ``(F,)`` mean of the training slides' feature means.
     image_own, image_context
         ``(F, c)`` from a patch's features, and from their mean over the neighbours, to components.
-    image_level, level_limit, level_mean
-        ``(F, c)`` from the mean features of a slide to its level, ``(c,)`` how far a level may go, and ``(G,)`` the
-        mean expression of a slide whose features are the training slides' mean.
+    level_of
+        Tells a slide's level from its features.
     amplitude
         ``(c,)`` spread of each predicted component on held-out slides.
     expression_mean
@@ -70,9 +68,7 @@ class SharedSpace:
     feature_mean: FloatArray
     image_own: FloatArray
     image_context: FloatArray
-    image_level: FloatArray
-    level_limit: FloatArray
-    level_mean: FloatArray
+    level_of: Level
     amplitude: FloatArray
     expression_mean: FloatArray
     components: FloatArray
@@ -88,6 +84,21 @@ class SharedSpace:
     def spot_context(self) -> str:
         """Which spots decide a spot's embedding."""
         return "the spot's own expression, relative to the mean expression of its slide"
+
+    def truncated(self, n_components: int) -> SharedSpace:
+        """Return the space of the first directions alone, as if it had been fitted with so many."""
+        kept = slice(0, n_components)
+        importance = self.gain[kept].astype(np.float64) * self.amplitude[kept]
+        gain = self.gain[kept] / max(float(np.linalg.norm(importance)), 1e-9)
+        part = {name: getattr(self, name)[:, kept] for name in ("image_own", "image_context")}
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, components=len(importance)),
+            amplitude=self.amplitude[kept],
+            components=self.components[kept],
+            gain=gain.astype(np.float32),
+            **part,
+        )
 
     def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32 of features ``(n, F)`` of all the slide's spots.
@@ -121,15 +132,12 @@ class SharedSpace:
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)
 
-    def slide_level(self, features: FloatArray) -> FloatArray:
-        """Return ``(G,)`` the mean expression that a slide should have, by the mean of its features.
+    def slide_level(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return ``(G,)`` the mean expression that a slide should have by its features ``(n, F)``, and how sure it is.
 
-        Embeddings are relative to their slide and cannot say that. How far it lies from the training slides' is
-        bounded: a strange slide is no evidence.
+        Embeddings are relative to their slide and cannot say that.
         """
-        apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
-        components = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
-        return np.asarray(np.maximum(self.level_mean + components @ self.components, 0), dtype=np.float32)
+        return self.level_of(features - self.feature_mean)
 
     def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
         """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
@@ -177,11 +185,14 @@ class SharedSpace:
 
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
+    ) -> tuple[FloatArray, FloatArray]:
         """Bring the mean over the slide's spots to its level, as in `Space.level`."""
+        spread = np.zeros(len(common), dtype=np.float32)
         if own_scale:
-            common = np.where(columns >= 0, self.slide_level(features)[columns], common)
-        return relevel(expression, common, trust=self.config.shrink_spots)
+            level, error = self.slide_level(features)
+            common = np.where(columns >= 0, level[columns], common)
+            spread = np.where(columns >= 0, error[columns], spread)
+        return relevel(expression, common, trust=self.config.shrink_spots), spread
 
     def summary(self) -> list[str]:
         """Say how well the image predicts each component of expression on what was held out."""
@@ -200,6 +211,7 @@ class SharedSpace:
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the arrays and the facts that rebuild the space."""
         arrays = {f"shared.{name}": getattr(self, name) for name in ARRAYS}
+        arrays |= {f"shared.{name}": values for name, values in self.level_of.state().items()}
         return arrays, {"shared": {"config": to_dict(self.config), "report": self.report}}
 
     @classmethod
@@ -217,7 +229,8 @@ class SharedSpace:
             raise FormatError(f"The model lacks {lacking} of its shared space; train it anew.")
         values = {name: np.asarray(arrays[f"shared.{name}"], dtype=np.float32) for name in ARRAYS}
         config = from_dict(SharedSpaceConfig, facts["shared"]["config"])
-        return cls(config=config, report=facts["shared"]["report"], **values)
+        level = level_from_state(arrays, values["components"], config.shrink_spots)
+        return cls(config=config, report=facts["shared"]["report"], level_of=level, **values)
 
 
 def centre(values: NDArray[Any], fallback: NDArray[Any], trust: float) -> FloatArray:

@@ -9,53 +9,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mclstexp.choose.excerpt import take
 from mclstexp.choose.figures import Figures, figures
 from mclstexp.config import ModelConfig
 from mclstexp.model.space.fit import fit_shared_space
 from mclstexp.model.space.shared import SharedSpace
-from mclstexp.model.space.training_data import Layout, SlideArrays, folds
+from mclstexp.model.space.training_data import Layout
 from mclstexp.panel import GenePanel
 from mclstexp.predict.memory import MemoryReference, embed_patches
 from mclstexp.predict.predictor import Predicted, Predictor, Query
+from mclstexp.predict.splits import Split
 from mclstexp.sampling import evenly
 from mclstexp.types import FloatArray, IdArray
 
-MAX_FOLDS = 5
 MAX_COMPONENTS = 256
 """Directions that a rehearsal's spaces hold; a candidate with fewer takes the first of them."""
 
 MAX_RANK = 512
 MAX_LANDMARKS = 2048
-MIN_SPOTS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """What trains, and what is held out."""
-
-    rest: list[SlideArrays]
-    held: list[SlideArrays]
-
-
-def splits(slides: Sequence[SlideArrays]) -> tuple[str, list[Split]]:
-    """Return what is held out together (patient, slide or block), and at most `MAX_FOLDS` divisions of the spots."""
-    kind, fold_of = folds(slides)
-    sizes = np.bincount(np.concatenate(fold_of))
-    usable = [fold for fold, size in enumerate(sizes) if size and sizes.sum() - size >= MIN_SPOTS][:MAX_FOLDS]
-    return kind, [_split(slides, fold_of, fold) for fold in usable]
-
-
-def _split(slides: Sequence[SlideArrays], fold_of: Sequence[IdArray], fold: int) -> Split:
-    pairs = list(zip(slides, fold_of, strict=True))
-    return Split(
-        [_some(slide, member != fold) for slide, member in pairs if (member != fold).any()],
-        [_some(slide, member == fold) for slide, member in pairs if (member == fold).any()],
-    )
-
-
-def _some(slide: SlideArrays, rows: np.ndarray) -> SlideArrays:
-    return slide if rows.all() else take(slide, rows)
 
 
 @dataclass(eq=False)
@@ -123,6 +93,7 @@ class Rehearsal:
             for slide in split.held:
                 some = next(chosen)
                 embedding = embed_patches(space, slide)[some]
+                # The level is told by the whole slide.
                 query = Query(embedding, slide.features, self.panel, config.normalisation, config.retrieval)
                 predicted.append(predictor.predict(reference, query))
         return predicted

@@ -9,24 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from mclstexp.choose.excerpt import excerpts
+from mclstexp.choose.baselines import OWN_PROBE, held_out_baselines
 from mclstexp.choose.figures import Figures, figures
 from mclstexp.choose.ladder import LEAST_GAIN, Step, applied, climb, described, steps, views
-from mclstexp.choose.rehearsal import MAX_FOLDS, MAX_LANDMARKS, MIN_SPOTS, Rehearsal, splits
+from mclstexp.choose.rehearsal import MAX_LANDMARKS, Rehearsal
 from mclstexp.config import ModelConfig
 from mclstexp.model.space.fit import fit_shared_space, held_out_share
 from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.shared import SharedSpace
-from mclstexp.model.space.training_data import FeatureLayout, Layout, SlideArrays, folds
+from mclstexp.model.space.training_data import FeatureLayout, Layout, SlideArrays
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
-from mclstexp.predict.baselines.mean import MeanExpression
-from mclstexp.predict.baselines.neighbours import FeatureNeighbours
-from mclstexp.predict.baselines.probe import RidgeProbe
+from mclstexp.predict.linear import with_linear
+from mclstexp.predict.splits import excerpts, splits
 from mclstexp.types import FloatArray, Progress
 
 FIRST_QUERIES, LAST_QUERIES = 1500, 6000
 """Held-out spots that candidates are scored on, and the chosen one beside the baselines."""
+
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LEAST_BLEND = 0.001
+"""Of the score: what a larger share of the linear probe has to gain."""
 
 VIEW_COMPONENTS, VIEW_RANK = 40, 384
 """Bounds of the many small fits that compare views of the tissue."""
@@ -44,11 +47,14 @@ class Chosen:
         The shared space that was fitted with them to all slides.
     record
         What was tried and found, as plain JSON values; empty where nothing was left to choose.
+    reduction
+        Of the features, that the space was fitted to.
     """
 
     config: ModelConfig
     space: SharedSpace
     record: dict[str, Any]
+    reduction: Reduction
 
 
 def choose(
@@ -83,12 +89,13 @@ def choose(
     reduction = Reduction.fit(slides, layout, seed=config.seed)
     small = [reduction(slide) for slide in slides]
     record: dict[str, Any] = {}
-    sizes = np.bincount(np.concatenate(folds(small)[1]))
-    if config.choose and any(size and sizes.sum() - size >= MIN_SPOTS for size in sizes):
+    if config.choose and splits(small)[1]:
         choice = _Choice(config, excerpts(small, seed=config.seed), reduction.layout, panel, on_progress)
         config, record = choice.run(excerpts(slides, seed=config.seed), layout)
     space = fit_shared_space(small, reduction.layout, config.shared, seed=config.seed)
-    return Chosen(dataclasses.replace(config, choose=()), reduction.lift(space), record)
+    if config.blend:
+        space = with_linear(space, small, seed=config.seed)
+    return Chosen(dataclasses.replace(config, choose=()), reduction.lift(space), record, reduction)
 
 
 class _Choice:
@@ -121,12 +128,12 @@ class _Choice:
         plain = rehearsal.plain(FIRST_QUERIES)
         for step in later:
             self._climb(step, rehearsal, plain)
-        last = rehearsal.plain(LAST_QUERIES)
-        own = rehearsal.figures(self._config, queries=LAST_QUERIES, plain=last)
-        baselines = _baselines(raw, layout, rehearsal, last)
-        self._said(f"choosing settings: held-out {kind}s, score {own.score:.3f}")
-        verdict = _verdict(own, baselines)
-        inform(verdict)
+        baselines = held_out_baselines(
+            self._slides, raw, layout, rehearsal, queries=LAST_QUERIES, seed=self._config.seed
+        )
+        own = self._blend(rehearsal, baselines.predicted[OWN_PROBE])
+        verdict = _verdict(own, baselines.figures)
+        self._said(verdict)
         settings = {name: _value(self._config, name) for curve in self._curves for name in curve["settings"]}
         return self._config, {
             "held_out": kind,
@@ -135,9 +142,31 @@ class _Choice:
             "settings": settings,
             "curves": self._curves,
             "recipe": own.record(),
-            "baselines": {name: one.record() for name, one in baselines.items()},
+            "baselines": {name: one.record() for name, one in baselines.figures.items()},
             "verdict": verdict,
         }
+
+    def _blend(self, rehearsal: Rehearsal, probe: Sequence[FloatArray]) -> Figures:
+        """Choose how much of the prediction a linear probe says, and return the figures of the whole."""
+        rows, plain = rehearsal.rows(LAST_QUERIES), rehearsal.plain(LAST_QUERIES)
+        truth = [values[some] for values, some in zip(rehearsal.truth, rows, strict=True)]
+        predicted = rehearsal.predict(dataclasses.replace(self._config, blend=0.0), rows)
+        effective = float(np.median(np.concatenate([one.n_effective for one in predicted])))
+
+        def mixed(share: float) -> Figures:
+            pairs = zip(predicted, probe, strict=True)
+            both = [(1 - share) * one.mean + share * np.where(np.isnan(said), one.mean, said) for one, said in pairs]
+            return figures(truth, [np.maximum(values, 0) for values in both], plain, n_effective=effective)
+
+        wanted = "blend" in self._config.choose
+        tried = [mixed(share) for share in (BLENDS if wanted else (self._config.blend,))]
+        # A retrieval that explains as much as a mixture is the better evidence.
+        best = max(one.score for one in tried)
+        place = next(i for i, one in enumerate(tried) if one.score >= best - LEAST_BLEND)
+        if wanted:
+            self._record("blend", ["blend"], list(BLENDS), tried, place)
+            self._config = dataclasses.replace(self._config, blend=BLENDS[place])
+        return tried[place]
 
     def _look(self, step: Step) -> None:
         """Choose a view of the tissue by the variance that it predicts."""
@@ -171,16 +200,16 @@ class _Choice:
             return rehearsal.figures(config, queries=FIRST_QUERIES, plain=plain)
 
         place, tried = climb(step, self._config, score)
-        records = [one.record() for one in tried]
         names = [name for name, _ in step.candidates[0]]
-        curve: dict[str, Any] = {
-            "setting": step.name,
-            "settings": names,
-            "values": [values[0][1] if len(values) == 1 else [v for _, v in values] for values in step.candidates],
-        }
-        curve |= {name: [record[name] for record in records] for name in records[0]}
-        self._curves.append({**curve, "chosen": place})
+        values = [one[0][1] if len(one) == 1 else [value for _, value in one] for one in step.candidates]
+        self._record(step.name, names, values, tried, place)
         self._take(step, place)
+
+    def _record(self, name: str, names: list[str], values: list[Any], tried: Sequence[Figures], place: int) -> None:
+        records = [one.record() for one in tried]
+        curve: dict[str, Any] = {"setting": name, "settings": names, "values": values}
+        curve |= {key: [record[key] for record in records] for key in records[0]}
+        self._curves.append({**curve, "chosen": place})
 
     def _take(self, step: Step, place: int) -> None:
         self._config = applied(self._config, step.candidates[place])
@@ -198,55 +227,6 @@ def _value(config: ModelConfig, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _baselines(
-    slides: Sequence[SlideArrays], layout: FeatureLayout, rehearsal: Rehearsal, plain: Sequence[float]
-) -> dict[str, Figures]:
-    """Score what the recipe has to beat on the same held-out spots."""
-    _, fold_of = folds(slides)
-    order = [
-        (place, fold)
-        for fold in range(MAX_FOLDS)
-        for place, member in enumerate(fold_of)
-        if fold < len(rehearsal.divided) and (member == fold).any()
-    ]
-    chosen = rehearsal.rows(LAST_QUERIES)
-    rows = {pair: np.flatnonzero(fold_of[pair[0]] == pair[1])[some] for pair, some in zip(order, chosen, strict=True)}
-    expression = [np.where(slide.measured, slide.expression, np.float32(np.nan)) for slide in slides]
-    truth = [expression[place][rows[place, fold]] for place, fold in order]
-    found = {}
-    for name, (method, columns) in _methods(layout).items():
-        features: list[FloatArray] = [slide.features[:, columns] for slide in slides]
-        method.fit(features, expression, fold_of)
-        predicted = [
-            method.cross_predict([features[place]], [fold_of[place]], [rows[place, fold]])[0] for place, fold in order
-        ]
-        found[name] = figures(truth, predicted, plain)
-    return found
-
-
-def _methods(layout: FeatureLayout) -> dict[str, tuple[Any, Any]]:
-    """Return the baselines by name, each with the columns of the features that it sees."""
-    weights, everything = layout.column_weights(), slice(None)
-    methods: dict[str, tuple[Any, Any]] = {
-        "training mean": (MeanExpression(), everything),
-        "image retrieval, own features": (FeatureNeighbours(weights=weights), everything),
-        "linear probe, own features": (RidgeProbe(weights=weights), everything),
-    }
-    last = _last_layer(layout)
-    if last.any():
-        methods["image retrieval"] = (FeatureNeighbours(), last)
-        methods["linear probe"] = (RidgeProbe(), last)
-    return methods
-
-
-def _last_layer(layout: FeatureLayout) -> np.ndarray:
-    """Return which columns are the last layer's at the middle field of view."""
-    middle = (layout.n_scales - 1) // 2
-    return np.concatenate(
-        [np.full(part.width, part.group == "last" and part.scale == middle) for part in layout.parts]
-    )
 
 
 def _verdict(own: Figures, baselines: dict[str, Figures]) -> str:

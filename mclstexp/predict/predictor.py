@@ -87,6 +87,11 @@ class Predicted:
     missing: dict[str, str]
 
     @property
+    def spread(self) -> FloatArray:
+        """``(n, n_genes)`` float32: the neighbours' spread together with the level's uncertainty."""
+        return np.hypot(self.sd, self.level_sd).astype(np.float32)
+
+    @property
     def n_effective(self) -> FloatArray:
         """``(n,)`` float32 effective number of neighbours."""
         return effective_neighbours(self.weights)
@@ -174,6 +179,12 @@ class Predictor:
             steps += [np.zeros_like(mean)] * (2 - len(steps)) + [levelled - mean]
             mean = levelled
             level = "image" if own_scale and self.space.tells_level else "reference"
+        if own_scale and query.levelled:
+            blended = self.space.blend(mean, columns, query.features, share=self.config.blend)
+            if blended is not mean:
+                steps += [np.zeros_like(mean)] * (2 - len(steps))
+                steps[1] = steps[1] + blended - mean
+                mean = blended
         return _Adjusted(np.maximum(mean, np.float32(0)), level, certain, _shares(steps))
 
     def _corrected(

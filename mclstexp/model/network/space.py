@@ -55,6 +55,10 @@ class NetworkSpace:
         """Return the expression as it is."""
         return expression
 
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+        """Return the expression as it is."""
+        return expression
+
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
     ) -> tuple[FloatArray, FloatArray]:

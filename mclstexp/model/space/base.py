@@ -66,6 +66,20 @@ class Space(Protocol):
         """
         ...
 
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+        """Return the prediction with a share taken from a linear map of the features; a space without one returns it.
+
+        Parameters
+        ----------
+        expression, columns
+            As in `level`, on the model's own scale.
+        features
+            ``(n, F)`` image features of the same patches.
+        share
+            From 0 (none) to 1 (the linear map alone).
+        """
+        ...
+
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
     ) -> tuple[FloatArray, FloatArray]:

@@ -304,7 +304,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
     curve = np.stack([_validate(parts, np.full(n_components, s) * unit, sums.square)[0] for s in STRENGTHS])
     penalty = STRENGTHS[curve.argmax(axis=0)] * caution
     correlation, slope, amplitude = _validate(parts, penalty * unit, sums.square)
-    values, vectors = eigh(gram)
+    values, vectors = eigh(gram, driver="evd")
     rotated = vectors.T @ cross
     coefficients = vectors @ (rotated / (np.maximum(values, 0.0)[:, None] + penalty * unit))
     return _Fitted(coefficients, penalty, correlation, slope, amplitude / np.sqrt(sums.weight))
@@ -313,7 +313,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
 def _held_out(sums: _Sums, gram: Matrix, cross: Matrix) -> Iterator[tuple[Matrix, Matrix, Matrix, Matrix]]:
     """Per fold: eigenvalues and rotated cross-products of the rest; cross-products of the fold, rotated alike."""
     for fold_gram, fold_cross in zip(sums.gram, sums.cross, strict=True):
-        values, vectors = eigh(gram - fold_gram)
+        values, vectors = eigh(gram - fold_gram, driver="evd")
         rest = vectors.T @ (cross - fold_cross)
         yield np.maximum(values, 0.0), rest, vectors.T @ fold_gram @ vectors, vectors.T @ fold_cross
 

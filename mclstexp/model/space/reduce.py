@@ -96,12 +96,18 @@ class Reduction:
         level = space.level_of
         if isinstance(level, SlideLevel):
             level = dataclasses.replace(level, projection=self.weights(level.projection))
+        linear = space.linear
+        if linear is not None:
+            # Reduced features count from the slides' mean.
+            apart = linear.offset - (space.feature_mean @ linear.own) @ linear.out
+            linear = dataclasses.replace(linear, own=self.weights(linear.own), offset=apart)
         return dataclasses.replace(
             space,
             feature_mean=self.mean.astype(np.float32),
             image_own=self.weights(space.image_own),
             image_context=self.weights(space.image_context),
             level_of=level,
+            linear=linear,
         )
 
 

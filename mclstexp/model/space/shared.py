@@ -19,6 +19,8 @@ from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, MismatchError
 from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
 from mclstexp.model.space.level import Level, level_from_state
+from mclstexp.model.space.linear import ARRAYS as LINEAR_ARRAYS
+from mclstexp.model.space.linear import LinearMap
 from mclstexp.model.space.neighbourhood import SpatialMean, positions_um
 from mclstexp.settings import from_dict, to_dict
 from mclstexp.slide import Slide
@@ -62,6 +64,8 @@ class SharedSpace:
         ``(c,)`` from components to coordinates.
     report
         What the fit found, plain JSON values: correlation, regularisation and slope of each component, the folds.
+    linear
+        A linear map of the features to expression, where predictions are blended with it.
     """
 
     config: SharedSpaceConfig
@@ -74,6 +78,7 @@ class SharedSpace:
     components: FloatArray
     gain: FloatArray
     report: dict[str, Any]
+    linear: LinearMap | None = None
 
     @property
     def embed_dim(self) -> int:
@@ -183,6 +188,15 @@ class SharedSpace:
             expression, coordinates(query, self.config.radius), centre, slope, strength=strength
         )
 
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+        """Take a share of the prediction from the linear map, as in `Space.blend`."""
+        if self.linear is None or not share:
+            return expression
+        told = self.linear(features - self.feature_mean)[:, np.maximum(columns, 0)]
+        known = (columns >= 0) & np.isfinite(told)
+        mixed = (1 - np.float32(share)) * expression + np.float32(share) * told
+        return np.where(known, mixed, expression).astype(np.float32)
+
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
     ) -> tuple[FloatArray, FloatArray]:
@@ -211,7 +225,8 @@ class SharedSpace:
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the arrays and the facts that rebuild the space."""
         arrays = {f"shared.{name}": getattr(self, name) for name in ARRAYS}
-        arrays |= {f"shared.{name}": values for name, values in self.level_of.state().items()}
+        parts = [self.level_of.state(), {} if self.linear is None else self.linear.state()]
+        arrays |= {f"shared.{name}": values for part in parts for name, values in part.items()}
         return arrays, {"shared": {"config": to_dict(self.config), "report": self.report}}
 
     @classmethod
@@ -230,7 +245,15 @@ class SharedSpace:
         values = {name: np.asarray(arrays[f"shared.{name}"], dtype=np.float32) for name in ARRAYS}
         config = from_dict(SharedSpaceConfig, facts["shared"]["config"])
         level = level_from_state(arrays, values["components"], config.shrink_spots)
-        return cls(config=config, report=facts["shared"]["report"], level_of=level, **values)
+        linear = {name: arrays.get(f"shared.linear.{name}") for name in LINEAR_ARRAYS}
+        whole = all(part is not None for part in linear.values())
+        return cls(
+            config=config,
+            report=facts["shared"]["report"],
+            level_of=level,
+            linear=LinearMap(**linear) if whole else None,  # type: ignore[arg-type]
+            **values,
+        )
 
 
 def centre(values: NDArray[Any], fallback: NDArray[Any], trust: float) -> FloatArray:

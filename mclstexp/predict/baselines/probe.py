@@ -116,6 +116,15 @@ class RidgeProbe:
         basis, whole = self._fitted()
         return whole(basis(features))
 
+    def affine(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return weights ``(F, G)`` and offset ``(G,)`` of features as they come, and the bounds ``(2, G)``."""
+        basis, whole = self._fitted()
+        directions = np.eye(len(basis.mean)) if basis.directions is None else basis.directions
+        weights = basis.scale[:, None] * (directions @ whole.weights)
+        bounds = np.array([[-np.inf], [np.inf]]) * np.ones(len(whole.offset)) if whole.bounds is None else whole.bounds
+        offset = whole.offset - basis.mean @ weights
+        return weights.astype(np.float32), offset.astype(np.float32), bounds.astype(np.float32)
+
     def cross_predict(
         self, features: Sequence[FloatArray], fold_of: Sequence[IdArray], rows: Sequence[IdArray] | None = None
     ) -> list[FloatArray]:

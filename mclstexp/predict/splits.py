@@ -1,15 +1,21 @@
-"""A bounded part of a training set, for what has to be fitted many times."""
+"""A training set divided into what trains and what is held out, and a bounded part of a large one."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.model.space.training_data import SlideArrays
+from mclstexp.model.space.training_data import FoldKind, SlideArrays, folds
 from mclstexp.sampling import evenly
+from mclstexp.types import IdArray
+
+MAX_FOLDS = 5
+MIN_SPOTS = 8
+"""Spots that must remain to train on."""
 
 MAX_SPOTS = 16_000
 """Spots that settings are chosen on, whatever the size of the training set."""
@@ -56,3 +62,33 @@ def take(slide: SlideArrays, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Sli
     return dataclasses.replace(
         slide, features=slide.features[rows], expression=slide.expression[rows], xy_um=slide.xy_um[rows], depth=depth
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What trains and what is held out, by the number of the fold."""
+
+    fold: int
+    rest: list[SlideArrays]
+    held: list[SlideArrays]
+
+
+def splits(slides: Sequence[SlideArrays]) -> tuple[FoldKind, list[Split]]:
+    """Return what is held out together (patient, slide or block), and at most `MAX_FOLDS` divisions of the spots."""
+    kind, fold_of = folds(slides)
+    sizes = np.bincount(np.concatenate(fold_of))
+    usable = [fold for fold, size in enumerate(sizes) if size and sizes.sum() - size >= MIN_SPOTS][:MAX_FOLDS]
+    return kind, [_split(slides, fold_of, fold) for fold in usable]
+
+
+def _split(slides: Sequence[SlideArrays], fold_of: Sequence[IdArray], fold: int) -> Split:
+    pairs = list(zip(slides, fold_of, strict=True))
+    return Split(
+        fold,
+        [_some(slide, member != fold) for slide, member in pairs if (member != fold).any()],
+        [_some(slide, member == fold) for slide, member in pairs if (member == fold).any()],
+    )
+
+
+def _some(slide: SlideArrays, rows: NDArray[np.bool_]) -> SlideArrays:
+    return slide if rows.all() else take(slide, rows)

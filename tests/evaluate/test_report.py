@@ -51,3 +51,15 @@ def test_the_report_is_whole_and_refuses_to_overwrite(result, tmp_path):
         write_report(result, tmp_path / "out")
     write_report(replace(result, maps=(), domain_maps=()), tmp_path / "out", force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_training_chose_is_told_and_drawn(result, tmp_path):
+    curve = {"setting": "shared.components", "values": [6, 40], "score": [0.2, None, 0.3], "chosen": 1}
+    record = {"method": "default", "seed": 0, "held_out": "slide", "curves": [curve, {"setting": "bare"}]}
+    folds = ({**result.folds[0], "learned": [record, {"method": "other", "seed": 1}]}, *result.folds[1:])
+    text = write_report(replace(result, folds=folds), tmp_path / "out").read_text()
+    assert len(re.findall("data:image/png;base64,", text)) == 6
+    assert "Settings chosen on slides held out" in text
+    assert "<td>shared.components</td><td>40</td>" in text
+    assert "other without A, seed 1" in text
+    assert "What training chose" not in write_report(result, tmp_path / "plain").read_text()

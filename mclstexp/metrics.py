@@ -300,7 +300,7 @@ def constant_interval(
     known = ~np.isnan(x) & ~np.isnan(y) & (scale > 0)
     apart = np.sort((np.abs(x - y) / np.where(scale > 0, scale, np.nan))[known])
     held = round(coverage * len(apart))
-    factor = apart[held - 1] if held else 0.0
+    factor = apart[held - 1] * (1 + 1e-9) if held else 0.0  # the value on the bound is inside in spite of rounding
     return y - factor * scale, y + factor * scale
 
 

@@ -18,7 +18,7 @@ from mclstexp.device import resolve_device
 from mclstexp.errors import InputError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import Cache, feature_cache, slide_features
+from mclstexp.model.image.features import Cache, FeatureCache, feature_cache, slide_features, to_be_encoded
 from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
@@ -31,7 +31,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
-from mclstexp.types import Device, FloatArray, Progress, StrPath
+from mclstexp.types import Device, EncoderWeights, FloatArray, Progress, StrPath
 
 
 def train(
@@ -40,8 +40,8 @@ def train(
     recipe: str | ModelConfig = "default",
     genes: Sequence[str] | GenePanel | None = None,
     n_genes: int | None = None,
-    encoder: str | None = None,
-    encoder_weights: StrPath = "pretrained",
+    encoder: str | Sequence[str] | None = None,
+    encoder_weights: EncoderWeights = "pretrained",
     seed: int | None = None,
     settings: Settings = (),
     device: Device = "auto",
@@ -63,7 +63,8 @@ def train(
         How many of them to choose; None takes the recipe's number.
     encoder, encoder_weights
         Any timm model or ``hf-hub:...`` (None: the recipe's), and its weights: ``"pretrained"`` from the hub,
-        ``"random"``, or a ``.safetensors`` file.
+        ``"random"``, or a ``.safetensors`` file, which may hold the first stages alone. Several encoders, as a list
+        or with commas between, give their features side by side; each has weights of its own, in the same order.
     seed
         Decides everything random; None takes the recipe's, 0.
     settings
@@ -94,8 +95,7 @@ def train(
     config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=settings)
     usable = _usable(slides)
     panel = training_panel(usable, config, genes)
-    weights = encoder_weights if encoder_weights in ("pretrained", "random") else Path(encoder_weights)
-    image_encoder = ImageEncoder.create(config.encoder, weights, seed=config.seed)  # type: ignore[arg-type]
+    image_encoder = ImageEncoder.create(config.encoder, encoder_weights, seed=config.seed)
     target = resolve_device(device)
     run = _Training(config, panel, image_encoder.to(target), target, cache, on_progress)
     return run.network(usable, state) if config.space == "network" else run.shared(usable, state)
@@ -153,8 +153,8 @@ class _Training:
         history: list[dict[str, Any]] = []
         if self.config.optim.finetune:
             history, _ = finetune(slides, self.encoder, self._network_run(state))
-        scales = len(self.config.encoder.scales)
-        layout = FeatureLayout(self.encoder.block_sizes(self.config.patch.size_px), scales)
+        size_px, scales = self.config.patch.size_px, len(self.config.encoder.scales)
+        layout = FeatureLayout(self.encoder.block_sizes(size_px), scales, self.encoder.block_names(size_px))
         pairs = zip(slides, self._features(slides), strict=True)
         arrays = [self._arrays(slide, features) for slide, features in pairs]
         inform(f"fitting the shared space of {len(self.panel)} genes")
@@ -168,22 +168,33 @@ class _Training:
 
     def _features(self, slides: Sequence[Slide]) -> list[FloatArray]:
         """Return the slides' image features, after saying what encoding them costs."""
-        spec, cache = self.config.encoder, feature_cache(self.cache)
+        cache = feature_cache(self.cache)
+        self._say_cost(slides, cache)
         started, features = time.monotonic(), []
-        passes = len(spec.scales) * spec.views
-        total = sum(map(len, slides))
-        minutes = total * self.encoder.seconds_per_spot(self.config.patch.size_px) / 60
-        inform(
-            f"encoding {counted(total, 'spot')} of {counted(len(slides), 'slide')}, "
-            f"{passes} passes of {spec.name} a spot: "
-            f"about {minutes:.1f} minutes here, less where features are cached"
-        )
         for slide in slides:
             features.append(
                 slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=self.on_progress)
             )
         inform(f"encoded in {(time.monotonic() - started) / 60:.1f} minutes")
         return features
+
+    def _say_cost(self, slides: Sequence[Slide], cache: FeatureCache) -> None:
+        """Say how long the patches will take that are not cached yet, each backbone's pace measured where it runs."""
+        spec, size_px = self.config.encoder, self.config.patch.size_px
+        missing = [(slide, to_be_encoded(slide, self.encoder, self.config.patch, cache)) for slide in slides]
+        passes = len(spec.scales) * spec.views
+        said = (
+            f"encoding {counted(sum(map(len, slides)), 'spot')} of {counted(len(slides), 'slide')}, "
+            f"{passes} passes of {spec.name} a spot"
+        )
+        if not any(members for _, members in missing):
+            inform(f"{said}: all are cached")
+            return
+        seconds = 0.0
+        for member in self.encoder.members:
+            n_spots = sum(len(slide) for slide, members in missing if member in members)
+            seconds += n_spots and n_spots * len(spec.scales) * member.seconds_per_patch(size_px)
+        inform(f"{said}: about {seconds / 60:.1f} minutes here")
 
     def _arrays(self, slide: Slide, features: FloatArray) -> SlideArrays:
         expression, measured = expression_for(slide.spots, self.panel, self.config.normalisation)

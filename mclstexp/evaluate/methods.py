@@ -11,7 +11,7 @@ from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.scores import MethodPrediction
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.types import Device, StrPath
+from mclstexp.types import Device, EncoderWeights, StrPath
 
 
 class Method(Protocol):
@@ -100,7 +100,7 @@ class MethodOptions:
     recipes
         One retrieval method each; the baselines are always added.
     encoder, encoder_weights
-        As for training: a timm name (None: the recipe's), and a file, "random" or "pretrained".
+        As for training: timm names (None: the recipe's), and for each a file, "random" or "pretrained".
     settings
         ``dotted.key=value`` changes to every recipe.
     normalisation
@@ -114,7 +114,7 @@ class MethodOptions:
 
     recipes: tuple[str, ...] = ("default", "paper")
     encoder: str | None = None
-    encoder_weights: StrPath = "pretrained"
+    encoder_weights: EncoderWeights = "pretrained"
     settings: tuple[str, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
     grid: tuple[tuple[str, ...], ...] = ()

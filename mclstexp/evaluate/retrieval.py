@@ -30,7 +30,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 from mclstexp.train import train
-from mclstexp.types import Device, FloatArray, Progress, StrPath
+from mclstexp.types import Device, EncoderWeights, FloatArray, Progress
 
 OWN_FEATURES = "linear probe, own features"
 """Name of the probe on what the first recipe that sees more than the last layer is given itself."""
@@ -40,7 +40,7 @@ OWN_FEATURES = "linear probe, own features"
 class Resources:
     """What every method computes with: the encoder's weights, device, feature cache, and who is told of progress."""
 
-    encoder_weights: StrPath = "pretrained"
+    encoder_weights: EncoderWeights = "pretrained"
     device: Device = "auto"
     cache: Cache = True
     on_progress: Progress | None = None
@@ -173,14 +173,13 @@ class EncodedFeatures:
 
     def weights(self) -> Floats:
         """Return the variance ``(F,)`` that the shared space brings each feature to: every stage counts the same."""
-        sizes = self._encoder().block_sizes(self._patch.size_px)
-        return FeatureLayout(sizes, len(self._spec.scales)).column_weights()
+        encoder, size_px = self._encoder(), self._patch.size_px
+        names = encoder.block_names(size_px)
+        return FeatureLayout(encoder.block_sizes(size_px), len(self._spec.scales), names).column_weights()
 
     def _encoder(self) -> ImageEncoder:
         if self._kept is None:
-            given = self._resources.encoder_weights
-            weights = given if given in ("pretrained", "random") else Path(given)
-            encoder = ImageEncoder.create(self._spec, weights, seed=self._seed)  # type: ignore[arg-type]
+            encoder = ImageEncoder.create(self._spec, self._resources.encoder_weights, seed=self._seed)
             self._kept = encoder.to(resolve_device(self._resources.device))
         return self._kept
 

@@ -61,10 +61,14 @@ class SlideArrays:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Which columns of the features belong together: ``blocks`` widths (one a stage), repeated for every scale."""
+    """Which columns of the features belong together: ``blocks`` widths (one a stage), repeated for every scale.
+
+    ``names`` says what each block is, as `ImageEncoder.block_names` does; empty where nothing is known of them.
+    """
 
     blocks: tuple[int, ...]
     n_scales: int = 1
+    names: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -72,8 +76,13 @@ class FeatureLayout:
         return sum(self.blocks) * self.n_scales
 
     def column_weights(self) -> Matrix:
-        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280."""
-        one = np.concatenate([np.full(width, 1.0 / width) for width in self.blocks])
+        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280.
+
+        An encoder's last layer beside its stages counts nothing.
+        """
+        idle = [name.endswith(".last") for name in self.names] or [False] * len(self.blocks)
+        idle = [False] * len(self.blocks) if all(idle) else idle
+        one = np.concatenate([np.full(n, 0.0 if off else 1.0 / n) for n, off in zip(self.blocks, idle, strict=True)])
         return np.tile(one, self.n_scales)
 
     def columns_of_scales(self, scales: tuple[int, ...] | None) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mclstexp.choose.run import choose
 from mclstexp.config import ModelConfig, Settings, configure
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.genes.panel import panel_from_names, select_panel
@@ -23,7 +24,7 @@ from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space
-from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.neighbourhood import positions_um
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.notes import inform, warn
@@ -158,9 +159,10 @@ class _Training:
         pairs = zip(slides, self._features(slides), strict=True)
         arrays = [self._arrays(slide, features) for slide, features in pairs]
         inform(f"fitting the shared space of {len(self.panel)} genes")
-        space = fit_shared_space(arrays, layout, self.config.shared, seed=self.config.seed)
-        history.append({"shared_space": space.report})
-        return self._model(slides, space, history, self._calibration(arrays, layout))
+        chosen = choose(arrays, layout, self.config, self.panel, on_progress=self.on_progress)
+        self.config = chosen.config
+        history += [{"shared_space": chosen.space.report}, *([{"choice": chosen.record}] if chosen.record else [])]
+        return self._model(slides, chosen.space, history, self._calibration(arrays, layout, chosen.reduction))
 
     def _network_run(self, state: StrPath | None) -> NetworkRun:
         folder = None if state is None else Path(state)
@@ -202,7 +204,9 @@ class _Training:
         depth = None if counts is None else np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         return SlideArrays(slide.slide_id, slide.patient, features, expression, measured, positions_um(slide), depth)
 
-    def _calibration(self, arrays: Sequence[SlideArrays], layout: FeatureLayout) -> Calibration | None:
+    def _calibration(
+        self, arrays: Sequence[SlideArrays], layout: FeatureLayout, reduction: Reduction
+    ) -> Calibration | None:
         """Learn how sure predictions are, or say why that is not known."""
         if not self.config.calibrate:
             return None
@@ -211,7 +215,7 @@ class _Training:
             warn(f"Predictions will have no intervals and no expected reliability: {reason}.")
             return None
         inform("cross-validating for intervals and each gene's expected reliability")
-        return calibrate(arrays, layout, self.config, self.panel)
+        return calibrate(arrays, layout, self.config, self.panel, reduction)
 
     def _model(
         self,

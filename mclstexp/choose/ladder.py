@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,16 @@ from mclstexp.settings import with_settings
 from mclstexp.text import some
 
 COMPONENTS = (1, 2, 3, 4, 6, 9, 14, 20, 30, 45, 65, 100, 150, 220)
-NEIGHBOURS = ((25, 0.02), (50, 0.05), (100, 0.1), (200, 0.1), (400, 0.2))
+NEIGHBOURS = ((25, 0.02), (50, 0.05), (100, 0.1), (200, 0.1), (400, 0.1))
+"""Numbers of neighbours and temperatures; the recipe's own come last."""
+
 CORRECTIONS = (0.0, 0.5, 1.0)
 MIXES = (0.0, 0.5, 1.0)
 CONTEXTS_UM = (0.0, 100.0, 200.0, 400.0)
 STAGES = ("all", "early", "late", "with last")
 SHRINKAGES = (10.0, 100.0, 1000.0)
 
-MAX_LOSS = 0.003
+MAX_LOSS = 0.001
 """Of the score: what fewer effective neighbours may cost at most, however large the noise."""
 
 LEAST_GAIN = 0.01
@@ -65,7 +68,8 @@ def steps(config: ModelConfig, *, n_components: int, n_spots: int, patients: boo
         Whether patients are held out; else nothing can show what transfers to another.
     """
     components = [c for c in COMPONENTS if c <= n_components]
-    nearest = [pair for pair in NEIGHBOURS if pair[0] <= max(n_spots // 2, NEIGHBOURS[0][0])]
+    own = (config.retrieval.k, config.retrieval.temperature)
+    nearest = dict.fromkeys([*(pair for pair in NEIGHBOURS if pair[0] <= n_spots), own])
     chosen = [
         _step("shared.components", components),
         Step(
@@ -103,8 +107,6 @@ def applied(config: ModelConfig, candidate: Settings) -> ModelConfig:
 
 
 def _text(value: Any) -> str:
-    import json
-
     return json.dumps(value)
 
 

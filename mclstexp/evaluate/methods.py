@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mclstexp.config import ModelConfig, Normalisation
 from mclstexp.evaluate.folds import SplitSpec
@@ -70,6 +70,13 @@ class Choosing(Protocol):
     """A method that chooses settings when it is fitted."""
 
     choice: Choice | None
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """A method whose training chooses settings itself; ``learned`` is the record in its model's history, or None."""
+
+    learned: dict[str, Any] | None
 
 
 @runtime_checkable

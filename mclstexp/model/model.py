@@ -146,7 +146,7 @@ class Model:
         """
         arrays, facts = self._state
         facts = {**facts, "slides": [dict(slide) for slide in self.slides]}
-        card = model_card(self.slides, self.panel, self.config, self.calibration)
+        card = model_card(self.slides, self.panel, self.config, self.calibration, self.history)
         files = ModelFiles(self.config, self.panel, arrays, facts, self.history, card)
         write_model(Path(folder), files, digest=self.digest, force=force)
 

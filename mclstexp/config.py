@@ -247,7 +247,9 @@ class SharedSpaceConfig:
         for name, places in (("context_scales", self.context_scales), ("scales", self.scales)):
             fits = places is None or all(place >= 0 for place in places)
             require(f"shared.{name}", places, fits, "null or a list of the scales' places, counted from 0,")
-        require("shared.scales", self.scales, self.scales is None or self.scales, "null or a list that is not empty,")
+        require(
+            "shared.scales", self.scales, self.scales is None or bool(self.scales), "null or a list that is not empty,"
+        )
         weights = self.level_weights
         fits = weights is None or (len(weights) == 2 and min(weights) >= 0 and sum(weights) <= 1 + 1e-9)
         require("shared.level_weights", weights, fits, "null or two shares that together are at most 1,")
@@ -279,9 +281,10 @@ class ModelConfig:
     ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
     a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
-    (0: the plain weighted mean), ``blend`` the share of a linear map of the same features. ``calibrate`` cross-validates a shared space for intervals of nominal coverage
-    ``interval_level`` and for each gene's expected reliability. ``choose`` names the settings that training chooses on
-    slides held out, among `CHOICES`; what is set by hand is not chosen.
+    (0: the plain weighted mean), ``blend`` the share of a linear map of the same features. ``calibrate``
+    cross-validates a shared space for intervals of nominal coverage ``interval_level`` and for each gene's expected
+    reliability. ``choose`` names the settings that training chooses on slides held out, among `CHOICES`; what is set by
+    hand is not chosen.
     """
 
     recipe: str = "default"

@@ -24,8 +24,8 @@ from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space
-from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.neighbourhood import positions_um
+from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.notes import inform, warn
 from mclstexp.panel import GenePanel

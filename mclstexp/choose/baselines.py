@@ -82,9 +82,7 @@ def held_out_baselines(
 
     def run(name: str, method: _Baseline, features: Sequence[FloatArray]) -> None:
         method.fit(features, expression, fold_of)
-        predicted[name] = [
-            method.cross_predict([features[place]], [fold_of[place]], [some])[0] for place, some in rows
-        ]
+        predicted[name] = [method.cross_predict([features[place]], [fold_of[place]], [some])[0] for place, some in rows]
 
     variance = feature_variance(slides)
     run("training mean", MeanExpression(), own)

@@ -119,9 +119,7 @@ class _Choice:
         rehearsal = Rehearsal(divided, self._layout, self._panel)
         n_spots = min(sum(len(slide.features) for slide in split.rest) for split in divided)
         of_views = views(self._config)
-        later = steps(
-            self._config, n_components=rehearsal.n_components, n_spots=n_spots, patients=kind == "patient"
-        )
+        later = steps(self._config, n_components=rehearsal.n_components, n_spots=n_spots, patients=kind == "patient")
         self._total = len(of_views) + len(later) + 1
         for step in of_views:
             self._look(step)

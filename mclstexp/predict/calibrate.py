@@ -32,7 +32,7 @@ from mclstexp.predict.predictor import Predictor, Query
 from mclstexp.predict.source import NEAREST
 from mclstexp.predict.splits import Split, excerpts, splits
 from mclstexp.sampling import evenly
-from mclstexp.types import FloatArray, IdArray
+from mclstexp.types import FloatArray
 
 MAX_SPOTS = 30_000
 

@@ -69,9 +69,7 @@ def fit_shared_space(
     return _assemble(data, standard, basis, expression, _fit_components(data, sums, config), level)
 
 
-def held_out_share(
-    slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig, *, seed: int = 0
-) -> float:
+def held_out_share(slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig, *, seed: int = 0) -> float:
     """Return which share of the variance of expression within slides is predicted on what is held out.
 
     Of the directions that ``config.components`` asks for, each with the penalty that predicts it best.
@@ -332,5 +330,5 @@ def _validate(
     return agree / np.sqrt(length * np.maximum(square, 1e-12)), slope, slope * np.sqrt(length)
 
 
-def _rounded(values: Matrix) -> list[float]:
+def _rounded(values: NDArray[np.floating]) -> list[float]:
     return [round(float(v), 4) for v in values]

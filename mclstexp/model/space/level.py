@@ -247,7 +247,7 @@ def _unit(axes: FloatArray) -> FloatArray:
     return np.asarray(axes / np.maximum(length, 1e-12), dtype=np.float32)
 
 
-def _of_spots(axes: FloatArray, landmarks: FloatArray, expression: NDArray[np.float16], mean: Matrix) -> Matrix:
+def _of_spots(axes: FloatArray, landmarks: FloatArray, expression: NDArray[np.float16], mean: NDArray[Any]) -> Matrix:
     """Return the mean expression ``(G,)`` of the landmarks that the spots of a slide look like."""
     n_alike = min(ALIKE, max(1, len(landmarks) // 10))
     use = np.zeros(len(landmarks))
@@ -264,7 +264,7 @@ def _of_spots(axes: FloatArray, landmarks: FloatArray, expression: NDArray[np.fl
     return np.asarray(np.where(held > 0, total / np.maximum(held, 1e-12), mean))
 
 
-def _kernel(first: Matrix, second: Matrix, reach: float) -> Matrix:
+def _kernel(first: NDArray[Any], second: NDArray[Any], reach: float) -> Matrix:
     squared = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
     return np.asarray(np.exp(-np.maximum(squared, 0) / (2 * max(reach, 1e-12) ** 2)), dtype=np.float64)
 

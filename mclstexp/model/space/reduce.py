@@ -100,7 +100,7 @@ class Reduction:
         if linear is not None:
             # Reduced features count from the slides' mean.
             apart = linear.offset - (space.feature_mean @ linear.own) @ linear.out
-            linear = dataclasses.replace(linear, own=self.weights(linear.own), offset=apart)
+            linear = dataclasses.replace(linear, own=self.weights(linear.own), offset=apart.astype(np.float32))
         return dataclasses.replace(
             space,
             feature_mean=self.mean.astype(np.float32),

@@ -117,6 +117,13 @@ def _shares(steps: list[FloatArray]) -> FloatArray:
     return np.where(total > 0, sizes / np.where(total > 0, total, 1.0), even).astype(np.float32)
 
 
+def _mean_of_known(mean: FloatArray) -> FloatArray:
+    """Return ``(n_genes,)`` the mean over the spots where a gene is known, 0 where it is known nowhere."""
+    known = ~np.isnan(mean)
+    total = np.where(known, mean, 0).sum(axis=0, dtype=np.float64)
+    return (total / np.maximum(known.sum(axis=0), 1)).astype(np.float32)
+
+
 class Predictor:
     """Predicts expression from a reference's spots, by a model's space and settings.
 
@@ -162,7 +169,7 @@ class Predictor:
         certain = np.zeros(len(query.genes), dtype=np.float32)
         if not corrects and not query.retrieval.slide_levelled:
             return _Adjusted(mean, "neighbours", certain, _shares([np.ones_like(mean)]))
-        columns, common = self.panel.columns(query.genes), np.nanmean(mean, axis=0) if len(mean) else certain
+        columns, common = self.panel.columns(query.genes), _mean_of_known(mean)
         of_slide = None
         if query.retrieval.slide_levelled:
             options = AverageOptions(query.rule, query.retrieval.min_measured)

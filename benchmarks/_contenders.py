@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from simulated.features import Cohort
+from simulated.nature import Cohort
 
 from mclstexp.config import ModelConfig, Normalisation, recipe
 from mclstexp.metrics import PooledCorrelation, mean_or_none, score_genes, squared_error

@@ -22,7 +22,8 @@ from typing import Any
 import _her2st as her2st
 from _contenders import METHODS, default_config, scores
 from _measure import Clock, peak_mb
-from simulated.features import WORLDS, Cohort, simulate
+from simulated.features import simulate
+from simulated.nature import WORLDS, Cohort
 
 from mclstexp.config import recipe
 from mclstexp.errors import MclstexpWarning

@@ -1,8 +1,10 @@
-"""How the default recipe does as data grows: simulated cohorts from 500 spots of one tissue to 100,000 of sixteen.
+"""How the default recipe does as data grows: simulated cohorts of 500 spots of one tissue to 100,000 of sixteen.
 
     python benchmarks/growth.py --sizes 8x16x2x9600 --worlds linear,curved
     python benchmarks/growth.py --sizes 8x16x2x9600 --sweep shared.components=6,20,40
+    python benchmarks/growth.py --pictures 6x18x1x1800 --sizes= --weights tf_efficientnet_lite0.safetensors
 
+Cohorts of `--sizes` are features, those of `--pictures` are drawn and encoded (one view, one field of view).
 A size is tissues x patients x slides a patient x spots in all. Test slides are of patients that training never saw.
 Every method runs in a process of its own, which simulates the cohort anew, so that its peak memory is its own (the
 cohort included); its seconds are those of training and prediction without the simulation.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +45,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one cohort."""
+    """One method on one cohort; ``encoder`` is the name and the weights of one that encodes pictures, "" for none."""
 
     world: str
     size: str
@@ -51,6 +54,8 @@ class Job:
     programmes: int | None
     method: str
     settings: tuple[str, ...] = ()
+    encoder: tuple[str, str] = ("", "")
+    cache: str | None = None
 
     @property
     def label(self) -> str:
@@ -96,13 +101,15 @@ def jobs(options: argparse.Namespace) -> Iterator[list[Job]]:
     unknown = sorted({*names} - {*METHODS}) or sorted({*her2st.split_list(options.worlds)} - {*WORLDS})
     if unknown:
         raise SystemExit(f"unknown: {unknown[0]}; methods are {', '.join(METHODS)}; worlds are {', '.join(WORLDS)}")
-    for size in her2st.split_list(options.sizes):
+    kinds = [(size, ("", "")) for size in her2st.split_list(options.sizes)]
+    kinds += [(size, (options.encoder, options.weights)) for size in her2st.split_list(options.pictures)]
+    for size, encoder in kinds:
         spots = size_of(size)[3]
         for world in her2st.split_list(options.worlds):
             for seed in her2st.split_list(options.seeds):
                 common = (world, size, int(seed), options.genes, options.programmes)
                 yield [
-                    Job(*common, name, settings)
+                    Job(*common, name, settings, encoder, options.cache)
                     for name in names
                     if name != "paper" or spots <= options.paper_spots
                     for settings in (variants(options) if name == "default" else [()])
@@ -121,7 +128,8 @@ def variants(options: argparse.Namespace) -> list[tuple[str, ...]]:
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print one cohort's table."""
     first = rows[0]
-    title = f"{first['world']}, {first['size']} (tissues x patients x slides x spots), seed {first['seed']}"
+    kind = "pictures" if first["encoder"][0] else "features"
+    title = f"{kind}, {first['world']}, {first['size']} (tissues x patients x slides x spots), seed {first['seed']}"
     table = [[" ".join((row["method"], *row["settings"])), *(row[key] for key in COLUMNS.values())] for row in rows]
     her2st.show(title, ["method", *COLUMNS], [[*line[:4], *map(_short, line[4:])] for line in table])
 
@@ -133,6 +141,10 @@ def _short(value: float | None) -> str:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--sizes", default=",".join(SIZES), help="tissues x patients x slides a patient x spots.")
+    options.add_argument("--pictures", default="", metavar="SIZES", help="Cohorts that are drawn and encoded.")
+    options.add_argument("--encoder", default=her2st.ENCODER, help="What encodes the pictures.")
+    options.add_argument("--weights", default="random", help="Its .safetensors file, or 'random'.")
+    options.add_argument("--cache", help="Folder that keeps the features of pictures after the run.")
     options.add_argument("--worlds", default=",".join(WORLDS))
     options.add_argument("--seeds", default="0")
     options.add_argument("--genes", type=int, default=300)
@@ -149,6 +161,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    with tempfile.TemporaryDirectory(prefix="mst-growth-") as folder:
+        options.cache = options.cache or folder
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run every job, and save and print what is known after each."""
     results: dict[str, Any] = {"facts": facts(), "rows": []}
     for cohort in jobs(options):
         rows = []

@@ -112,17 +112,18 @@ def jobs(options: argparse.Namespace) -> Iterator[list[Job]]:
                     Job(*common, name, settings, encoder, options.cache)
                     for name in names
                     if name != "paper" or spots <= options.paper_spots
-                    for settings in (variants(options) if name == "default" else [()])
+                    for settings in variants(options, name)
                 ]
 
 
-def variants(options: argparse.Namespace) -> list[tuple[str, ...]]:
-    """Return the settings of every run of the default recipe."""
-    fixed = tuple(options.set)
-    if not options.sweep:
-        return [fixed]
+def variants(options: argparse.Namespace, name: str) -> list[tuple[str, ...]]:
+    """Return the settings of every run of a method."""
+    if name == "paper":
+        return [tuple(options.paper_set)]
+    if name != "default" or not options.sweep:
+        return [tuple(options.set) if name == "default" else ()]
     key, _, values = options.sweep.partition("=")
-    return [(*fixed, f"{key}={value}") for value in her2st.split_list(values)]
+    return [(*options.set, f"{key}={value}") for value in her2st.split_list(values)]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -154,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="Of the default; may be repeated."
     )
+    options.add_argument("--paper-set", action="append", default=[], metavar="KEY=VALUE", help="Of `paper`.")
     options.add_argument("--sweep", metavar="KEY=A,B,C", help="Run the default with each value in turn.")
     options.add_argument("--out", type=Path, default=her2st.RESULTS / "growth.json", help="JSON file to write.")
     return options

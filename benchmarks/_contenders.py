@@ -23,6 +23,9 @@ from mclstexp.types import FloatArray
 
 if TYPE_CHECKING:
     from mclstexp.model.space.base import Space
+    from mclstexp.predict.baselines.mean import MeanExpression
+    from mclstexp.predict.baselines.neighbours import FeatureNeighbours
+    from mclstexp.predict.baselines.probe import RidgeProbe
     from mclstexp.predict.predictor import Predicted
     from mclstexp.slide import Slide
 
@@ -30,8 +33,7 @@ SCALE = Normalisation(target_sum=1e4, total="panel", log="natural")
 """Scale of the simulated expression: log(1 + counts / total x 10,000)."""
 
 NEIGHBOURS = 200
-PENALTIES = np.geomspace(1e-4, 1e2, 13)
-"""Of the probe, in units of the mean variance of a standardised feature times the number of features."""
+"""Of image retrieval, as in `mst evaluate`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,139 +162,34 @@ def _answer(answers: Sequence[Predicted], chosen: dict[str, Any]) -> Answer:
 
 def training_mean(cohort: Cohort, config: ModelConfig) -> Answer:
     """Give every spot the mean of all training spots."""
-    total = sum(slide.expression.sum(axis=0, dtype=np.float64) for slide in cohort.train)
-    mean = np.asarray(total / sum(len(slide.features) for slide in cohort.train), dtype=np.float32)
-    return Answer([np.tile(mean, (len(slide.features), 1)) for slide in cohort.test])
+    from mclstexp.predict.baselines.mean import MeanExpression
 
-
-@dataclass(frozen=True, eq=False)
-class _Scaler:
-    mean: FloatArray
-    scale: FloatArray
-
-    @classmethod
-    def of(cls, slides: Sequence[SlideArrays]) -> _Scaler:
-        n = sum(len(slide.features) for slide in slides)
-        mean = sum(slide.features.sum(axis=0, dtype=np.float64) for slide in slides) / n
-        square = sum(np.square(slide.features - mean).sum(axis=0, dtype=np.float64) for slide in slides) / n
-        scale = np.where(square > 1e-12, 1 / np.sqrt(np.maximum(square, 1e-12)), 0.0)
-        return cls(np.asarray(mean, dtype=np.float32), np.asarray(scale, dtype=np.float32))
-
-    def __call__(self, features: FloatArray) -> FloatArray:
-        return (features - self.mean) * self.scale
+    return _baseline(cohort, MeanExpression())
 
 
 def image_retrieval(cohort: Cohort, config: ModelConfig) -> Answer:
-    """Give every spot the mean of the training spots whose standardised features are nearest by cosine."""
-    scaler = _Scaler.of(cohort.train)
-    keys = np.concatenate([_unit(scaler(slide.features)) for slide in cohort.train])
-    values = np.concatenate([slide.expression for slide in cohort.train])
-    k = min(NEIGHBOURS, len(keys))
-    means = []
-    for slide in cohort.test:
-        similarity = _unit(scaler(slide.features)) @ keys.T
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        means.append(np.stack([values[rows].mean(axis=0) for rows in nearest]))
-    return Answer(means, float(k))
+    """Give every spot the mean of the training spots whose features are nearest by cosine."""
+    from mclstexp.predict.baselines.neighbours import FeatureNeighbours
 
-
-def _unit(values: FloatArray) -> FloatArray:
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+    method = FeatureNeighbours(NEIGHBOURS, weights=cohort.layout.column_weights(), seed=config.seed)
+    k = min(NEIGHBOURS, sum(len(slide.features) for slide in cohort.train))
+    return dataclasses.replace(_baseline(cohort, method), n_effective=float(k))
 
 
 def linear_probe(cohort: Cohort, config: ModelConfig) -> Answer:
-    """Ridge regression on the recipe's own features, its penalty the one of least squared error on folds held out."""
-    scaler, (_, fold_of) = _Scaler.of(cohort.train), folds(cohort.train)
-    sums = _Sums.by_fold(cohort.train, fold_of, scaler)
-    whole = _Sums.total(sums)
-    errors = np.sum([(whole - part).solved().errors(part) for part in sums], axis=0)
-    best = int(np.argmin(errors))
-    weights, offset = whole.solved().weights(PENALTIES[best])
-    means = [np.asarray(scaler(slide.features) @ weights + offset, dtype=np.float32) for slide in cohort.test]
-    return Answer(means, chosen={"penalty": float(PENALTIES[best])})
+    """Ridge regression on the recipe's own features, every block of them brought to the same variance."""
+    from mclstexp.predict.baselines.probe import RidgeProbe
+
+    method = RidgeProbe(weights=cohort.layout.column_weights(), seed=config.seed)
+    answer = _baseline(cohort, method)
+    return dataclasses.replace(answer, chosen={"strength": method.strength, "slope": method.slope})
 
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Number of spots, sums and products of features and expression: all that a ridge regression needs."""
-
-    n: float
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    xx: NDArray[np.float64]
-    xy: NDArray[np.float64]
-    yy: float
-
-    @classmethod
-    def by_fold(
-        cls, slides: Sequence[SlideArrays], fold_of: Sequence[NDArray[np.int64]], scaler: _Scaler
-    ) -> list[_Sums]:
-        parts: dict[int, _Sums] = {}
-        for slide, fold in zip(slides, fold_of, strict=True):
-            for number in np.unique(fold).tolist():
-                new = cls.of(scaler(slide.features[fold == number]), slide.expression[fold == number])
-                parts[number] = parts[number] + new if number in parts else new
-        return list(parts.values())
-
-    @classmethod
-    def of(cls, x: FloatArray, y: FloatArray) -> _Sums:
-        wide = y.astype(np.float64)
-        return cls(len(x), x.sum(axis=0, dtype=np.float64), wide.sum(axis=0), x.T @ x, x.T @ y, float((wide**2).sum()))
-
-    @classmethod
-    def total(cls, parts: Sequence[_Sums]) -> _Sums:
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = whole + part
-        return whole
-
-    def _merged(self, other: _Sums, sign: float) -> _Sums:
-        names = [one.name for one in dataclasses.fields(self)]
-        return _Sums(*(np.add(getattr(self, name), sign * getattr(other, name), dtype=np.float64) for name in names))
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return self._merged(other, 1.0)
-
-    def __sub__(self, other: _Sums) -> _Sums:
-        return self._merged(other, -1.0)
-
-    def solved(self) -> _Ridge:
-        mean_x, mean_y = self.x / self.n, self.y / self.n
-        values, vectors = np.linalg.eigh(self.xx - self.n * np.outer(mean_x, mean_x))
-        cross = vectors.T @ (self.xy - self.n * np.outer(mean_x, mean_y))
-        return _Ridge(self.n, mean_x, mean_y, np.maximum(values, 0), vectors, cross)
-
-
-@dataclass(frozen=True, eq=False)
-class _Ridge:
-    """A ridge regression for any penalty, from one decomposition."""
-
-    n: float
-    mean_x: NDArray[np.float64]
-    mean_y: NDArray[np.float64]
-    values: NDArray[np.float64]
-    vectors: NDArray[np.float64]
-    cross: NDArray[np.float64]
-
-    def _rotated(self, penalty: float) -> NDArray[np.float64]:
-        return np.asarray(self.cross / (self.values[:, None] + penalty * self.n * len(self.values)))
-
-    def weights(self, penalty: float) -> tuple[FloatArray, FloatArray]:
-        weights = self.vectors @ self._rotated(penalty)
-        return weights.astype(np.float32), (self.mean_y - self.mean_x @ weights).astype(np.float32)
-
-    def errors(self, held: _Sums) -> NDArray[np.float64]:
-        """Return the sum of squared errors on what was held out, for every penalty."""
-        x, y = self.mean_x, self.mean_y
-        gram = held.xx - np.outer(held.x, x) - np.outer(x, held.x) + held.n * np.outer(x, x)
-        cross = held.xy - np.outer(held.x, y) - np.outer(x, held.y) + held.n * np.outer(x, y)
-        square = held.yy - 2 * held.y @ y + held.n * y @ y
-        gram, cross = self.vectors.T @ gram @ self.vectors, self.vectors.T @ cross
-        errors = []
-        for penalty in PENALTIES:
-            beta = self._rotated(penalty)
-            errors.append(square - 2 * (beta * cross).sum() + (beta * (gram @ beta)).sum())
-        return np.asarray(errors)
+def _baseline(cohort: Cohort, method: MeanExpression | FeatureNeighbours | RidgeProbe) -> Answer:
+    train = cohort.train
+    expression = [np.where(slide.measured, slide.expression, np.float32(np.nan)) for slide in train]
+    method.fit([slide.features for slide in train], expression, folds(train)[1])
+    return Answer([method.predict(slide.features) for slide in cohort.test])
 
 
 METHODS: dict[str, Callable[[Cohort, ModelConfig], Answer]] = {

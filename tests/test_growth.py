@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
-from sklearn.linear_model import Ridge
 
 from mclstexp.config import EncoderSpec
 from mclstexp.data.genes.expression import expression_for
@@ -94,37 +93,21 @@ def test_only_visible_programmes_are_seen(script):
     assert len(seen) == 3
 
 
-def test_the_probe_is_ridge_regression_and_knows_its_errors(script, small):
+def test_baselines_see_the_features_block_by_block(script, small):
     contenders = script("_contenders")
-    scaler = contenders._Scaler.of(small.train)
-    zeros = [np.full(len(slide.features), i) for i, slide in enumerate(small.train)]
-    *rest, held = contenders._Sums.by_fold(small.train, zeros, scaler)
-    ridge = contenders._Sums.total(rest).solved()
-    x = np.concatenate([scaler(slide.features) for slide in small.train[:-1]]).astype(np.float64)
-    y = np.concatenate([slide.expression for slide in small.train[:-1]]).astype(np.float64)
-    errors = ridge.errors(held)
-    for i in (2, 6, 10):
-        penalty = contenders.PENALTIES[i]
-        oracle = Ridge(alpha=penalty * x.size).fit(x, y)
-        weights, offset = ridge.weights(penalty)
-        np.testing.assert_allclose(weights, oracle.coef_.T, atol=1e-4)
-        np.testing.assert_allclose(offset, oracle.intercept_, atol=1e-4)
-        last = small.train[-1]
-        missed = oracle.predict(scaler(last.features)) - last.expression
-        assert errors[i] == pytest.approx((missed**2).sum(), rel=1e-4)
-
-
-def test_image_retrieval_averages_the_nearest(script, small):
-    contenders = script("_contenders")
-    answer = contenders.image_retrieval(small, contenders.default_config(small))
+    config = contenders.default_config(small)
     features = np.concatenate([slide.features for slide in small.train]).astype(np.float64)
     values = np.concatenate([slide.expression for slide in small.train])
-    mean, sd = features.mean(axis=0), features.std(axis=0)
-    keys, query = (features - mean) / sd, (small.test[0].features - mean) / sd
+    mean, scale = features.mean(axis=0), np.sqrt(small.layout.column_weights()) / features.std(axis=0)
+    keys, query = (features - mean) * scale, (small.test[0].features - mean) * scale
     cosine = (query @ keys.T) / np.outer(np.linalg.norm(query, axis=1), np.linalg.norm(keys, axis=1))
     nearest = np.argsort(-cosine, axis=1)[:, : contenders.NEIGHBOURS]
+    answer = contenders.image_retrieval(small, config)
     np.testing.assert_allclose(answer.means[0], values[nearest].mean(axis=1), atol=0.02)
     assert answer.n_effective == 200
+    probe = contenders.scores(small, contenders.linear_probe(small, config))
+    assert probe["pcc"] > 0.3
+    assert probe["mse"] < contenders.scores(small, contenders.training_mean(small, config))["mse"]
 
 
 def test_slides_of_arrays_hold_the_counts(script, small):
@@ -211,17 +194,17 @@ def test_pictures_follow_their_properties(script):
     assert np.flatnonzero(look.weights.any(axis=1)).tolist() == visible.tolist()
 
 
-def test_pictures_are_encoded_once(script, tmp_path):
-    simulate = script("simulated.pictures").simulate_pictures
+def test_pictures_are_encoded_once(script, tmp_path, monkeypatch):
+    nature, pictures = script("simulated.nature"), script("simulated.pictures")
+    sides = [nature.Place(0, 0, 0, 4)], [nature.Place(2, 0, 1, 4)]
+    monkeypatch.setattr(pictures, "places", lambda *amounts: sides)
     encoder = ImageEncoder.create(EncoderSpec("test_resnet", "stages"), "random", seed=0)
-    amounts = (2, 2, 1, 16, 4, 20, 0)
-    first = simulate(*amounts, encoder=encoder, cache=tmp_path)
+    first = pictures.simulate_pictures(2, 2, 1, 8, 4, 20, 0, encoder=encoder, cache=tmp_path)
     assert first.layout.width == first.train[0].features.shape[1]
-    assert len(list(tmp_path.iterdir())) == len(first.train) + len(first.test)
+    assert len(list(tmp_path.iterdir())) == 2
     encoder.features = None  # anything encoded again would fail
-    again = simulate(*amounts, encoder=encoder, cache=tmp_path)
+    again = pictures.simulate_pictures(2, 2, 1, 8, 4, 20, 0, encoder=encoder, cache=tmp_path)
     for one, same in zip((*first.train, *first.test), (*again.train, *again.test), strict=True):
         np.testing.assert_array_equal(one.features, same.features)
         np.testing.assert_array_equal(one.expression, same.expression)
-    between = np.ptp([slide.features.mean(axis=0) for slide in first.train], axis=0)
-    assert (between > 0).any()
+    assert not np.array_equal(first.train[0].features, first.test[0].features)

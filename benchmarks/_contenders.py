@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,15 +82,10 @@ def default(cohort: Cohort, config: ModelConfig) -> Answer:
 
 def fitted(cohort: Cohort, config: ModelConfig, panel: GenePanel) -> tuple[ModelConfig, Any, dict[str, Any]]:
     """Return the settings that training arrives at, its space, and what it says of them."""
-    if find_spec("mclstexp.choose") is not None:
-        from mclstexp.choose import choose  # type: ignore[import-not-found]
+    from mclstexp.choose.run import choose
 
-        chosen = choose(cohort.train, cohort.layout, config, panel)
-        return chosen.config, chosen.space, chosen.record
-    from mclstexp.model.space.fit import fit_shared_space
-
-    space = fit_shared_space(cohort.train, cohort.layout, config.shared, seed=config.seed)
-    return config, space, space.report
+    chosen = choose(cohort.train, cohort.layout, config, panel)
+    return chosen.config, chosen.space, chosen.record
 
 
 def paper(cohort: Cohort, config: ModelConfig) -> Answer:

@@ -28,9 +28,8 @@ from _measure import Clock, peak_mb
 from simulated.features import simulate
 from simulated.nature import WORLDS, Cohort
 
-from mclstexp.config import recipe
+from mclstexp.config import changed, recipe
 from mclstexp.errors import MclstexpWarning
-from mclstexp.settings import with_settings
 
 SIZES = ("1x2x1x500", "2x4x1x1000", "4x8x2x3000", "8x16x2x9600", "12x32x2x30000", "16x64x2x100000")
 COLUMNS = {
@@ -83,7 +82,7 @@ def measured(job: Job) -> dict[str, Any]:
     cohort = job.cohort()
     base = default_config(cohort) if job.method != "paper" else recipe("paper")
     with Clock() as clock:
-        answer = METHODS[job.method](cohort, with_settings(base, list(job.settings)))
+        answer = METHODS[job.method](cohort, changed(base, list(job.settings)))
     row: dict[str, Any] = asdict(job) | scores(cohort, answer)
     row |= {"seconds": clock.seconds, "peak_mb": peak_mb(), "chosen": answer.chosen}
     return row | {"test_slides": len(cohort.test), "train_slides": len(cohort.train)}

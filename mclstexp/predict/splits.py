@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,15 +29,32 @@ LEAST = 40
 def excerpts(slides: Sequence[SlideArrays], *, max_spots: int = MAX_SPOTS, seed: int = 0) -> list[SlideArrays]:
     """Return slides whose spots are at most ``max_spots`` in all: of a large slide the spots around one of them.
 
-    Neighbours stay neighbours, so that means over them are nearly what they are on the whole slide.
+    Neighbours stay neighbours, so that means over them are nearly what they are on the whole slide. Of more than
+    `MAX_SLIDES` slides some are left out, the second and later ones of a patient first.
     """
-    slides = [slides[i] for i in evenly(len(slides), MAX_SLIDES)]
+    slides = [slides[i] for i in _some_slides(slides)]
     sizes = np.array([len(slide.features) for slide in slides])
     if sizes.sum() <= max_spots:
         return list(slides)
     quota = _quota(sizes, max_spots)
     rng = np.random.default_rng(seed)
     return [_around(slide, int(rng.integers(len(slide.features))), quota) for slide in slides]
+
+
+def _some_slides(slides: Sequence[SlideArrays]) -> list[int]:
+    """Return the places of at most `MAX_SLIDES`: each patient's first, then their second ones, evenly where cut."""
+    rounds: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for place, slide in enumerate(slides):
+        turn = seen[slide.patient or slide.slide_id]
+        seen[slide.patient or slide.slide_id] += 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(place)
+    kept: list[int] = []
+    for places in rounds:
+        kept += [places[i] for i in evenly(len(places), MAX_SLIDES - len(kept))]
+    return sorted(kept)
 
 
 def _quota(sizes: NDArray[np.int64], wanted: int) -> int:

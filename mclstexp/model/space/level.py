@@ -179,7 +179,7 @@ def fit_slide_level(
     filled = np.where(np.isnan(levels), mean, levels)
     fold = np.array([int(fold_of[0]) for fold_of in data.fold_of])
     # Slides of one patient, let alone quarters of one slide, cannot show how patients differ.
-    held_out = _HeldOut.of(data, spots, anchors, filled, share, fold) if data.kind == "patient" else None
+    held_out = _HeldOut.of(data, spots, anchors, levels, share, fold) if data.kind == "patient" else None
     choice = _choose(held_out, levels) if held_out is not None else _Choice()
     if weights is not None:
         choice = _Choice(choice.reach, choice.noise, weights)
@@ -195,7 +195,7 @@ def fit_slide_level(
         dual=_solve(anchors, filled - mean, reach, choice.noise)[:n_slides].astype(np.float32),
         reach=np.array([reach], dtype=np.float32),
         weights=np.array(choice.weights, dtype=np.float32),
-        error=np.broadcast_to(error, mean.shape).astype(np.float32),
+        error=error.astype(np.float32),
         growth=np.array([growth], dtype=np.float32),
     )
 
@@ -295,7 +295,7 @@ def _weighted_mean(levels: Matrix, share: Matrix) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class _HeldOut:
-    """What each side says of slides whose patients were left out, ``(slides, G)`` each."""
+    """What each side says of slides whose patients were left out, ``(slides, G)`` each; NaN for genes of theirs alone."""
 
     mean: Matrix
     spots: Matrix
@@ -309,14 +309,16 @@ class _HeldOut:
         smooth = {(reach, noise): np.zeros_like(levels) for reach in REACHES for noise in NOISES}
         for number in np.unique(fold).tolist():
             rest, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            mean[held] = _weighted_mean(levels[rest], share[rest])
+            of_rest = levels[rest]
+            mean[held] = np.where(np.isnan(of_rest).all(axis=0), np.nan, _weighted_mean(of_rest, share[rest]))
+            filled = np.where(np.isnan(of_rest), mean[held[0]], of_rest)
             near = np.flatnonzero(fold[spots.owner] != number)
             for place in held.tolist():
                 axes = spots.axes[spots.owner == place]
                 alike[place] = _of_spots(axes, spots.axes[near], spots.expression[near], mean[place])
             typical = _typical_distance(anchors[rest])
             for (reach, noise), said in smooth.items():
-                dual = _solve(anchors[rest], levels[rest] - mean[held[0]], reach * typical, noise)
+                dual = _solve(anchors[rest], filled - mean[held[0]], reach * typical, noise)
                 said[held] = mean[held] + _kernel(anchors[held], anchors[rest], reach * typical) @ dual
         return cls(mean, alike, smooth)
 
@@ -340,18 +342,27 @@ def _choose(held_out: _HeldOut, levels: Matrix) -> _Choice:
     return best
 
 
-def _uncertainty(held_out: _HeldOut | None, choice: _Choice, levels: Matrix) -> tuple[Matrix | float, float]:
+def _uncertainty(held_out: _HeldOut | None, choice: _Choice, levels: Matrix) -> tuple[Matrix, float]:
     """Return the standard deviation of levels by gene, and how much of a level's own distance adds to it.
 
-    Held-out squared errors are explained by a gene's own variance plus a share of the squared distance moved.
+    Held-out squared errors are explained by a gene's own variance plus a share of the squared distance moved. A gene
+    that was not measured twice, so that nothing shows its error, has that of the other genes.
     """
     if held_out is None:
-        spread = np.nanstd(levels, axis=0) if len(levels) > 1 else 0.0
-        return np.nan_to_num(spread), UNKNOWN_GROWTH**2
+        return np.sqrt(_of_known((levels - _of_known(levels)) ** 2)), UNKNOWN_GROWTH**2
     moved = held_out.moved(choice)
     squared, distance = (levels - held_out.mean - moved) ** 2, moved**2
-    around = distance - np.nanmean(distance, axis=0)
+    around = distance - _of_known(distance)
     slope = np.nansum(around * squared) / max(float(np.nansum(around**2)), 1e-12)
     growth = float(np.clip(slope, 0.0, 1.0))
-    error = np.sqrt(np.maximum(np.nanmean(squared - growth * distance, axis=0), 0.0))
-    return np.nan_to_num(error), growth
+    left = _of_known(squared - growth * distance, np.nan)
+    known = np.isfinite(left)
+    typical = float(np.mean(np.maximum(left[known], 0.0))) if known.any() else 0.0
+    return np.sqrt(np.maximum(np.where(known, left, typical), 0.0)), growth
+
+
+def _of_known(values: Matrix, otherwise: float = 0.0) -> Matrix:
+    """Return the mean ``(G,)`` over the slides that are known (not NaN)."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.asarray(np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), otherwise))

@@ -44,22 +44,22 @@ def fit_shared_space(
     config = config or SharedSpaceConfig()
     _check(slides, layout)
     data = TrainingSet.of(slides)
-    standard = _Standardiser.fit(slides, layout, config)
+    standard = Standardiser.fit(slides, layout, config)
     expression = _expression_basis(data, config)
-    basis = _feature_basis(slides, standard, config, seed)
+    basis = feature_basis(slides, standard, config, seed)
     components = _fit_components(data, standard, basis, expression)
     level = _fit_level(data, standard, expression, seed)
     return _assemble(data, standard, basis, expression, components, level)
 
 
-def _fit_components(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Fitted:
+def _fit_components(data: TrainingSet, standard: Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Fitted:
     """Predict each component of expression from image features, its penalty chosen on the folds."""
     sums = _accumulate(data, standard, basis, expression)
     # One patient shows nothing of what transfers to another.
     return _ridge(sums, caution=standard.config.caution if data.kind != "patient" else 1.0)
 
 
-def _fit_level(data: TrainingSet, standard: _Standardiser, expression: _ExpressionBasis, seed: int) -> FittedLevel:
+def _fit_level(data: TrainingSet, standard: Standardiser, expression: _ExpressionBasis, seed: int) -> FittedLevel:
     """Tell a slide's mean expression from the mean of its features."""
     of_level = Basis(standard.mean, standard.scale, expression.mean, expression.loadings)
     return fit_level(level_spots(data, of_level, seed), may_be_none=data.kind == "patient")
@@ -67,7 +67,7 @@ def _fit_level(data: TrainingSet, standard: _Standardiser, expression: _Expressi
 
 def _assemble(
     data: TrainingSet,
-    standard: _Standardiser,
+    standard: Standardiser,
     basis: Matrix,
     expression: _ExpressionBasis,
     fitted: _Fitted,
@@ -121,7 +121,7 @@ def _check(slides: Sequence[SlideArrays], layout: FeatureLayout) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Standardiser:
+class Standardiser:
     """Slide-centred features and their context, every block of columns brought to the same total variance."""
 
     config: SharedSpaceConfig
@@ -131,7 +131,8 @@ class _Standardiser:
     context_scale: Matrix
 
     @classmethod
-    def fit(cls, slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig) -> _Standardiser:
+    def fit(cls, slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig) -> Standardiser:
+        """Measure slides, visiting them twice."""
         weights = layout.column_weights()
         wanted = layout.columns_of_scales(config.context_scales) & (config.context_um > 0)
         columns = np.flatnonzero(wanted)
@@ -203,8 +204,8 @@ def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceCon
     return np.asarray(np.where(slide.measured, values, 0.0), dtype=np.float64)
 
 
-def _feature_basis(
-    slides: Sequence[SlideArrays], standard: _Standardiser, config: SharedSpaceConfig, seed: int
+def feature_basis(
+    slides: Sequence[SlideArrays], standard: Standardiser, config: SharedSpaceConfig, seed: int
 ) -> Matrix:
     """Orthonormal directions ``(F + context columns, p)`` that span the features of the landmark spots."""
     chosen = sampled_rows(slides, config.max_landmarks, seed)
@@ -231,7 +232,7 @@ class _Sums:
     weight: float
 
 
-def _accumulate(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
+def _accumulate(data: TrainingSet, standard: Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
     rank, width = basis.shape[1], len(expression.loadings)
     gram = [np.zeros((rank, rank)) for _ in range(data.n_folds)]
     cross = [np.zeros((rank, width)) for _ in range(data.n_folds)]

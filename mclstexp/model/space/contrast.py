@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -35,7 +36,7 @@ MAX_LANDMARKS = 2048
 
 @dataclass(frozen=True)
 class ContrastSettings:
-    """How a space is refined; measured in docs/experiments.md.
+    """How a space is refined.
 
     Attributes
     ----------
@@ -277,10 +278,10 @@ class _Training:
 
     def space(self) -> RefinedSpace:
         """Return the space with the network as it is now, its metric in the closed form's measure."""
-        head = Head(self.head.sizes)
-        head.load_state_dict(self.averaged.module.state_dict())
-        start = self.start
-        amplitude = start.amplitude * (self._spread(head) / np.maximum(self.spread, 1e-12))
+        head, start = copy.deepcopy(self.averaged.module), self.start
+        # How much wider the training side became: the closed form's own spread was measured on what was held out.
+        squared = start.amplitude.astype(np.float64) ** 2
+        amplitude = np.sqrt(np.maximum(squared + self._spread(head) ** 2 - self.spread**2, squared / 4))
         gain = start.gain * np.exp(head.log_gain.detach().numpy())
         length, before = np.linalg.norm(gain * amplitude), np.linalg.norm(start.gain * start.amplitude)
         gain = gain * (before / max(float(length), 1e-12))

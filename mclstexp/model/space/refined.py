@@ -150,5 +150,7 @@ class RefinedSpace(SharedSpace):
             head.load_state_dict(weights)
             own, context, slide, unit = (arrays[f"refined.{name}"] for name in (*PROJECTIONS, "unit"))
         except (KeyError, TypeError, RuntimeError) as error:
-            raise FormatError(f"The model's refined space is incomplete ({error}); train it anew.") from error
+            raise FormatError(
+                f"The model's refined space is incomplete ({' '.join(str(error).split())}); train it anew."
+            ) from error
         return cls.around(base, own=own, context=context, slide=slide, unit=unit, head=head)

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -278,7 +278,7 @@ class _Training:
 
     def space(self) -> RefinedSpace:
         """Return the space with the network as it is now, its metric in the closed form's measure."""
-        head, start = copy.deepcopy(self.averaged.module), self.start
+        head, start = cast("Head", copy.deepcopy(self.averaged.module)), self.start
         # How much wider the training side became: the closed form's own spread was measured on what was held out.
         squared = start.amplitude.astype(np.float64) ** 2
         amplitude = np.sqrt(np.maximum(squared + self._spread(head) ** 2 - self.spread**2, squared / 4))

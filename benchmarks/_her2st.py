@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.cli._output import note, table
-from mclstexp.config import ModelConfig, Normalisation, recipe
-from mclstexp.settings import to_dict, with_settings
+from mclstexp.config import ModelConfig, Normalisation, changed, recipe
+from mclstexp.settings import to_dict
 
 if TYPE_CHECKING:
     from mclstexp.evaluate.methods import MethodOptions
@@ -84,8 +84,8 @@ def genes(options: argparse.Namespace) -> list[str]:
 
 def model_config(options: argparse.Namespace, *changes: str, name: str = "default") -> ModelConfig:
     """Return a recipe's settings with the command line's, then with the given changes."""
-    config = with_settings(recipe(name), [f"encoder.name={options.encoder}", *options.set])
-    return with_settings(config, list(changes))
+    config = changed(recipe(name), [f"encoder.name={options.encoder}", *options.set])
+    return changed(config, list(changes))
 
 
 def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> MethodOptions:

@@ -32,8 +32,17 @@ if TYPE_CHECKING:
     from mclstexp.slide import Slide
 
 PROTOCOLS = ("slide", "b4", "c", "mixed")
-MEASURES = {"PCC all": "pcc", "HEG-50": "pcc_heg", "HVG-50": "pcc_hvg", "MSE": "mse", "MAE": "mae", "bias": "bias"}
-RELATIVE_TO = ("paper", "linear probe")
+MEASURES = {
+    "PCC": "pcc",
+    "pooled": "pooled_pcc",
+    "MSE": "mse",
+    "HEG-50": "pcc_heg",
+    "HVG-50": "pcc_hvg",
+    "MAE": "mae",
+    "bias": "bias",
+}
+INTERVALS = {"coverage": "coverage", "width": "interval_width", "pinball": "pinball", "constant": "pinball_constant"}
+RELATIVE_TO = ("paper", "linear probe", "linear probe, own features")
 
 Row = dict[str, Any]
 """One method on one held-out slide with one seed: protocol's and slide's names, and the measures by key."""
@@ -121,7 +130,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         line: Row = {"method": method, "slides": len({row["slide"] for row in own})}
-        for key in (*MEASURES.values(), "coverage"):
+        for key in (*MEASURES.values(), *INTERVALS.values()):
             line[key] = mean([row.get(key) for row in own])
         seeds = dict.fromkeys(row["seed"] for row in own)
         per_seed = [mean([row["pcc"] for row in own if row["seed"] == seed]) for seed in seeds]
@@ -151,14 +160,14 @@ def show(title: str, rows: Sequence[Row], lines: Sequence[Row]) -> None:
     extra = [
         key for key in (f"{what} / {other}" for other in RELATIVE_TO for what in ("all", "HEG")) if key in lines[0]
     ]
-    keys = [*MEASURES.values(), "coverage", "sd_seeds", *extra]
-    header = ["method", "slides", "seeds", *MEASURES, "coverage", "sd seeds", *extra]
+    keys = [*MEASURES.values(), *INTERVALS.values(), "sd_seeds", *extra]
+    header = ["method", "slides", "seeds", *MEASURES, *INTERVALS, "sd seeds", *extra]
     her2st.show(
         title, header, [[line["method"], line["slides"], line["seeds"], *map(line.get, keys)] for line in lines]
     )
-    part = [*MEASURES.values(), "coverage"]
-    body = [[row["slide"], row["method"], row["seed"], row["spots"], *map(row.get, part)] for row in rows]
-    her2st.show("by slide", ["slide", "method", "seed", "spots", *MEASURES, "coverage"], body)
+    shown = {name: key for name, key in MEASURES.items() if key != "pooled_pcc"} | INTERVALS
+    body = [[row["slide"], row["method"], row["seed"], row["spots"], *map(row.get, shown.values())] for row in rows]
+    her2st.show("by slide", ["slide", "method", "seed", "spots", *shown], body)
 
 
 def run_split(
@@ -171,7 +180,8 @@ def run_split(
     slides = her2st.read(options, (*train, *test) or C)
     named = [(method.name, method) for method in methods]
     rows, result = evaluated(options, slides, named, title.partition(":")[0], train=train, test=test)
-    lines = summary(rows)
+    pooled = {one.method: one.values["pooled_pcc"].mean for one in result.summaries}
+    lines = [{**line, "pooled_pcc": pooled[line["method"]]} for line in summary(rows)]
     show(title, rows, lines)
     for text in (*result.describe(), *result.warnings, *result.notes):
         print(text)

@@ -258,6 +258,52 @@ def interval_coverage(truth: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> t
     return float(inside.mean()), float((high[known] - low[known]).mean())
 
 
+def pinball_loss(truth: ArrayLike, lower: ArrayLike, upper: ArrayLike, level: float) -> float | None:
+    """Mean of the quantile losses of an interval's two bounds; lower is better, both for narrow and for true ones.
+
+    A bound meant as the quantile ``q`` costs ``q`` a unit where the truth is above it, and ``1 - q`` where it is below
+    (Koenker and Bassett 1978); here ``q = (1 - level) / 2`` and ``1 - q``.
+
+    Parameters
+    ----------
+    truth, lower, upper
+        ``(n, G)``.
+    level
+        Share of the values that the interval is meant to hold.
+    """
+    x, low = _pair(truth, lower)
+    x, high = _pair(truth, upper)
+    tail = (1 - level) / 2
+    losses = [np.maximum(q * (x - bound), (q - 1) * (x - bound)) for q, bound in ((tail, low), (1 - tail, high))]
+    return mean_or_none((losses[0] + losses[1]) / 2)
+
+
+def constant_interval(
+    truth: ArrayLike, predicted: ArrayLike, spread: ArrayLike, coverage: float
+) -> tuple[Floats, Floats]:
+    """Return the interval of one width a gene that holds a given share of the measured values.
+
+    It is the prediction plus and minus a factor times the gene's spread, the same factor for all genes and spots; what
+    an interval that differs from spot to spot has to beat.
+
+    Parameters
+    ----------
+    truth, predicted
+        ``(n, G)``.
+    spread
+        ``(G,)`` of each gene on the training side.
+    coverage
+        Share to hold, 0 to 1.
+    """
+    x, y = _pair(truth, predicted)
+    scale = np.asarray(spread, dtype=np.float64)
+    known = ~np.isnan(x) & ~np.isnan(y) & (scale > 0)
+    apart = np.sort((np.abs(x - y) / np.where(scale > 0, scale, np.nan))[known])
+    held = round(coverage * len(apart))
+    factor = apart[held - 1] * (1 + 1e-9) if held else 0.0  # the value on the bound is inside in spite of rounding
+    return y - factor * scale, y + factor * scale
+
+
 @dataclass(frozen=True)
 class GeneMoments:
     """One gene over the spots of some slides, ``x`` as measured and ``y`` as predicted.

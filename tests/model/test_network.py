@@ -11,6 +11,7 @@ from worlds import tiny_config
 
 from mclstexp.config import NetworkConfig, OptimConfig
 from mclstexp.errors import MclstexpWarning
+from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.model import Model
 from mclstexp.model.network.layers import ContrastiveNetwork, contexts
 from mclstexp.model.network.trainer import (
@@ -133,6 +134,19 @@ def test_attention_stays_within_its_context() -> None:
     after = network.embed_spots(changed, row, col)
     assert np.abs(after[:50] - before[:50]).max() > 1e-4
     assert np.array_equal(after[50:], before[50:])
+
+
+def test_an_ensemble_is_fine_tuned_whole(cohort: list[Slide], tmp_path: Path) -> None:
+    names = "test_resnet,test_efficientnet"
+    config = tiny_config("paper", optim__finetune=True, optim__epochs=1, encoder__name=names)
+    with pytest.warns(MclstexpWarning, match="stayed at guessing"):
+        tuned = train(cohort[:2], recipe=config, encoder_weights="random", device="cpu", cache=False)
+    before = ImageEncoder.create(config.encoder, "random", seed=config.seed)
+    for member, untuned in zip(tuned.encoder.members, before.members, strict=True):
+        assert member.digest() != untuned.digest()
+    tuned.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model", device="cpu", cache=False)
+    np.testing.assert_array_equal(loaded.embed_patches(cohort[2]), tuned.embed_patches(cohort[2]))
 
 
 @pytest.mark.parametrize("pooling", ["last", "covariance"])

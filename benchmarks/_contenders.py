@@ -84,7 +84,7 @@ def default(cohort: Cohort, config: ModelConfig) -> Answer:
 def fitted(cohort: Cohort, config: ModelConfig, panel: GenePanel) -> tuple[ModelConfig, Any, dict[str, Any]]:
     """Return the settings that training arrives at, its space, and what it says of them."""
     if find_spec("mclstexp.choose") is not None:
-        from mclstexp.choose import choose  # type: ignore[import-not-found]
+        from mclstexp.choose.run import choose
 
         chosen = choose(cohort.train, cohort.layout, config, panel)
         return chosen.config, chosen.space, chosen.record

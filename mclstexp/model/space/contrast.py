@@ -21,7 +21,7 @@ from mclstexp.errors import InputError
 from mclstexp.model.space.fit import Standardiser, feature_basis
 from mclstexp.model.space.refined import Head, HeadSizes, RefinedSpace
 from mclstexp.model.space.shared import SharedSpace
-from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, spot_weights
+from mclstexp.model.space.training_data import Layout, SlideArrays, spot_weights
 from mclstexp.types import FloatArray, Progress
 
 Validate = Callable[[SharedSpace], float]
@@ -31,6 +31,10 @@ TEMPERATURES = (0.03, 0.5)
 """Bounds of the learned temperature."""
 
 MAX_LOG_GAIN = 1.5
+
+LEAST_UNIT = 0.25
+"""Of the spots' own spread: what the network can move a component by in a step, however little the image told of it."""
+
 MAX_LANDMARKS = 2048
 
 
@@ -95,7 +99,7 @@ class Refinement:
 def refine(
     space: SharedSpace,
     slides: Sequence[SlideArrays],
-    layout: FeatureLayout,
+    layout: Layout,
     *,
     validate: Validate | None,
     epochs: int = 40,
@@ -166,7 +170,7 @@ def _reported(
 
 
 def _surround(
-    space: SharedSpace, slides: Sequence[SlideArrays], layout: FeatureLayout, settings: ContrastSettings, seed: int
+    space: SharedSpace, slides: Sequence[SlideArrays], layout: Layout, settings: ContrastSettings, seed: int
 ) -> RefinedSpace:
     """Put an untrained network around a closed form."""
     config = dataclasses.replace(
@@ -187,8 +191,14 @@ def _surround(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Head(sizes)
-    unit = np.maximum(space.amplitude, np.float32(1e-6))
+    unit = np.maximum(space.amplitude, LEAST_UNIT * _spot_spread(space, slides)).astype(np.float32)
     return RefinedSpace.around(space, own=own / size, context=context / size, slide=between, unit=unit, head=head)
+
+
+def _spot_spread(space: SharedSpace, slides: Sequence[SlideArrays]) -> NDArray[np.float64]:
+    """Return ``(c,)`` the spread of each component of the spots' expression; never 0."""
+    spots = np.concatenate([space.spot_components(slide.expression, slide.measured) for slide in slides])
+    return np.asarray(np.maximum(np.sqrt((spots.astype(np.float64) ** 2).mean(axis=0)), 1e-6))
 
 
 def _slide_directions(slides: Sequence[SlideArrays], standard: Standardiser, wanted: int) -> FloatArray:
@@ -213,6 +223,8 @@ class _Training:
         self.spots = _tensor([start.spot_components(slide.expression, slide.measured) for slide in slides])
         weight = _tensor(spot_weights(slides))
         self.weight = weight / weight.mean()
+        # Loadings are orthonormal: components that count alike make the squared error that of expression.
+        self.scale = 1.0 / max(float((start.amplitude.astype(np.float64) ** 2).sum()), 1e-12)
         self.unit, self.gain = torch.from_numpy(start.unit), torch.from_numpy(start.gain)
         self.head = start.head
         self.log_temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)))
@@ -257,7 +269,7 @@ class _Training:
         spot, weight = self.spots[rows], self.weight[rows]
         inputs = F.dropout(self.inputs[rows], self.settings.input_dropout)
         image = self.linear[rows] + self.unit * self.head(inputs)
-        squared = (weight * ((self.gain * (image - spot)) ** 2).sum(dim=1)).mean()
+        squared = self.scale * (weight * ((image - spot) ** 2).sum(dim=1)).mean()
         gain = self.gain * self.head.log_gain.exp()
         logits = self._sphere(image, gain) @ self._sphere(spot, gain).T / self.log_temperature.exp()
         alike = self._sphere(spot, self.gain)

@@ -160,6 +160,7 @@ class Standardiser:
 
     @classmethod
     def fit(cls, slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig) -> Standardiser:
+        """Measure slides, visiting them twice."""
         own_mass = _masses(layout, config, config.scales)
         seen = config.context_scales
         if seen is not None and config.scales is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mclstexp.errors import FormatError
+from mclstexp.errors import FormatError, InputError
 from mclstexp.model.space.shared import SharedSpace, centre
 from mclstexp.types import FloatArray
 
@@ -73,6 +73,8 @@ class RefinedSpace(SharedSpace):
         The network.
     """
 
+    FROM_FEATURES: ClassVar[tuple[str, ...]] = (*SharedSpace.FROM_FEATURES, *PROJECTIONS)
+
     project_own: FloatArray = field(kw_only=True)
     project_context: FloatArray = field(kw_only=True)
     project_slide: FloatArray = field(kw_only=True)
@@ -93,6 +95,18 @@ class RefinedSpace(SharedSpace):
         """Return a space with a network around it."""
         values = {field.name: getattr(space, field.name) for field in dataclasses.fields(SharedSpace)}
         return cls(**values, project_own=own, project_context=context, project_slide=slide, unit=unit, head=head.eval())
+
+    def truncated(self, n_components: int) -> RefinedSpace:
+        """Return the space itself: a network is trained for all of its components.
+
+        Raises
+        ------
+        InputError
+            For fewer than it has; cut the closed form before it is refined.
+        """
+        if n_components < len(self.gain):
+            raise InputError(f"A refined space of {len(self.gain)} components cannot be cut to {n_components}.")
+        return self
 
     def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""

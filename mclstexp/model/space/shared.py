@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,9 @@ class SharedSpace:
     linear
         A linear map of the features to expression, where predictions are blended with it.
     """
+
+    FROM_FEATURES: ClassVar[tuple[str, ...]] = ("image_own", "image_context")
+    """Names of the linear maps from features."""
 
     config: SharedSpaceConfig
     feature_mean: FloatArray

@@ -88,7 +88,9 @@ class TestSplits:
         assert len(divided) <= MAX_FOLDS
         total = sum(size for size, _ in made)
         for split in divided:
-            rest, held = ({(s.slide_id, n) for s in side for n in s.features[:, 0]} for side in (split.rest, split.held))
+            rest, held = (
+                {(s.slide_id, n) for s in side for n in s.features[:, 0]} for side in (split.rest, split.held)
+            )
             assert not rest & held
             assert len(rest) + len(held) == total
             assert held

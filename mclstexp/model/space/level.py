@@ -295,7 +295,7 @@ def _weighted_mean(levels: Matrix, share: Matrix) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class _HeldOut:
-    """What each side says of slides whose patients were left out, ``(slides, G)`` each; NaN for genes of theirs alone."""
+    """What each side says of slides whose patients were left out, ``(slides, G)`` each; NaN: theirs alone."""
 
     mean: Matrix
     spots: Matrix

@@ -270,6 +270,7 @@ CHOICES = (
     "correction",
     "key_mix",
     "blend",
+    "contrast_epochs",
 )
 """Settings that training can choose, by their dotted names."""
 
@@ -281,7 +282,8 @@ class ModelConfig:
     ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
     a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
-    (0: the plain weighted mean), ``blend`` the share of a linear map of the same features. ``calibrate``
+    (0: the plain weighted mean), ``blend`` the share of a linear map of the same features, ``contrast_epochs`` how long
+    a network that corrects the shared space is trained by contrast (0: not at all). ``calibrate``
     cross-validates a shared space for intervals of nominal coverage ``interval_level`` and for each gene's expected
     reliability. ``choose`` names the settings that training chooses on slides held out, among `CHOICES`; what is set by
     hand is not chosen.
@@ -304,10 +306,13 @@ class ModelConfig:
     seed: int = 0
     choose: tuple[str, ...] = field(default=(), metadata=LATER)
     blend: float = field(default=0.0, metadata=LATER)
+    contrast_epochs: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         require("key_mix", self.key_mix, 0 <= self.key_mix <= 1, "a share from 0 to 1")
         require("blend", self.blend, 0 <= self.blend <= 1, "a share from 0 to 1")
+        fits = 0 <= self.contrast_epochs <= 1000
+        require("contrast_epochs", self.contrast_epochs, fits, "a number of epochs from 0 to 1000")
         require("correction", self.correction, 0 <= self.correction < math.inf, "a number of at least 0")
         require("interval_level", self.interval_level, 0 < self.interval_level < 1, "a share between 0 and 1")
         require("n_genes", self.n_genes, 1 <= self.n_genes <= 1_000_000, "a number of genes of at least 1")

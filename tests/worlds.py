@@ -73,7 +73,7 @@ def tiny_slides(
 
 
 def tiny_config(name: str = "default", **settings: Any) -> ModelConfig:
-    """Return a recipe's settings with a tiny encoder, small patches, few genes, no choice; others by ``group__name``."""
+    """Return a recipe's settings with a tiny encoder, small patches, few genes, no choice; more by ``group__name``."""
     small = {
         "choose": [],
         "patch.size_px": 64 if name == "paper" else 32,

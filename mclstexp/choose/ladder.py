@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,17 +29,29 @@ MAX_LOSS = 0.001
 LEAST_GAIN = 0.01
 """Share of the held-out variance that another view of the tissue has to gain, lest noise decides."""
 
+LEAST_MIX = 0.003
+"""Of the score: what keys of one side alone have to gain. Training slides all have images, a reference's may not."""
+
 Settings = tuple[tuple[str, Any], ...]
 """Dotted names and values that are tried together."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Candidates of one setting, or of some together; ``local`` prefers fewer effective neighbours within noise."""
+    """Candidates of one setting, or of some together.
+
+    Attributes
+    ----------
+    local
+        Whether fewer effective neighbours are preferred within noise.
+    least
+        What another candidate than the recipe's own has to gain of the score.
+    """
 
     name: str
     candidates: tuple[Settings, ...]
     local: bool = False
+    least: float = 0.0
 
 
 def views(config: ModelConfig) -> list[Step]:
@@ -78,7 +91,7 @@ def steps(config: ModelConfig, *, n_components: int, n_spots: int, patients: boo
             local=True,
         ),
         _step("correction", CORRECTIONS),
-        _step("key_mix", MIXES),
+        Step("key_mix", _step("key_mix", MIXES).candidates, least=LEAST_MIX),
     ]
     if patients:
         chosen.append(_step("shared.shrink_spots", SHRINKAGES))
@@ -97,7 +110,7 @@ def _wanted(config: ModelConfig, chosen: list[Step]) -> list[Step]:
             tuple((name, value) for name, value in candidate if name in config.choose) for candidate in step.candidates
         )
         if len(kept) > 1:
-            wanted.append(Step(step.name, tuple(kept), step.local))
+            wanted.append(dataclasses.replace(step, candidates=tuple(kept)))
     return wanted
 
 
@@ -114,6 +127,9 @@ def climb(step: Step, config: ModelConfig, score: Callable[[ModelConfig], Figure
     """Score every candidate of a step; return the place of the one to take, and all figures."""
     tried = [score(applied(config, candidate)) for candidate in step.candidates]
     best = max(range(len(tried)), key=lambda i: (tried[i].score, -i))
+    own = [i for i, one in enumerate(step.candidates) if applied(config, one) == config]
+    if step.least and own and tried[best].score < tried[own[0]].score + step.least:
+        return own[0], tried
     if not step.local:
         return best, tried
     near = [i for i in range(len(tried)) if _within_noise(tried[i], tried[best])]

@@ -56,10 +56,25 @@ class Rehearsal:
         n_spots = min(sum(len(s.features) for s in split.rest) for split in self.divided)
         return max(1, min(MAX_COMPONENTS, len(self.panel), n_spots // 4))
 
-    def figures(self, config: ModelConfig, *, queries: int, plain: Sequence[float]) -> Figures:
-        """Score a candidate on about so many held-out spots in all, the same for every candidate."""
+    def only(self, places: Sequence[int]) -> Rehearsal:
+        """Return a rehearsal of some of the divisions, with what is fitted already."""
+        fitted = {key: [spaces[i] for i in places] for key, spaces in self._spaces.items()}
+        return Rehearsal([self.divided[i] for i in places], self.layout, self.panel, fitted)
+
+    def figures(
+        self,
+        config: ModelConfig,
+        *,
+        queries: int,
+        plain: Sequence[float],
+        spaces: Sequence[SharedSpace] | None = None,
+    ) -> Figures:
+        """Score a candidate on about so many held-out spots in all, the same for every candidate.
+
+        ``spaces``, one a division, take the place of the closed form.
+        """
         rows = self.rows(queries)
-        predicted = self.predict(config, rows)
+        predicted = self.predict(config, rows, spaces)
         effective = np.concatenate([one.n_effective for one in predicted])
         truth = [values[some] for values, some in zip(self.truth, rows, strict=True)]
         return figures(truth, [one.mean for one in predicted], plain, n_effective=float(np.median(effective)))
@@ -83,11 +98,12 @@ class Rehearsal:
                     errors.append(float(np.nanmean((values - mean) ** 2)))
         return errors
 
-    def predict(self, config: ModelConfig, rows: Sequence[IdArray]) -> list[Predicted]:
+    def predict(
+        self, config: ModelConfig, rows: Sequence[IdArray], spaces: Sequence[SharedSpace] | None = None
+    ) -> list[Predicted]:
         """Predict the chosen spots of every held-out slide."""
         predicted, chosen = [], iter(rows)
-        for split, whole in zip(self.divided, self._fitted(config), strict=True):
-            space = whole.truncated(config.shared.components)
+        for split, space in zip(self.divided, spaces or self.spaces(config), strict=True):
             reference = MemoryReference.of(split.rest, space, config.key_mix, self.panel, config.normalisation)
             predictor = Predictor(space, config, self.panel)
             for slide in split.held:
@@ -97,6 +113,10 @@ class Rehearsal:
                 query = Query(embedding, slide.features, self.panel, config.normalisation, config.retrieval)
                 predicted.append(predictor.predict(reference, query))
         return predicted
+
+    def spaces(self, config: ModelConfig) -> list[SharedSpace]:
+        """Return the closed form of each division, of as many directions as the settings ask for."""
+        return [whole.truncated(config.shared.components) for whole in self._fitted(config)]
 
     def _fitted(self, config: ModelConfig) -> list[SharedSpace]:
         """Return the spaces of the divisions, which all candidates share that differ in what is not fitted."""

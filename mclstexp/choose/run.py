@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from mclstexp.choose.baselines import OWN_PROBE, held_out_baselines
+from mclstexp.choose.contrast import try_contrast, worth_trying
 from mclstexp.choose.figures import Figures, figures
 from mclstexp.choose.ladder import LEAST_GAIN, Step, applied, climb, described, steps, views
 from mclstexp.choose.rehearsal import MAX_LANDMARKS, Rehearsal
 from mclstexp.config import ModelConfig
-from mclstexp.model.space.fit import fit_shared_space, held_out_share
+from mclstexp.model.space.fit import held_out_share
 from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.model.space.training_data import FeatureLayout, Layout, SlideArrays
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
-from mclstexp.predict.linear import with_linear
+from mclstexp.predict.fit import fit_space
 from mclstexp.predict.splits import excerpts, splits
 from mclstexp.types import FloatArray, Progress
 
@@ -92,9 +93,7 @@ def choose(
     if config.choose and splits(small)[1]:
         choice = _Choice(config, excerpts(small, seed=config.seed), reduction.layout, panel, on_progress)
         config, record = choice.run(excerpts(slides, seed=config.seed), layout)
-    space = fit_shared_space(small, reduction.layout, config.shared, seed=config.seed)
-    if config.blend:
-        space = with_linear(space, small, seed=config.seed)
+    space = fit_space(small, reduction.layout, config, on_progress=on_progress)
     return Chosen(dataclasses.replace(config, choose=()), reduction.lift(space), record, reduction)
 
 
@@ -120,7 +119,7 @@ class _Choice:
         n_spots = min(sum(len(slide.features) for slide in split.rest) for split in divided)
         of_views = views(self._config)
         later = steps(self._config, n_components=rehearsal.n_components, n_spots=n_spots, patients=kind == "patient")
-        self._total = len(of_views) + len(later) + 1
+        self._total = len(of_views) + len(later) + 1 + worth_trying(rehearsal, self._config)
         for step in of_views:
             self._look(step)
         plain = rehearsal.plain(FIRST_QUERIES)
@@ -132,6 +131,7 @@ class _Choice:
         own = self._blend(rehearsal, baselines.predicted[OWN_PROBE])
         verdict = _verdict(own, baselines.figures)
         self._said(verdict)
+        contrast = self._contrast(rehearsal)
         settings = {name: _value(self._config, name) for curve in self._curves for name in curve["settings"]}
         return self._config, {
             "held_out": kind,
@@ -142,6 +142,7 @@ class _Choice:
             "recipe": own.record(),
             "baselines": {name: one.record() for name, one in baselines.figures.items()},
             "verdict": verdict,
+            **contrast,
         }
 
     def _blend(self, rehearsal: Rehearsal, probe: Sequence[FloatArray]) -> Figures:
@@ -165,6 +166,16 @@ class _Choice:
             self._record("blend", ["blend"], list(BLENDS), tried, place)
             self._config = dataclasses.replace(self._config, blend=BLENDS[place])
         return tried[place]
+
+    def _contrast(self, rehearsal: Rehearsal) -> dict[str, Any]:
+        """Let a network that is trained by contrast try to beat the closed form; return what it came to."""
+        if not worth_trying(rehearsal, self._config):
+            return {}
+        trial = try_contrast(rehearsal, self._config, on_progress=self._on_progress)
+        self._curves.append(trial.curve)
+        self._config = dataclasses.replace(self._config, contrast_epochs=trial.epochs)
+        self._said(trial.said)
+        return {"contrast": trial.record}
 
     def _look(self, step: Step) -> None:
         """Choose a view of the tissue by the variance that it predicts."""

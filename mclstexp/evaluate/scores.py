@@ -14,17 +14,15 @@ from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.genes.sets import GeneSets
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate.enrichment import Enrichment, enrichment, members
+from mclstexp.intervals import constant_interval, interval_coverage, pinball_loss
 from mclstexp.metrics import (
     Floats,
     PooledCorrelation,
     absolute_error,
     cluster_agreement,
-    constant_interval,
     domain_clusters,
     highest,
-    interval_coverage,
     mean_or_none,
-    pinball_loss,
     relative_variation_distance,
     score_genes,
     squared_error,

@@ -27,6 +27,7 @@ from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.model.network.layers import ContrastiveNetwork
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space, fused_keys
+from mclstexp.model.space.refined import RefinedSpace
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
 from mclstexp.settings import identity_dict
@@ -245,7 +246,8 @@ def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch
 def _space(files: ModelFiles) -> Space:
     """Rebuild the space of a model that was read."""
     if files.config.space == "shared":
-        return SharedSpace.from_state(files.arrays, files.facts)
+        kind = RefinedSpace if "refined" in files.facts else SharedSpace
+        return kind.from_state(files.arrays, files.facts)
     rows, cols = files.facts["array_shape"]
     network = ContrastiveNetwork(files.facts["n_features"], len(files.panel), (rows, cols), files.config.network)
     network.load_state_dict(_tensors(files.arrays, "network."))

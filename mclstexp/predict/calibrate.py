@@ -22,11 +22,10 @@ from mclstexp.errors import InputError
 from mclstexp.metrics import score_genes
 from mclstexp.model.calibration import Calibration, widening_of
 from mclstexp.model.image.distance import FeatureDistance
-from mclstexp.model.space.fit import fit_shared_space
 from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.panel import GenePanel
-from mclstexp.predict.linear import with_linear
+from mclstexp.predict.fit import fit_space
 from mclstexp.predict.memory import MemoryReference, embed_patches
 from mclstexp.predict.predictor import Predictor, Query
 from mclstexp.predict.source import NEAREST
@@ -42,6 +41,9 @@ MAX_RANK = 512
 
 MAX_LANDMARKS = 2048
 """Bounds of the cross-validation: whatever the training set's size, it costs no more than a few small fits."""
+
+MAX_WORK = 240_000
+"""Spots times epochs that a network is refined with, in each fold."""
 
 BINS = 5
 
@@ -143,9 +145,7 @@ def _hold_out(
         max_landmarks=min(config.shared.max_landmarks, MAX_LANDMARKS),
     )
     rest = [reduction(slide) for slide in split.rest]
-    space = fit_shared_space(rest, reduction.layout, small, seed=config.seed)
-    if config.blend:
-        space = with_linear(space, rest, seed=config.seed)
+    space = fit_space(rest, reduction.layout, dataclasses.replace(config, shared=small), work=MAX_WORK)
     distance = FeatureDistance.fit(split.rest, layout)
     reference = MemoryReference.of(rest, space, config.key_mix, panel, config.normalisation)
     predictor = Predictor(space, config, panel)

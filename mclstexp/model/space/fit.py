@@ -59,9 +59,9 @@ def fit_shared_space(
     config = config or SharedSpaceConfig()
     _check(slides, layout)
     data = TrainingSet.of(slides)
-    standard = _Standardiser.fit(slides, layout, config)
+    standard = Standardiser.fit(slides, layout, config)
     expression = _expression_basis(data, config)
-    basis = _feature_basis(slides, standard, config, seed)
+    basis = feature_basis(slides, standard, config, seed)
     sums = _accumulate(data, standard, basis, expression)
     level = fit_slide_level(
         data, standard.uncentred, seed, weights=config.level_weights if config.image_level else (0.0, 0.0)
@@ -75,9 +75,9 @@ def held_out_share(slides: Sequence[SlideArrays], layout: Layout, config: Shared
     Of the directions that ``config.components`` asks for, each with the penalty that predicts it best.
     """
     data = TrainingSet.of(slides)
-    standard = _Standardiser.fit(slides, layout, config)
+    standard = Standardiser.fit(slides, layout, config)
     expression = _expression_basis(data, config)
-    sums = _accumulate(data, standard, _feature_basis(slides, standard, config, seed), expression)
+    sums = _accumulate(data, standard, feature_basis(slides, standard, config, seed), expression)
     correlation = np.maximum(_fit_components(data, sums, config).correlation, 0.0)
     return float((sums.square * correlation**2).sum() / max(expression.variance, 1e-12))
 
@@ -90,7 +90,7 @@ def _fit_components(data: TrainingSet, sums: _Sums, config: SharedSpaceConfig) -
 
 def _assemble(
     data: TrainingSet,
-    standard: _Standardiser,
+    standard: Standardiser,
     basis: Matrix,
     expression: _ExpressionBasis,
     fitted: _Fitted,
@@ -149,7 +149,7 @@ def _masses(layout: Layout, config: SharedSpaceConfig, scales: tuple[int, ...] |
 
 
 @dataclass(frozen=True, eq=False)
-class _Standardiser:
+class Standardiser:
     """Slide-centred features and their context, every block of columns brought to the same total variance."""
 
     config: SharedSpaceConfig
@@ -159,7 +159,8 @@ class _Standardiser:
     context_scale: Matrix
 
     @classmethod
-    def fit(cls, slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig) -> _Standardiser:
+    def fit(cls, slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig) -> Standardiser:
+        """Measure slides, visiting them twice."""
         own_mass = _masses(layout, config, config.scales)
         seen = config.context_scales
         if seen is not None and config.scales is not None:
@@ -234,8 +235,8 @@ def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceCon
     return np.asarray(np.where(slide.measured, values, 0.0), dtype=np.float64)
 
 
-def _feature_basis(
-    slides: Sequence[SlideArrays], standard: _Standardiser, config: SharedSpaceConfig, seed: int
+def feature_basis(
+    slides: Sequence[SlideArrays], standard: Standardiser, config: SharedSpaceConfig, seed: int
 ) -> Matrix:
     """Orthonormal directions ``(F + context columns, p)`` that span the features of the landmark spots."""
     chosen = sampled_rows(slides, config.max_landmarks, seed)
@@ -265,7 +266,7 @@ class _Sums:
     weight: float
 
 
-def _accumulate(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
+def _accumulate(data: TrainingSet, standard: Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
     rank, width = basis.shape[1], len(expression.loadings)
     gram = [np.zeros((rank, rank)) for _ in range(data.n_folds)]
     cross = [np.zeros((rank, width)) for _ in range(data.n_folds)]

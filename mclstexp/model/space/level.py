@@ -185,13 +185,14 @@ def fit_slide_level(
         choice = _Choice(choice.reach, choice.noise, weights)
     reach = choice.reach * _typical_distance(anchors)
     error, growth = _uncertainty(held_out, choice, levels)
+    n_spots, n_slides = (None if weight else 0 for weight in choice.weights)  # what says nothing is not kept
     return SlideLevel(
         mean=mean.astype(np.float32),
         projection=spots.projection,
-        landmarks=spots.axes,
-        expression=spots.expression,
-        anchors=anchors.astype(np.float32),
-        dual=_solve(anchors, filled - mean, reach, choice.noise).astype(np.float32),
+        landmarks=spots.axes[:n_spots],
+        expression=spots.expression[:n_spots],
+        anchors=anchors[:n_slides].astype(np.float32),
+        dual=_solve(anchors, filled - mean, reach, choice.noise)[:n_slides].astype(np.float32),
         reach=np.array([reach], dtype=np.float32),
         weights=np.array(choice.weights, dtype=np.float32),
         error=error.astype(np.float32),
@@ -294,7 +295,7 @@ def _weighted_mean(levels: Matrix, share: Matrix) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class _HeldOut:
-    """What each side says of slides whose patients were left out, ``(slides, G)`` each; NaN for genes of theirs alone."""
+    """What each side says of slides whose patients were left out, ``(slides, G)`` each; NaN: theirs alone."""
 
     mean: Matrix
     spots: Matrix

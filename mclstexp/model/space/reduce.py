@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
@@ -101,14 +102,9 @@ class Reduction:
             # Reduced features count from the slides' mean.
             apart = linear.offset - (space.feature_mean @ linear.own) @ linear.out
             linear = dataclasses.replace(linear, own=self.weights(linear.own), offset=apart.astype(np.float32))
-        return dataclasses.replace(
-            space,
-            feature_mean=self.mean.astype(np.float32),
-            image_own=self.weights(space.image_own),
-            image_context=self.weights(space.image_context),
-            level_of=level,
-            linear=linear,
-        )
+        changes: dict[str, Any] = {name: self.weights(getattr(space, name)) for name in space.FROM_FEATURES}
+        changes |= {"feature_mean": self.mean.astype(np.float32), "level_of": level, "linear": linear}
+        return dataclasses.replace(space, **changes)
 
 
 def _moments(slides: Sequence[SlideArrays]) -> tuple[Matrix, Matrix]:

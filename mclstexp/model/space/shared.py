@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,9 @@ class SharedSpace:
         A linear map of the features to expression, where predictions are blended with it.
     """
 
+    FROM_FEATURES: ClassVar[tuple[str, ...]] = ("image_own", "image_context")
+    """Names of the linear maps from features."""
+
     config: SharedSpaceConfig
     feature_mean: FloatArray
     image_own: FloatArray
@@ -122,17 +125,41 @@ class SharedSpace:
 
     def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""
+        return self.narrowed(self.linear_components(features, xy_um))
+
+    def linear_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the components ``(n, c)`` as the linear map predicts them, however wide they spread."""
         if features.shape[1] != len(self.feature_mean):
             raise MismatchError(
                 f"Image features have {features.shape[1]} numbers, the model was trained on {len(self.feature_mean)}; "
                 "encode the slide with the model's own encoder and scales."
             )
+        return self.projected(features, xy_um, self.image_own, self.image_context)
+
+    def projected(
+        self, features: FloatArray, xy_um: NDArray[np.float64], own: FloatArray, context: FloatArray
+    ) -> NDArray[np.float64]:
+        """Return ``(n, k)`` a linear map of one whole slide's features and of their means over the neighbours.
+
+        Parameters
+        ----------
+        features, xy_um
+            ``(n, F)`` features and ``(n, 2)`` positions of all the slide's spots.
+        own, context
+            ``(F, k)`` weights of the features, relative to the slide's mean, and of their means.
+        """
         n, trust = len(features), self.config.shrink_spots
         centred = features - centre(features, self.feature_mean, trust)
-        predicted = (centred @ self.image_own).astype(np.float64)
-        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ self.image_context).astype(np.float64))
-        predicted += near - near.mean(axis=0) * n / (n + trust)
-        # An unfamiliar slide can send a component far outside what was seen; it may be narrower, never wider.
+        values = (centred @ own).astype(np.float64)
+        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ context).astype(np.float64))
+        return np.asarray(values + (near - near.mean(axis=0) * n / (n + trust)))
+
+    def narrowed(self, predicted: NDArray[np.float64]) -> FloatArray:
+        """Return a slide's predicted components ``(n, c)`` float32, none spread wider than on slides held out.
+
+        An unfamiliar slide can send a component far outside what was seen; it may be narrower, never wider.
+        """
+        n, trust = len(predicted), self.config.shrink_spots
         spread = np.sqrt(((predicted**2).sum(axis=0) + trust * self.amplitude**2) / (n + trust))
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)

@@ -102,9 +102,7 @@ def scored(
 def inner(folds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Return the inner validation's figures, a mean over folds and seeds; None where nothing was chosen."""
     recipes = [learned["recipe"] for fold in folds for learned in fold.get("learned", []) if "recipe" in learned]
-    return {
-        name: float(np.mean([one[key] for one in recipes])) if recipes else None for name, key in INNER.items()
-    }
+    return {name: float(np.mean([one[key] for one in recipes])) if recipes else None for name, key in INNER.items()}
 
 
 def run(options: argparse.Namespace, protocol: str, chosen: Sequence[Part]) -> list[dict[str, Any]]:

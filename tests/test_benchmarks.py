@@ -73,8 +73,7 @@ def test_an_ablation_leaves_fields_of_view_out(script):
     ablation = script("ablation")
     settings = with_settings(ModelConfig(), ["encoder.scales=[0.5,1.0,2.0]"])
     scales = {
-        name: changed(settings, list(assignments)).shared.scales
-        for name, assignments in ablation.scale_parts(settings)
+        name: changed(settings, list(assignments)).shared.scales for name, assignments in ablation.scale_parts(settings)
     }
     assert scales == {
         "no field of view x 0.5": (1, 2),
@@ -183,7 +182,15 @@ def test_bias_is_what_is_predicted_over_what_is_measured(script, cohort, monkeyp
 
 def test_an_ablations_changes_stay_under_their_measure(script, capsys):
     ablation = script("ablation")
-    full = {"part": "the full recipe", "set": [], "pcc": 0.0, "pcc_heg": None, "mse": 0.5, "mae": 0.25, "inner PCC": 0.75}
+    full = {
+        "part": "the full recipe",
+        "set": [],
+        "pcc": 0.0,
+        "pcc_heg": None,
+        "mse": 0.5,
+        "mae": 0.25,
+        "inner PCC": 0.75,
+    }
     other = {"part": "one", "set": ["a=1"], "pcc": 0.125, "pcc_heg": 0.5, "mse": None, "mae": 0.5}
     same = {"part": "two", "set": ["b=1"], "note": "already so"}
     ablation.show("slide", [full, other, same])

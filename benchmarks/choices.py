@@ -171,7 +171,8 @@ def judged(curve: dict[str, Any], held: HeldOut, config: ModelConfig) -> dict[st
         "measure": curve.get("measure", "score"),
         "inner": inner,
         "held": scores,
-        "inner_best": int(np.argmax(inner)),
+        # Inner scores are kept rounded: of equals the chosen one.
+        "inner_best": curve["chosen"] if inner[curve["chosen"]] == max(inner) else int(np.argmax(inner)),
         "chosen": curve["chosen"],
         "held_best": int(np.argmax(scores)),
         "held_chosen": scores[curve["chosen"]],
@@ -251,6 +252,23 @@ def show_summaries(found: dict[str, dict[str, float]]) -> None:
     her2st.show(f"as good: within {NOISE} of the held-out best; regret: of the score", header, body)
 
 
+def show_sides(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what all choices together gained on each side, and what they cost."""
+    body = [
+        [
+            row["side"],
+            str(row["held_out"]),
+            *(row[name]["score"] for name in ("chosen", "recipe")),
+            f"{row['chosen']['score'] - row['recipe']['score']:+.4f}",
+            f"{row['with_choosing']['cpu_seconds']:.0f}",
+            f"{row['without_choosing']['cpu_seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+    header = ["side", "inner by", "score: chosen", "recipe", "gained", "CPU s", "without"]
+    her2st.show("held out: everything chosen, and nothing", header, body)
+
+
 def main() -> None:
     parser = her2st.parser(__doc__, "choices")
     parser.add_argument("--sides", default=",".join(SIDES), help=f"Any of {', '.join(SIDES)}.")
@@ -271,6 +289,7 @@ def main() -> None:
             results["summary"] = summaries(results["rows"])
             her2st.save(options, results)
             show(results["rows"][-1])
+    show_sides(results["rows"])
     show_summaries(results.get("summary", {}))
 
 

@@ -315,7 +315,9 @@ def test_a_side_is_judged_choice_by_choice(script, tiny):
     row = choices.examined(tiny, "tiny")
     assert not {slide.patient for slide in tiny.train} & {slide.patient for slide in tiny.test}
     assert [one["setting"] for one in row["choices"]] == ["shared.components", "retrieval.k", "correction"]
-    assert row["with_choosing"]["cpu_seconds"] > 0
+    assert row["with_choosing"]["cpu_seconds"] > row["without_choosing"]["cpu_seconds"] > 0
+    choices.show(row)
+    choices.show_sides([row])
     for one in row["choices"]:
         assert len(one["values"]) == len(one["inner"]) == len(one["held"]) > 1
         # All other settings are those finally chosen, so the chosen candidate is the finished recipe.
@@ -344,6 +346,8 @@ def test_shares_and_regrets_of_choices(script, capsys):
     curve = {"setting": "shared.components", "settings": ["shared.components"], "values": [2, 4, 6, 9], "chosen": 3}
     one = choices.judged({**curve, "score": [0.1, 0.2, 0.2, 0.4]}, Held(), recipe("default"))
     assert (one["inner_best"], one["held_best"], one["held_recipe"]) == (3, 1, 0.3)
+    level = choices.judged({**curve, "score": [0.1, 0.4, 0.2, 0.4]}, Held(), recipe("default"))
+    assert level["inner_best"] == 3
     assert one["regret"] == pytest.approx({"chosen": 0.001, "fixed": 0.2, "by_lot": 0.5 - 1.399 / 4})
     assert one["as_good"] == {"chosen": True, "fixed": False, "by_lot": 0.5}
     worse = choices.judged({**curve, "score": [0.4, 0.2, 0.2, 0.1], "chosen": 0}, Held(), recipe("default"))

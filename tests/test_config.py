@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mclstexp.config import RECIPES, ModelConfig, PatchSpec, configure, recipe
+from mclstexp.config import RECIPES, EncoderSpec, ModelConfig, PatchSpec, configure, recipe
 from mclstexp.errors import InputError
-from mclstexp.settings import from_dict, to_dict, with_settings
+from mclstexp.settings import from_dict, identity_dict, to_dict, with_settings
 
 NAN, INF = float("nan"), float("inf")
 
@@ -17,6 +17,11 @@ TOO_FAR: dict[str, tuple[Any, ...]] = {
     "seed": (-1, 2**32, 10**20),
     "key_mix": (-0.1, 1.1, NAN),
     "correction": (-0.1, INF, NAN),
+    "blend": (-0.1, 1.1, NAN),
+    "contrast_epochs": (-1, 10**9),
+    "choose": (["seed"], ["nothing"]),
+    "shared.level_weights": ([0.5], [-0.1, 0.5], [0.8, 0.3], [NAN, 0]),
+    "shared.scales": ([], [-1]),
     "interval_level": (0, 1, 1.5, -0.9, NAN),
     "retrieval.k": (0, -3, 10**9),
     "retrieval.temperature": (0, -0.2, INF, NAN),
@@ -54,6 +59,10 @@ AT_THE_END: dict[str, tuple[Any, ...]] = {
     "seed": (0, 2**32 - 1),
     "key_mix": (0, 1),
     "correction": (0, 2.5),
+    "blend": (0, 1),
+    "choose": ([], ["retrieval.k"]),
+    "shared.level_weights": (None, [0, 0], [0.4, 0.6]),
+    "shared.scales": (None, [0], [0, 2]),
     "retrieval.k": (1, 10**6),
     "retrieval.min_measured": (0, 1),
     "encoder.views": (1, 2, 4, 8),
@@ -111,7 +120,8 @@ def test_every_number_of_the_settings_has_a_range() -> None:
                 names.append(f"{prefix}{field.name}")
         return names
 
-    assert set(numbers(recipe("default"))) == set(TOO_FAR)
+    unset = {"shared.level_weights", "shared.scales"}  # None in the recipe, and so no number to be found
+    assert set(numbers(recipe("default"))) | unset == set(TOO_FAR)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +199,43 @@ def test_settings_have_the_last_word_and_recipes_stay() -> None:
     assert (config.seed, config.n_genes, config.encoder.name) == (3, 60, "resnet18")
     assert to_dict(recipe("default")) == before
     assert configure(config) == config
+
+
+def test_several_encoders_are_named_with_commas_or_as_a_list() -> None:
+    config = configure("default", encoder=["resnet18", "vgg16"], settings=["encoder.input_px=[224,112]"])
+    assert config.encoder.names == ("resnet18", "vgg16")
+    assert config == configure("default", encoder="resnet18,vgg16", settings={"encoder.input_px": [224, 112]})
+    assert [(one.name, one.input_px) for one in config.encoder.members] == [("resnet18", (224,)), ("vgg16", (112,))]
+    assert config.encoder.members[0].views == config.encoder.views
+    one_for_all = dataclasses.replace(config.encoder, input_px=(112,))
+    assert [one.input_px for one in one_for_all.members] == [(112,), (112,)]
+    assert EncoderSpec("a").members == (EncoderSpec("a"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"encoder.name": "resnet18,"}, "encoder.name is 'resnet18,'"),
+        ({"encoder.name": ""}, "encoder.name is ''"),
+        ({"encoder.name": "a,,b"}, "one comma between"),
+        ({"encoder.name": "a,b", "encoder.input_px": [224, 112, 56]}, r"\[224, 112, 56\]; .* one number, or of 2"),
+        ({"encoder.input_px": []}, r"encoder.input_px is \[\]"),
+        ({"encoder.input_px": [4]}, "from 8 to 4096"),
+        ({"encoder.input_px": 112}, "must be a list"),
+        ({"encoder.input_px": [448]}, "encoder.input_px is 448, but a patch has patch.size_px 224"),
+    ],
+)
+def test_encoders_that_cannot_be_are_refused(settings: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        configure("default", settings=settings)
+
+
+def test_what_came_later_does_not_change_what_was_before() -> None:
+    plain = EncoderSpec("a", pooling="covariance")
+    assert set(to_dict(plain)) - set(identity_dict(plain)) == {"input_px", "last_layer"}
+    assert identity_dict(ModelConfig(encoder=plain))["encoder"] == identity_dict(plain)
+    changed = dataclasses.replace(plain, input_px=(112,))
+    assert identity_dict(changed)["input_px"] == [112]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -37,8 +37,9 @@ TINY = dataclasses.replace(
     encoder=EncoderSpec(name="test_resnet", pooling="stages", views=1, scales=(1.0,)),
     patch=PatchSpec(size_px=32, mpp=1.0),
     shared=SharedSpaceConfig(context_scales=()),
+    choose=(),
 )
-"""The default recipe on a toy encoder and small patches, for `tiny_slides`."""
+"""The default recipe on a toy encoder and small patches, for `tiny_slides`; nothing is chosen, which takes a while."""
 
 
 def tiny_slides(
@@ -72,8 +73,9 @@ def tiny_slides(
 
 
 def tiny_config(name: str = "default", **settings: Any) -> ModelConfig:
-    """Return a recipe's settings with a tiny encoder, small patches and few genes; others by ``group__name``."""
+    """Return a recipe's settings with a tiny encoder, small patches, few genes, no choice; more by ``group__name``."""
     small = {
+        "choose": [],
         "patch.size_px": 64 if name == "paper" else 32,
         "network.embed_dim": 16,
         "network.heads": 2,
@@ -134,6 +136,25 @@ def stained_arrays(
         np.ones(STAINED_GENES, dtype=bool),
         square_um(n),
         np.full(n, 1000.0),
+    )
+
+
+CURVED_LAYOUT = FeatureLayout((20,))
+CURVED_PANEL = GenePanel(tuple(f"GENE{i:02d}" for i in range(12)))
+
+
+def curved_arrays(number: int, n: int = 250) -> SlideArrays:
+    """A slide whose expression follows the product of two factors, and its picture the factors themselves."""
+    world, rng = np.random.default_rng(3), np.random.default_rng([4, number])
+    to_image, to_genes = world.normal(size=(2, 20)), world.normal(size=(2, 12))
+    hidden = rng.normal(size=(n, 2))
+    shown = np.stack([hidden[:, 0], 2 * hidden[:, 0] * hidden[:, 1]], axis=1)
+    features = hidden @ to_image + 0.1 * rng.normal(size=(n, 20)) + rng.normal(size=20)
+    expression = shown @ to_genes + 0.3 * rng.normal(size=(n, 12)) + 8
+    measured = np.ones(12, dtype=bool)
+    slide, patient = f"S{number}", f"P{number}"
+    return SlideArrays(
+        slide, patient, features.astype(np.float32), expression.astype(np.float32), measured, square_um(n)
     )
 
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(choice: tuple[str, ...
 
 def test_progress_counts_to_the_end() -> None:
     told: list[tuple[str, int, int]] = []
-    choose(programmed_arrays(), LAYOUT, SOME, PANEL, on_progress=lambda *step: told.append(step))
+    choose(programmed_arrays(("A", "B")), LAYOUT, SOME, PANEL, on_progress=lambda *step: told.append(step))
     assert {name for name, _, _ in told} == {"choosing settings"}
     total = told[0][2]
     assert [(done, of) for _, done, of in told] == [(i + 1, total) for i in range(total)]

@@ -168,6 +168,7 @@ def _assemble(
         thumbnail_scale=thumbnail.shape[1] / image.size_px[0] if thumbnail is not None and image else None,
         spot_diameter_px=_spot_diameter(spots.xy_px),
         mpp=slide.mpp,
+        embedding=query.embedding,
     )
 
 
@@ -203,7 +204,7 @@ def _evidence(
     present = neighbours.ids >= 0
     query, rank = np.nonzero(present)
     ids = neighbours.ids[present]
-    spots = store.spots(ids, ["spot_id", "array_row", "array_col", "x_px", "y_px"])
+    spots = store.spots(ids, ["spot_id", "array_row", "array_col", "x_px", "y_px", "label"])
     numbers = pa.array(store.slide_numbers(ids))
     columns = {
         "query_spot": pa.array(spot_ids.tolist(), pa.string()).take(pa.array(query)),

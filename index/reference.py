@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,10 +23,11 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide, count_patients
 from mclstexp.text import counted, some
-from mclstexp.types import Device, Progress, StrPath
+from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
     import pandas as pd
+    import pyarrow as pa
 
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
@@ -302,7 +304,35 @@ class Reference:
         prediction = predict_slide(slide, self.model, self._store, options)
         for note in prediction.notes[len(slide.notes) :]:
             warn(note)
-        return prediction
+        return replace(prediction, reference=self)
+
+    def values_of(self, neighbours: pa.Table, gene: str, normalisation: Normalisation) -> FloatArray:
+        """Return a gene's expression at rows of a prediction's table of neighbours; see `Prediction.neighbours`.
+
+        Returns
+        -------
+        ``(n,)`` float32 on the scale of ``normalisation``; NaN where the gene was not measured.
+
+        Raises
+        ------
+        InputError, MismatchError
+            No slide measured the gene; the rows are other spots in this reference.
+        """
+        from mclstexp.index.evidence import values_of
+
+        return values_of(self._store, neighbours, gene, normalisation)
+
+    def check_neighbours(self, neighbours: pa.Table) -> None:
+        """Refuse to be taken for the reference of a prediction that was made from another one.
+
+        Raises
+        ------
+        MismatchError
+            When a row of the prediction's table of neighbours is missing here, or is another spot.
+        """
+        from mclstexp.index.evidence import check_rows
+
+        check_rows(self._store, neighbours)
 
     def _retrieval(self, changes: list[str]) -> RetrievalConfig:
         return with_settings(self.model.config.retrieval, changes)

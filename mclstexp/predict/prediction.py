@@ -23,10 +23,13 @@ from mclstexp.config import Normalisation
 from mclstexp.data.anndata_file import read_anndata, write_h5ad
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
+from mclstexp.predict.contributions import GeneSource, Group, gene_contributions, weights_by
 from mclstexp.predict.evidence import (
     NEIGHBOUR_SCHEMA,
     SHOWN,
     check_one_run,
+    completed,
+    lacking,
     neighbours_path,
     read_neighbours,
     spot_neighbours,
@@ -81,6 +84,10 @@ class Prediction:
         ``(h, w, 3)`` uint8 image and its pixels per full-resolution pixel, or None.
     mpp
         Pixel size at full resolution in um, or None when unknown.
+    embedding
+        ``(n, d)`` float32 embeddings of the patches, in the space of the reference's; or None.
+    reference
+        The reference that it was just made from; None for one that was read from a file.
 
     Examples
     --------
@@ -112,12 +119,14 @@ class Prediction:
     thumbnail: NDArray[np.uint8] | None = None
     thumbnail_scale: float | None = None
     mpp: float | None = None
+    embedding: FloatArray | None = None
+    reference: GeneSource | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "spot_ids", np.asarray(self.spot_ids, dtype=np.str_))
         set_(self, "xy_px", np.asarray(self.xy_px, dtype=np.float64))
-        for name in ("mean", *_LAYERS):
+        for name in ("mean", *_LAYERS, "embedding"):
             if getattr(self, name) is not None:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         for name in ("array_row", "array_col"):
@@ -125,6 +134,7 @@ class Prediction:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.int64))
         self._check_shapes()
         self._check_evidence()
+        set_(self, "evidence", completed(self.evidence))
 
     def _check_shapes(self) -> None:
         n, g = len(self.spot_ids), len(self.genes)
@@ -134,6 +144,8 @@ class Prediction:
                 raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
         if self.xy_px.shape != (n, 2):
             raise InputError(f"A prediction of {n} spots has coordinates of shape {self.xy_px.shape}.")
+        if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != n):
+            raise InputError(f"A prediction of {n} spots has embeddings of shape {self.embedding.shape}.")
         columns = {"array_row": self.array_row, "array_col": self.array_col, **self.obs}
         for name, column in columns.items():
             if column is not None and len(column) != n:
@@ -153,7 +165,7 @@ class Prediction:
         if self.thumbnail is not None and (self.thumbnail.ndim != 3 or self.thumbnail.dtype != np.uint8):
             shape, dtype = self.thumbnail.shape, self.thumbnail.dtype
             raise InputError(f"A thumbnail is (h, w, 3) uint8, got {shape} {dtype}.")
-        absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in self.evidence.column_names]
+        absent = lacking(self.evidence)
         if absent:
             raise InputError(f"The table of neighbours lacks the columns {', '.join(absent)}.")
         unknown = set(pc.unique(self.evidence["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
@@ -188,23 +200,88 @@ class Prediction:
         """The prediction as scanpy, squidpy and SpatialData read it; made once."""
         return self.to_anndata()
 
-    def neighbours(self, spot: str) -> pd.DataFrame:
+    def neighbours(self, spot: str, gene: str | None = None, reference: GeneSource | None = None) -> pd.DataFrame:
         """Return the reference spots that a spot's prediction was made from, the most similar first.
+
+        Parameters
+        ----------
+        spot
+            Id of a spot of the query slide.
+        gene
+            Symbol or Ensembl id of any gene that the reference measured: adds its value at each neighbour, on the
+            prediction's scale, and its contribution, weight x value. Contributions sum to the neighbours' mean, which
+            is the layer ``retrieved`` (or ``X`` where there is no such layer).
+        reference
+            Where the gene is read. A prediction that `Reference.query` has just returned knows its own.
 
         Returns
         -------
         pandas.DataFrame
-            A row a neighbour, by ``rank``: ``patient``, ``slide``, ``spot``, ``similarity``, ``weight``, ``cohort``,
-            ``array_row``, ``array_col``, ``x_px``, ``y_px``, ``row_id``.
+            A row a neighbour, by ``rank``: ``patient``, ``slide``, ``spot``, ``similarity``, ``weight``, with a gene
+            ``value`` and ``contribution``, then ``label``, ``cohort``, ``array_row``, ``array_col``, ``x_px``,
+            ``y_px``, ``row_id``.
 
         Raises
         ------
-        InputError
-            When the prediction has no such spot.
+        InputError, MismatchError
+            When the prediction has no such spot, the reference has no such gene or is another one, or none is given.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> prediction = Prediction.load("slide.h5ad")
+        >>> reference = mst.Reference.open("reference/")
+        >>> list(prediction.neighbours(prediction.spot_ids[0], "ERBB2", reference).columns[3:7])
+        ['similarity', 'weight', 'value', 'contribution']
         """
         rows = spot_neighbours(self.evidence, spot, self.slide_id)
         frame: pd.DataFrame = rows.drop_columns(["query_spot"]).to_pandas().rename(columns={"spot_id": "spot"})
-        return frame.set_index("rank")[list(SHOWN)]
+        frame = frame.set_index("rank")[list(SHOWN)]
+        if gene is not None:
+            value = self._values_of(rows, gene, reference)
+            frame.insert(5, "value", value)
+            frame.insert(6, "contribution", self.contribution_of(frame["weight"].to_numpy(), value))
+        return frame
+
+    def _values_of(self, rows: pa.Table, gene: str, reference: GeneSource | None) -> FloatArray:
+        source = reference or self.reference
+        if source is None:
+            place, version = (self.settings.get(name) for name in ("reference", "reference_version"))
+            raise InputError(
+                f"A gene's values at the neighbours are read from the reference: give "
+                f"reference=mclstexp.Reference.open({str(place or 'reference')!r}, version={version})."
+            )
+        if "normalisation" not in self.settings:
+            raise InputError(
+                "The prediction does not say its normalisation, so no gene's values can be compared to it."
+            )
+        return source.values_of(rows, gene, from_dict(Normalisation, self.settings["normalisation"]))
+
+    def contribution_of(self, weight: FloatArray, value: FloatArray) -> FloatArray:
+        """Return ``(k,)`` float32 what each of a spot's neighbours contributes to a gene's mean; NaN: nothing known."""
+        retrieval = self.settings.get("retrieval", {})
+        return gene_contributions(weight, value, float(retrieval.get("min_measured", 0.0)))
+
+    def contributions(self, by: Group = "patient") -> pd.DataFrame:
+        """Return how much of each spot's weight is whose.
+
+        Parameters
+        ----------
+        by
+            ``slide``, ``patient`` or ``cohort``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a spot, a column a slide, patient or cohort, the heaviest on the whole first; rows sum to one.
+
+        Examples
+        --------
+        >>> prediction = Prediction.load("slide.h5ad")
+        >>> bool((prediction.contributions(by="cohort").sum(axis=1).round(3) == 1).all())
+        True
+        """
+        return weights_by(self.evidence, self.spot_ids.tolist(), by)
 
     def __repr__(self) -> str:
         size = f"{counted(len(self), 'spot')}, {counted(len(self.genes), 'gene')}"
@@ -226,7 +303,10 @@ class Prediction:
         uns = {"spatial": {self.slide_id: self._spatial()}, "mclstexp": self._provenance()}
         if self.thumbnail is None:
             del uns["spatial"]  # scanpy and squidpy fail on an entry without an image, and draw without the entry
-        return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm={"spatial": self.xy_px}, uns=uns)
+        obsm: dict[str, NDArray[Any]] = {"spatial": self.xy_px}
+        if self.embedding is not None:
+            obsm["embedding"] = self.embedding
+        return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm=obsm, uns=uns)
 
     def _spatial(self) -> dict[str, Any]:
         if self.thumbnail is None or self.thumbnail_scale is None:
@@ -273,7 +353,8 @@ class Prediction:
         slide = str(record["slide"])
         spatial = adata.uns.get("spatial", {}).get(slide)
         own = {"in_tissue", "array_row", "array_col"}
-        grid = {name: adata.obs[name].to_numpy() for name in ("array_row", "array_col") if name in adata.obs}
+        arrays = {name: adata.obs[name].to_numpy() for name in ("array_row", "array_col") if name in adata.obs}
+        arrays |= {name: np.asarray(adata.layers[name]) for name in _LAYERS if name in adata.layers}
         return cls(
             slide_id=slide,
             spot_ids=adata.obs_names.to_numpy().astype(np.str_),
@@ -288,8 +369,8 @@ class Prediction:
             thumbnail=None if spatial is None else np.asarray(spatial["images"]["hires"], dtype=np.uint8),
             thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
             mpp=float(record["mpp"]) if "mpp" in record else None,
-            **grid,
-            **{name: np.asarray(adata.layers[name]) if name in adata.layers else None for name in _LAYERS},
+            embedding=np.asarray(adata.obsm["embedding"]) if "embedding" in adata.obsm else None,
+            **arrays,
         )
 
     def save(self, path: StrPath, *, force: bool = False) -> None:

@@ -370,6 +370,7 @@ class Prediction:
             thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
             mpp=float(record["mpp"]) if "mpp" in record else None,
             embedding=np.asarray(adata.obsm["embedding"]) if "embedding" in adata.obsm else None,
+            sd=arrays.pop("sd", None),
             **arrays,
         )
 

@@ -1,4 +1,4 @@
-"""A gene at the neighbours, read from the reference: the parts sum to what was predicted, other references are refused."""
+"""A gene at the neighbours, read from the reference: parts sum to the mean, and another reference is refused."""
 
 from pathlib import Path
 

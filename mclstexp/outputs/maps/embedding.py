@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mclstexp.errors import InputError, MismatchError
 from mclstexp.index.reference import Reference
+from mclstexp.notes import inform
 from mclstexp.outputs.maps.style import (
     CATEGORIES,
     DPI,
@@ -114,6 +115,7 @@ def lay_out(prediction: Prediction, reference: Reference, *, sample: int = SAMPL
     ids = np.sort(rng.choice(live, min(sample, len(live)), replace=False))
     shown = np.sort(rng.choice(len(prediction), min(sample, len(prediction)), replace=False))
     spots = store.spots(ids, ["slide_id", "patient", "label"])
+    inform(f"laying out {len(ids) + len(shown):,} points by UMAP, which takes a quarter of a minute or more")
     plane = umap(np.concatenate([store.embeddings(ids), prediction.embedding[shown]]), seed)
     named = {"patient": "patient", "slide": "slide_id", "label": "label"}
     familiarity = np.asarray(prediction.obs.get("familiarity", np.full(len(prediction), np.nan)), np.float32)

@@ -133,11 +133,11 @@ def scale_bar(axes: Axes, mpp: float | None, *, unknown: bool = True, corner: st
             location=corner,
             box_alpha=0.75,
             color=INK,
-            height_fraction=0.012,
+            width_fraction=0.012,
             pad=0.25,
             sep=2,
             font_properties={"size": 7},
-            label_formatter=_length,
+            scale_formatter=_length,
         )
     )
 

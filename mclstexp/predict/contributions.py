@@ -115,8 +115,8 @@ def gene_contributions(weight: FloatArray, value: FloatArray, min_measured: floa
 
     Examples
     --------
-    >>> gene_contributions(np.array([0.5, 0.25, 0.25]), np.array([2.0, np.nan, 1.0]), 0.25).round(2).tolist()
-    [1.33, nan, 0.33]
+    >>> gene_contributions(np.array([0.5, 0.25, 0.25]), np.array([3.0, np.nan, 1.5]), 0.25).tolist()
+    [2.0, nan, 0.5]
     """
     known = np.isfinite(value)
     total = float(weight[known].sum(dtype=np.float64))

@@ -67,17 +67,17 @@ UMAP = """
 import numpy as np
 from mclstexp.outputs.maps.embedding import umap
 rng = np.random.default_rng(0)
-points = np.repeat(np.eye(2, 6), 6, axis=0) + 0.02 * rng.normal(size=(12, 6))
+points = np.repeat(np.eye(2, 6), 4, axis=0) + 0.02 * rng.normal(size=(8, 6))
 points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 flat = umap(points, 3)
 assert np.array_equal(flat, umap(points, 3))
-within = max(np.ptp(flat[:6], axis=0).max(), np.ptp(flat[6:], axis=0).max())
-assert np.linalg.norm(flat[:6].mean(axis=0) - flat[6:].mean(axis=0)) > within
+within = max(np.ptp(flat[:4], axis=0).max(), np.ptp(flat[4:], axis=0).max())
+assert np.linalg.norm(flat[:4].mean(axis=0) - flat[4:].mean(axis=0)) > within
 """
 
 
 def test_umap_is_seeded_and_keeps_clusters_apart() -> None:
-    """In a process without numba's compiler, which would take ten seconds for twelve points."""
+    """In a process without numba's compiler, which would take ten seconds for eight points."""
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(
         [sys.executable, "-c", UMAP], capture_output=True, text=True, check=False, timeout=240, env=environment

@@ -102,6 +102,7 @@ def _score(prediction: "Prediction", cohort: "CohortPaths", folder: Path) -> str
     for gene in GENES:
         column = prediction.genes.find(gene)
         if column is not None:
-            gene_maps(prediction, [gene], folder / f"{gene}.png", truth=ad.read_h5ad(cohort.query_truth))
+            truth_counts = ad.read_h5ad(cohort.query_truth)
+            gene_maps(prediction, [gene], folder / f"{gene}.png", truth=truth_counts, show="expression")
             rows.append([gene, 1, float(correlation[column])])
     return table(["held-out slide", "genes", "mean PCC"], rows)

@@ -55,7 +55,7 @@ def neighbours(
 ) -> None:
     """Show what a spot's prediction was made from: its reference spots, and whose they are.
 
-    Example: mst neighbours slide.h5ad 10x15 --gene ERBB2 --sheet 10x15.png
+    Example: mst neighbours slide.h5ad 10x15
     """
     from mclstexp.outputs.evidence import evidence_sheet, reference_of, spot_evidence
     from mclstexp.outputs.maps.style import check_picture

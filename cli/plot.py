@@ -49,7 +49,7 @@ def plot(
 ) -> None:
     """Draw genes over the slide, how sure they are, and where the prediction comes from, for the screen or for print.
 
-    Example: mst plot slide.h5ad --gene ERBB2 --gene CD3E -o genes.pdf
+    Example: mst plot slide.h5ad --gene ERBB2
     """
     from mclstexp.outputs.maps.style import check_picture
     from mclstexp.predict.prediction import Prediction

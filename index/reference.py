@@ -25,6 +25,7 @@ from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    import anndata as ad
     import pandas as pd
 
     from mclstexp.model.image.features import Cache
@@ -420,6 +421,46 @@ class Reference:
     def tags(self) -> dict[str, int]:
         """Tags and their versions."""
         return self._store.tags()
+
+    def to_anndata(self, *, filter: Filter | None = None, genes: GenePanel | Sequence[str] | None = None) -> ad.AnnData:
+        """Return spots as AnnData: raw counts, patient, slide, cohort and label, position and embedding.
+
+        Parameters
+        ----------
+        filter
+            Which spots; None for all.
+        genes
+            Symbols or Ensembl ids; None for every gene that some slide measured. Zeros of genes that a slide did not
+            measure are unknown: ``varm["measured"][:, obs["gene_list"]]`` says which.
+
+        Raises
+        ------
+        InputError
+            A gene or filter does not fit the reference.
+        """
+        from mclstexp.index.export import reference_anndata
+
+        return reference_anndata(self._store, filter, genes)
+
+    def export(
+        self,
+        path: StrPath,
+        *,
+        filter: Filter | None = None,
+        genes: GenePanel | Sequence[str] | None = None,
+        force: bool = False,
+        on_progress: Progress | None = None,
+    ) -> int:
+        """Write spots as ``.h5ad`` (see `to_anndata`) or ``.parquet``, counts a slide at a time; return their number.
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError, StorageError
+            Another suffix, gene or filter; something is at ``path``; the disk refused.
+        """
+        from mclstexp.index.export import write_reference
+
+        return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
     def history(self) -> list[dict[str, Any]]:
         """Return every version, oldest first: ``version``, ``time``, ``message``, ``command``, ``spots``, ..."""

@@ -25,6 +25,7 @@ _PUBLIC = {
     "Reference": "mclstexp.index.reference",
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
+    "export": "mclstexp.outputs.export",
     "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
     "train": "mclstexp.train",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
     import anndata as ad
     import pandas as pd
 
+    from mclstexp.data.tile_features import TileFeatures
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
@@ -234,6 +235,7 @@ class Reference:
         weights: Literal["softmax", "inverse_square"] | None = None,
         temperature: float | None = None,
         normalisation: Normalisation | None = None,
+        features: TileFeatures | None = None,
         search: Search = "faiss",
         device: Device | None = None,
         thumbnail: bool = True,
@@ -257,6 +259,9 @@ class Reference:
             Number of neighbours and how they are weighed; None takes the model's, which alone have intervals.
         normalisation
             Scale of the prediction; None takes the model's.
+        features
+            The slide's tiles as another tool encoded them (`read_features`), in place of encoding them here; checked
+            to be of the reference's own encoder.
         search
             What finds the neighbours: ``faiss``, ``lancedb`` (the table's own index), or ``exact`` (every key on the
             CPU, whatever the size). Similarities and ties are settled the same way after each.
@@ -291,6 +296,7 @@ class Reference:
             retrieval=self._retrieval(asked) if asked else None,
             normalisation=normalisation,
             filter=filter,
+            features=features,
             search=search,
             device=device or self._device,
             thumbnail=thumbnail,

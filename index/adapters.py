@@ -52,13 +52,14 @@ class FeatureModel:
     >>> import mclstexp as mst
     >>> reference = mst.Reference.open("reference/")
     >>> slide = mst.read_query("slide.tif", "coords.csv")
-    >>> features = reference.model.features(slide)  # what another tool would have computed
-    >>> digest = reference.model.encoder.digest()
-    >>> side = reference.model.config.patch.span_px(slide.mpp)
-    >>> model = FeatureModel(reference, genes=["ERBB2"], mpp=slide.mpp, tile_px=side, weights_sha256=digest)
-    >>> expression = model.predict(features, slide.spots.xy_px - side / 2)
-    >>> list(expression), expression["ERBB2"].shape == (len(slide),)
-    (['ERBB2'], True)
+    >>> model = FeatureModel(reference, genes=["ERBB2"], mpp=0.5, tile_px=224, image="slide.tif", encoder="resnet50")
+    >>> model.name, model.whole_slide
+    ('mclstexp', True)
+    >>> import numpy as np
+    >>> model.predict(np.ones((2, 2048)), np.array([[0, 0], [224, 0]]))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    mclstexp.errors.MismatchError: The model's features are covariance pooling over ... at 3 fields of view; ...
     """
 
     name = "mclstexp"
@@ -104,8 +105,8 @@ class FeatureModel:
 
     @property
     def features_model_name(self) -> str:
-        """Name of the encoder whose features are taken; LazySlide finds their table by it."""
-        return self.reference.model.config.encoder.name
+        """Name under which LazySlide finds the features: those that `PatchEncoder` made, unless it is told another."""
+        return PatchEncoder.name
 
     def predict(
         self, features: Any, coords: NDArray[Any] | None = None, *args: Any, **keywords: Any
@@ -163,10 +164,11 @@ def _array(features: Any) -> FloatArray:
 
 
 class PatchEncoder(torch.nn.Module):
-    """The reference's image encoder as a model of tiatoolbox, for its ``DeepFeatureExtractor``.
+    """The reference's image encoder as a model of LazySlide and tiatoolbox, for patches that they cut.
 
-    Its features are of the model's own weights, so that `FeatureModel` takes them with
-    ``weights_sha256=encoder.weights_sha256``, whatever the pooling.
+    It goes into LazySlide's ``tl.feature_extraction`` and tiatoolbox's ``DeepFeatureExtractor``. Its features are of
+    the model's own weights and pooling, so that `FeatureModel` takes them, by comparison with the slide's image or with
+    ``weights_sha256=encoder.weights_sha256``.
 
     Raises
     ------
@@ -179,13 +181,14 @@ class PatchEncoder(torch.nn.Module):
     >>> model = mst.Model.load("model/")
     >>> model.config.encoder.scales
     (0.5, 1.0, 2.0)
-    >>> PatchEncoder(model)
+    >>> PatchEncoder(model)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     mclstexp.errors.InputError: The model looks at 3 fields of view, and a patch is one; ...
     """
 
     class_dict = None
+    name = "mclstexp_encoder"
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -206,15 +209,48 @@ class PatchEncoder(torch.nn.Module):
         """Digest of the encoder's weights."""
         return str(self.encoder.digest())
 
+    @property
+    def model(self) -> torch.nn.Module:
+        """The encoder itself."""
+        return self.encoder  # type: ignore[no-any-return]
+
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``."""
+        """Return ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``.
+
+        Raises
+        ------
+        InputError
+            When the patches are of another size than the model's.
+        """
         pixels = patches.detach().cpu().numpy().astype(np.uint8)
+        if pixels.shape[1:] != (self.patch_px, self.patch_px, 3):
+            shape = " x ".join(map(str, pixels.shape[1:]))
+            raise InputError(f"Patches are {shape}, the model's are {self.patch_px} x {self.patch_px} x 3.")
         return torch.from_numpy(self.encoder.features(pixels))
+
+    def encode_image(self, image: torch.Tensor, *args: Any, **keywords: Any) -> torch.Tensor:
+        """Return the same, as LazySlide asks for it."""
+        return self(image)  # type: ignore[no-any-return]
+
+    def get_transform(self) -> Callable[[Any], torch.Tensor]:
+        """Return what makes a tensor of a tile's pixels and nothing else: the encoder normalises them itself."""
+        return _pixels
+
+    def to(self, *args: Any, **keywords: Any) -> Self:
+        """Stay: the model decides where it computes."""
+        return self
+
+    def try_compile(self, **keywords: Any) -> None:
+        """Do nothing."""
 
     @staticmethod
     def infer_batch(model: Any, batch_data: torch.Tensor, *, device: str = "cpu") -> list[FloatArray]:
         """Return the features of a batch, as tiatoolbox's backbones do: in a list of one."""
         return [model(batch_data).numpy()]
+
+
+def _pixels(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(image, dtype=np.uint8))
 
 
 def _unchanged(image: Any) -> Any:

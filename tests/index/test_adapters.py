@@ -1,4 +1,4 @@
-"""Features that other tools computed: the reference's own are taken and give the same answer, all others are refused."""
+"""Features that other tools computed: those of the reference's own encoder are taken, all others are refused."""
 
 import dataclasses
 import re

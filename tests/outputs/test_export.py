@@ -40,7 +40,7 @@ def encodings(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("fancy", [False, True])
 def test_an_h5ad_that_r_reads(prediction: Prediction, tmp_path: Path, fancy: bool) -> None:
-    """Categories and pandas' own strings, which R's readers may not know, are written plainly; so is what a query saves."""
+    """Categories and pandas' own strings are written plainly; so is what a query saves."""
     obs: dict[str, Any] = {"cluster": pd.Categorical(["a", "b"] * 12), "text": pd.array(["x"] * 24, dtype="string")}
     path = export(tiny_prediction(obs=obs if fancy else {}), tmp_path / "p.h5ad", genes=["CD3E"])
     prediction.save(tmp_path / "q.h5ad")

@@ -74,7 +74,9 @@ def read_csv(frame: pd.DataFrame) -> list[list[str]]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12), min_size=1, max_size=5))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12), min_size=1, max_size=5)
+)
 def test_no_cell_of_text_is_a_formula(names: list[str]) -> None:
     """Whatever names are, the table comes back with one header, and nothing in it is computed by a spreadsheet."""
     frame = pd.DataFrame({"slide": names, "=evil": np.arange(len(names)) - 2.5})

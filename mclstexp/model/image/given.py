@@ -52,7 +52,7 @@ def check_given(given: TileFeatures, slide: Slide, encoder: ImageEncoder, patch:
             f"{given.name} is of weights {given.weights_sha256[:12]}, the model's encoder {spec.name} has "
             f"{encoder.digest()[:12]}; encode the tiles with the model's own weights."
         )
-    if not own:
+    if len(spec.scales) != 1:
         refuse_unusual(spec)
     _check_length(given, encoder, patch)
     _check_span(given, slide, spec, patch)
@@ -60,6 +60,7 @@ def check_given(given: TileFeatures, slide: Slide, encoder: ImageEncoder, patch:
         return f"The features of {given.name} are of the model's own weights."
     if slide.image is not None:
         return _compare(given, slide, encoder, patch)
+    refuse_unusual(spec)
     _check_name(given, spec)
     return (
         f"The features of {given.name} are taken for those of {spec.name} by its name alone: without the slide's image "
@@ -82,6 +83,7 @@ def refuse_unusual(spec: EncoderSpec) -> None:
 def _check_length(given: TileFeatures, encoder: ImageEncoder, patch: PatchSpec) -> None:
     wanted = encoder.n_features_per_scale(patch.size_px) * len(encoder.spec.scales)
     if given.values.shape[1] != wanted:
+        refuse_unusual(encoder.spec)
         stated = f" ({given.encoder})" if given.encoder else ""
         raise MismatchError(
             f"{given.name}{stated} has {given.values.shape[1]} features a tile, the model's encoder "

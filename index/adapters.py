@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mclstexp.data.images import open_image
+from mclstexp.data.paths import require_file
 from mclstexp.data.tile_features import TileFeatures
 from mclstexp.errors import InputError
 from mclstexp.index.filter import Filter
 from mclstexp.index.reference import Reference
+from mclstexp.notes import warn
 from mclstexp.predict.prediction import Prediction
-from mclstexp.types import FloatArray, StrPath
+from mclstexp.types import BoolArray, FloatArray, StrPath
 
 
 class FeatureModel:
@@ -52,7 +55,7 @@ class FeatureModel:
     >>> import mclstexp as mst
     >>> reference = mst.Reference.open("reference/")
     >>> slide = mst.read_query("slide.tif", "coords.csv")
-    >>> model = FeatureModel(reference, genes=["ERBB2"], mpp=0.5, tile_px=224, image="slide.tif", encoder="resnet50")
+    >>> model = FeatureModel(reference, genes=["ERBB2"], mpp=0.5, tile_px=224, encoder="resnet50")
     >>> model.name, model.whole_slide
     ('mclstexp', True)
     >>> import numpy as np
@@ -125,13 +128,28 @@ class FeatureModel:
         InputError, MismatchError
             Coordinates are missing; the features are of another encoder, with both values.
         """
-        prediction = self.predict_slide(features, coords)
-        return dict(zip(prediction.genes.symbols, np.ascontiguousarray(prediction.mean.T), strict=True))
-
-    def predict_slide(self, features: Any, coords: NDArray[Any] | None) -> Prediction:
-        """Return the same with its evidence, and keep it as ``prediction``."""
         if coords is None:
             raise InputError("A spot's prediction depends on where it lies: give coords, the corners of the tiles.")
+        values, corners = _array(features), np.asarray(coords, dtype=np.float64)
+        inside = self._inside(corners)
+        prediction = self.predict_slide(values[inside], corners[inside])
+        expression = np.full((len(prediction.genes), len(inside)), np.nan, dtype=np.float32)
+        expression[:, inside] = prediction.mean.T
+        return dict(zip(prediction.genes.symbols, expression, strict=True))
+
+    def _inside(self, corners: NDArray[np.float64]) -> BoolArray:
+        """Whether each tile has its centre in the image; tiatoolbox lays tiles over the edge, too."""
+        inside: BoolArray = np.ones(len(corners), dtype=bool)
+        if self._image is not None:
+            with open_image(require_file(self._image, "Image")) as image:
+                centre = corners[:, :2] + self._tile_px / 2
+                inside = np.asarray((centre >= 0) & (centre < image.size_px)).all(axis=1)
+        if not inside.all():
+            warn(f"{int((~inside).sum())} of {len(inside)} tiles have their centre outside the image: NaN for them.")
+        return inside
+
+    def predict_slide(self, features: Any, coords: NDArray[Any]) -> Prediction:
+        """Return the same with its evidence, and keep it as ``prediction``; every tile has to lie on the image."""
         given = TileFeatures(
             values=_array(features),
             corner_px=np.asarray(coords, dtype=np.float64)[:, :2],

@@ -138,6 +138,11 @@ def test_a_model_as_lazyslide_asks_one(place: Place) -> None:
     assert model.prediction.evidence.num_rows == 36 * 20
     with pytest.raises(InputError, match="give coords"):
         model.predict(features)
+    beyond = np.vstack([place.tiles.corner_px, [[390.0, 10.0]]])
+    with pytest.warns(MclstexpWarning, match="1 of 37 tiles have their centre outside the image: NaN for them"):
+        longer = model.predict(np.vstack([place.tiles.values, place.tiles.values[:1]]), beyond)
+    np.testing.assert_array_equal(longer[gene][:-1], answer[gene])
+    assert np.isnan(longer[gene][-1])
     wsi.shapes = {}
     with pytest.raises(InputError, match="has no tiles 'tiles'"):
         FeatureModel.for_wsi(place.reference, wsi)

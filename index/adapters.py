@@ -143,7 +143,7 @@ class FeatureModel:
         if self._image is not None:
             with open_image(require_file(self._image, "Image")) as image:
                 centre = corners[:, :2] + self._tile_px / 2
-                inside = np.asarray((centre >= 0) & (centre < image.size_px)).all(axis=1)
+                inside = np.all((centre >= 0) & (centre < image.size_px), axis=1)
         if not inside.all():
             warn(f"{int((~inside).sum())} of {len(inside)} tiles have their centre outside the image: NaN for them.")
         return inside

@@ -127,7 +127,7 @@ def test_a_model_as_lazyslide_asks_one(place: Place) -> None:
     )
     gene = place.reference.panel.symbols[3]
     model = FeatureModel.for_wsi(place.reference, wsi, genes=[gene])
-    assert (model.needs_coords, model.whole_slide, model.features_model_name) == (True, True, "test_resnet")
+    assert (model.needs_coords, model.whole_slide, model.features_model_name) == (True, True, PatchEncoder.name)
     assert model.to("cuda") is model
     assert model.get_transform() is None
     features = torch.from_numpy(place.tiles.values)
@@ -151,6 +151,7 @@ def test_a_model_as_lazyslide_asks_one(place: Place) -> None:
 def test_lazyslides_own_protocol(place: Place) -> None:
     base = pytest.importorskip("lazyslide_models.base", reason="LazySlide is not installed")
     assert isinstance(FeatureModel(place.reference, tile_px=SIDE), base.FeaturePredictionModelProtocol)
+    assert isinstance(PatchEncoder(place.reference.model), base.ImageModelProtocol)
 
 
 @pytest.mark.filterwarnings("ignore::mclstexp.errors.MclstexpWarning")

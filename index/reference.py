@@ -26,9 +26,11 @@ from mclstexp.text import counted, some
 from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    import anndata as ad
     import pandas as pd
     import pyarrow as pa
 
+    from mclstexp.data.tile_features import TileFeatures
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
@@ -235,6 +237,7 @@ class Reference:
         weights: Literal["softmax", "inverse_square"] | None = None,
         temperature: float | None = None,
         normalisation: Normalisation | None = None,
+        features: TileFeatures | None = None,
         search: Search = "faiss",
         device: Device | None = None,
         thumbnail: bool = True,
@@ -258,6 +261,9 @@ class Reference:
             Number of neighbours and how they are weighed; None takes the model's, which alone have intervals.
         normalisation
             Scale of the prediction; None takes the model's.
+        features
+            The slide's tiles as another tool encoded them (`read_features`), in place of encoding them here; checked
+            to be of the reference's own encoder.
         search
             What finds the neighbours: ``faiss``, ``lancedb`` (the table's own index), or ``exact`` (every key on the
             CPU, whatever the size). Similarities and ties are settled the same way after each.
@@ -292,6 +298,7 @@ class Reference:
             retrieval=self._retrieval(asked) if asked else None,
             normalisation=normalisation,
             filter=filter,
+            features=features,
             search=search,
             device=device or self._device,
             thumbnail=thumbnail,
@@ -450,6 +457,46 @@ class Reference:
     def tags(self) -> dict[str, int]:
         """Tags and their versions."""
         return self._store.tags()
+
+    def to_anndata(self, *, filter: Filter | None = None, genes: GenePanel | Sequence[str] | None = None) -> ad.AnnData:
+        """Return spots as AnnData: raw counts, patient, slide, cohort and label, position and embedding.
+
+        Parameters
+        ----------
+        filter
+            Which spots; None for all.
+        genes
+            Symbols or Ensembl ids; None for every gene that some slide measured. Zeros of genes that a slide did not
+            measure are unknown: ``varm["measured"][:, obs["gene_list"]]`` says which.
+
+        Raises
+        ------
+        InputError
+            A gene or filter does not fit the reference.
+        """
+        from mclstexp.index.export import reference_anndata
+
+        return reference_anndata(self._store, filter, genes)
+
+    def export(
+        self,
+        path: StrPath,
+        *,
+        filter: Filter | None = None,
+        genes: GenePanel | Sequence[str] | None = None,
+        force: bool = False,
+        on_progress: Progress | None = None,
+    ) -> int:
+        """Write spots as ``.h5ad`` (see `to_anndata`) or ``.parquet``, counts a slide at a time; return their number.
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError, StorageError
+            Another suffix, gene or filter; something is at ``path``; the disk refused.
+        """
+        from mclstexp.index.export import write_reference
+
+        return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
     def history(self) -> list[dict[str, Any]]:
         """Return every version, oldest first: ``version``, ``time``, ``message``, ``command``, ``spots``, ..."""

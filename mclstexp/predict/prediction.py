@@ -34,7 +34,12 @@ from mclstexp.predict.evidence import (
     read_neighbours,
     spot_neighbours,
 )
+from mclstexp.predict.formats.geojson import ObjectType, to_geojson
+from mclstexp.predict.formats.spatial import to_spatialdata
+from mclstexp.predict.formats.tables import to_dataframe
+from mclstexp.predict.formats.tiles import to_wsidata
 from mclstexp.settings import from_dict
+from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import counted, duplicates
 from mclstexp.types import FloatArray, StrPath
@@ -307,6 +312,55 @@ class Prediction:
         if self.embedding is not None:
             obsm["embedding"] = self.embedding
         return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm=obsm, uns=uns)
+
+    def to_dataframe(self, genes: Sequence[str] | None = None, *, layers: Sequence[str] = ("mean",)) -> pd.DataFrame:
+        """Return a row a spot: position, evidence, and a column a gene (``ERBB2``, ``ERBB2 sd``); None for all genes.
+
+        Raises
+        ------
+        InputError
+            For a gene or layer that the prediction does not have.
+        """
+        return to_dataframe(self, genes, layers)
+
+    def to_geojson(
+        self,
+        genes: Sequence[str] | None = None,
+        *,
+        layers: Sequence[str] = ("mean",),
+        object_type: ObjectType = "detection",
+    ) -> dict[str, Any]:
+        """Return the FeatureCollection that QuPath imports: a circle a spot, genes and evidence as measurements.
+
+        Raises
+        ------
+        InputError
+            For a gene or layer that the prediction does not have, or more than a million measurements of all genes.
+        """
+        return to_geojson(self, genes, layers=layers, object_type=object_type)
+
+    def to_spatialdata(self, genes: Sequence[str] | None = None, *, image: SlideImage | None = None) -> Any:
+        """Return a ``spatialdata.SpatialData``: pictures, circles and table, as spatialdata-io reads Visium.
+
+        Coordinate systems are the slide's name (full resolution) and ``_downscaled_hires`` and ``_downscaled_lowres``
+        of it. ``image`` adds the slide itself as a pyramid, read when it is needed.
+
+        Raises
+        ------
+        InputError
+            Without ``pip install "mclstexp[spatialdata]"``, or for a gene that the prediction does not have.
+        """
+        return to_spatialdata(self, genes, image=image)
+
+    def to_wsidata(self, genes: Sequence[str] | None = None) -> Any:
+        """Return what LazySlide keeps of a slide, as ``SpatialData``: patches as ``tiles``, table ``mclstexp_tiles``.
+
+        Raises
+        ------
+        InputError
+            As `to_spatialdata`, and where the size of the patches is unknown.
+        """
+        return to_wsidata(self, genes)
 
     def _spatial(self) -> dict[str, Any]:
         if self.thumbnail is None or self.thumbnail_scale is None:

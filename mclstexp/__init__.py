@@ -27,6 +27,7 @@ _PUBLIC = {
     "SpotTable": "mclstexp.slide",
     "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
+    "report": "mclstexp.outputs.report",
     "train": "mclstexp.train",
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mclstexp.config import Normalisation
+from mclstexp.data.images import open_image
 from mclstexp.errors import InputError
 from mclstexp.index.reference import Reference
 from mclstexp.index.source import StoreSource
@@ -26,8 +29,9 @@ from mclstexp.outputs.serve.tiles import TILE_PX, TilePyramid
 from mclstexp.panel import GenePanel
 from mclstexp.predict.average import AverageOptions, average
 from mclstexp.predict.prediction import Prediction
+from mclstexp.predict.source import ExpressionBlock
 from mclstexp.settings import from_dict
-from mclstexp.types import Device, FloatArray, StrPath
+from mclstexp.types import Device, FloatArray, IdArray, StrPath
 
 PATCH_PX, OWN_PX = 144, 288
 OPEN_SLIDES = 2
@@ -169,7 +173,7 @@ class Session:
         rule = from_dict(Normalisation, settings["normalisation"])
         least = float(settings.get("retrieval", {}).get("min_measured", 0.25))
         ids = np.where(evidence.spot >= 0, evidence.row_id[evidence.spot], -1)
-        result = average(StoreSource(reference.store, "cpu"), ids, evidence.weight, panel, AverageOptions(rule, least))
+        result = average(_ReadOnce(reference.store, "cpu"), ids, evidence.weight, panel, AverageOptions(rule, least))
         spread = np.full_like(result.mean, np.nan) if result.sd is None else result.sd
         return result.mean, spread, result.missing.get(panel.symbols[0], "")
 
@@ -248,8 +252,9 @@ class Session:
         """Predict a region anew, one at a time."""
         if self.reference is None or self._image is None:
             raise InputError(f"A region needs the slide and the reference: {self.no_image or self.no_reference}.")
-        with self._predicting:
-            region, mean, step = predict_region(self.prediction, self.reference, self._image, box, gene)
+        # A handle of its own: tiles are read from the other one meanwhile.
+        with self._predicting, open_image(self._image.path) as image:
+            region, mean, step = predict_region(self.prediction, self.reference, image, box, gene)
         layers = {"mean": region.mean}
         step_um = step * (region.mpp or 1.0)
         return {
@@ -263,11 +268,26 @@ class Session:
             "notes": list(region.notes),
         }
 
+    def warm(self) -> None:
+        """Load, beside the first answers, what a gene of the reference or a region will need: torch takes seconds."""
+        if self.reference is not None:
+            threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
+
     def close(self) -> None:
         """Release the images."""
         for pyramid in (self.pyramid, *self._slides.values()):
             if pyramid is not None:
                 pyramid.close()
+
+
+class _ReadOnce(StoreSource):
+    """A store that reads each neighbour once for a few genes, where `StoreSource` reads them again for every block."""
+
+    def expression(self, ids: IdArray, genes: GenePanel, rule: Normalisation) -> Iterator[ExpressionBlock]:
+        asked = np.where(ids < 0, ids.max(), ids)
+        unique, inverse = np.unique(asked, return_inverse=True)
+        values = self.store.expression(unique, genes, rule).dense(0, len(genes))
+        yield ExpressionBlock(slice(0, len(ids)), slice(0, len(genes)), values, inverse.reshape(asked.shape))
 
 
 def _packed_gene(layers: dict[str, FloatArray]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Panel {
   }
 
   nearest(point, reach) {
-    let best = -1, least = Math.max(this.data.diameter, reach) ** 2;
+    let best = -1, least = Math.max(1.3 * this.data.diameter, reach) ** 2;  // to halfway between spots
     for (let i = 0; i < this.x.length; i++) {
       const distance = (this.x[i] - point.x) ** 2 + (this.y[i] - point.y) ** 2;
       if (distance < least) { best = i; least = distance; }

@@ -23,6 +23,9 @@ from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import to_dict
 
+HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"><!--'&lt;"
+"""What a name could hold to break out of a page."""
+
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -137,7 +140,7 @@ class Page:
     def all(self, selector: str) -> list[Any]:
         return self.browser.find_elements(self.by, selector)
 
-    def wait(self, condition: Callable[[], object], seconds: float = 90) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
         WebDriverWait(self.browser, seconds, poll_frequency=0.05).until(lambda _: condition())

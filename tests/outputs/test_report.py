@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from pages import plain_prediction, save_query, without_values
+from pages import HOSTILE, plain_prediction, save_query, without_values
 from references import Library, build_library
 
 import mclstexp
@@ -21,8 +21,6 @@ from mclstexp.outputs.report.evidence import page_evidence
 from mclstexp.outputs.report.pack import STEPS, packed_genes, quantised
 from mclstexp.outputs.report.page import embedded_json
 from mclstexp.outputs.report.patches import chosen
-
-HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"><!--'&lt;"
 
 
 class Parsed(HTMLParser):

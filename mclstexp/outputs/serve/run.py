@@ -61,7 +61,6 @@ def serve(
             session = Session(prediction, name, file.parent, reference=reference, device=device)
             stack.callback(session.close)
             _say(name, session.no_image, session.no_reference)
-            session.warm()
             sessions.append(session)
         token = secrets.token_urlsafe(24)
         app = make_app(sessions, token, f"{some(names)}: predicted expression", host)

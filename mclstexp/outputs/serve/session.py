@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 from collections import OrderedDict
@@ -267,11 +266,6 @@ class Session:
             "surroundings are those of the region",
             "notes": list(region.notes),
         }
-
-    def warm(self) -> None:
-        """Load, beside the first answers, what a gene of the reference or a region will need: torch takes seconds."""
-        if self.reference is not None:
-            threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
 
     def close(self) -> None:
         """Release the images."""

@@ -53,7 +53,7 @@ function combobox({ label, names, alias = null, shown = 12, absent = "", onChoos
   function set(name) { chosen = name; input.value = name; }
 
   input.addEventListener("input", () => open(input.value));
-  input.addEventListener("focus", () => input.select());
+  for (const name of ["focus", "click"]) input.addEventListener(name, () => { if (input.value === chosen) input.select(); });
   input.addEventListener("blur", () => { close(); input.value = chosen; });
   input.addEventListener("keydown", event => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {

@@ -22,7 +22,10 @@ class Panel {
     this.high = make("span");
     this.field = combobox({ label: "Spot", names: data.spots.ids, onChoose: name => this.choose(data.spots.ids.indexOf(name), true) });
     this.evidence = make("section", { class: "evidence", "aria-live": "polite" }, make("p", { class: "label" }, "No spot is chosen."));
-    const left = make("div", {}, this.map, this.hover,
+    const button = (label, text, act) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    this.tools = make("div", { class: "tools", role: "group", "aria-label": "Map" }, button("Zoom in", "+", () => this.viewer.zoom(1.5)),
+      button("Zoom out", "−", () => this.viewer.zoom(1 / 1.5)), button("Whole slide", "⤢", () => this.viewer.home()));
+    const left = make("div", {}, this.tools, this.map, this.hover,
       make("div", { class: "legend" }, this.legend, make("div", { class: "ends" }, this.low, this.unit, this.high)),
       make("div", { class: "row" }, make("div", { class: "field" }, ...this.field.elements), make("span", { class: "label" },
         `${data.spots.ids.length} spots. Picture: ${data.image.origin}.`)));
@@ -42,11 +45,7 @@ class Panel {
       onKey: event => this.key(event),
     });
     await this.viewer.open(await this.source.picture());
-    if (this.x.length) this.viewer.fit(bounds(this.x, this.y));
-    const button = (label, text, act) => dom.make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
-    this.buttons = dom.make("div", { class: "buttons" }, button("Zoom in", "+", () => this.viewer.zoom(1.5)),
-      button("Zoom out", "−", () => this.viewer.zoom(1 / 1.5)), button("Whole slide", "⤢", () => this.viewer.home()));
-    this.map.append(this.buttons);
+    if (this.x.length) this.viewer.fit(bounds(this.x, this.y), this.data.diameter);
     if (this.data.regions) addRegions(this);
   }
 

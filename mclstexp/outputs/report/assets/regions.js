@@ -60,5 +60,6 @@ function addRegions(panel) {
   }
 
   panel.map.append(sheet);
-  panel.hover.after(make("div", { class: "row" }, draw, view, clear), told);
+  panel.tools.append(draw, view, clear);
+  panel.hover.after(told);
 }

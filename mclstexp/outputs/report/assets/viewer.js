@@ -69,8 +69,8 @@ class SlideViewer {
   home() { this.view.viewport.goHome(); }
 
   /* Bring the spots into view, with a margin, where the tissue is a small part of the slide. */
-  fit(box) {
-    const side = 1 / this.width, margin = 0.05 * Math.max(box.x1 - box.x0, box.y1 - box.y0);
+  fit(box, diameter) {
+    const side = 1 / this.width, margin = Math.max(diameter, 0.05 * Math.max(box.x1 - box.x0, box.y1 - box.y0));
     this.view.viewport.fitBounds(new OpenSeadragon.Rect(
       (box.x0 - margin) * side, (box.y0 - margin) * side, (box.x1 - box.x0 + 2 * margin) * side, (box.y1 - box.y0 + 2 * margin) * side), true);
   }

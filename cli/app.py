@@ -103,7 +103,19 @@ def _fail(message: str) -> None:
 
 
 def _register() -> None:
-    from mclstexp.cli import build_index, check, demo, evaluate, neighbours, plot, query, reference, report, serve, train
+    from mclstexp.cli import (
+        build_index,
+        check,
+        demo,
+        evaluate,
+        neighbours,
+        plot,
+        query,
+        reference,
+        report,
+        serve,
+        train,
+    )
 
     app.command("demo")(demo.demo)
     app.command("check")(check.check)

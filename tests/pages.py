@@ -23,7 +23,7 @@ from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import to_dict
 
-HOSTILE = "</script><img src=x onerror=\"window.hacked=1\"><!--'&lt;"
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--\'&lt;'
 """What a name could hold to break out of a page."""
 
 FLAGS = (

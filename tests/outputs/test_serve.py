@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import plain_prediction
 from PIL import Image
-from pages import plain_prediction, save_query
 from references import Library, build_library, quietly, without_counts
 from starlette.testclient import TestClient
-from mclstexp.data.synthetic.cohort import write_pyramid
 
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import resize
+from mclstexp.data.synthetic.cohort import write_pyramid
 from mclstexp.errors import InputError, MclstexpWarning
 from mclstexp.index.reference import Reference
 from mclstexp.outputs.report.pack import STEPS
@@ -134,7 +134,7 @@ def test_a_predicted_gene_is_the_prediction(client: TestClient, session: Session
         assert close_to(layers["lower"], prediction.lower[:, column])
 
 
-def test_another_gene_is_the_plain_mean_of_the_neighbours(client: TestClient, session: Session, library: Library) -> None:
+def test_another_gene_is_the_mean_of_the_neighbours(client: TestClient, session: Session, library: Library) -> None:
     reference = session.reference
     other = [name for name in reference.genes.symbols if name not in session.prediction.genes.symbols][:3]
     plain = quietly(reference, without_counts(library.slides[4], "P3_A"), genes=other)
@@ -217,7 +217,9 @@ def test_tiles_of_every_level_are_the_slide(slide: tuple[Path, np.ndarray]) -> N
                 tile = np.asarray(Image.open(io.BytesIO(pyramid.tile(level, col, row))), dtype=float)
                 part = whole[row * TILE_PX : (row + 1) * TILE_PX, col * TILE_PX : (col + 1) * TILE_PX]
                 assert tile.shape == part.shape
-                assert np.abs(tile - part).mean() < (4 if min(width, height) >= 64 else 30)  # colours of a few JPEG pixels
+                assert np.abs(tile - part).mean() < (
+                    4 if min(width, height) >= 64 else 30
+                )  # colours of a few JPEG pixels
 
 
 def test_a_taken_port_is_said_in_a_line() -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mclstexp.data.images.pixels import reduce, resize
 
-
 BAND_PX = 1024
 """Rows of a region that are held at once while it is reduced."""
 
@@ -72,7 +71,7 @@ class ImageFile(ABC):
         """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
 
     def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a region at full resolution's coordinates as ``(size[1], size[0], 3)`` uint8 RGB, never enlarged by much.
+        """Read a region of the full resolution as ``(size[1], size[0], 3)`` uint8 RGB.
 
         Band by band, so that a region of any size needs the memory of a band; a format with a pyramid reads the level
         that fits.

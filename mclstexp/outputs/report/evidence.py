@@ -62,7 +62,9 @@ class PageEvidence:
             "y": packed(self.y_px, "f4"),
             "slide": packed(self.slide, "i4"),
             "ids": packed_text(self.spot_ids),
-            "slides": [{"slide": slide, "patient": patient, "cohort": cohort} for slide, patient, cohort in self.slides],
+            "slides": [
+                {"slide": slide, "patient": patient, "cohort": cohort} for slide, patient, cohort in self.slides
+            ],
             "by_slide": packed(self.by_slide, "f4"),
         }
 
@@ -94,7 +96,7 @@ def page_evidence(prediction: Prediction, nearest: int = NEAREST) -> PageEvidenc
     distinct = table.take(pa.array(near[first]))
     return PageEvidence(
         k=k,
-        spot=_filled((n, min(k, nearest)), place, inverse.ravel(), -1).astype(np.int64),
+        spot=_filled((n, min(k, nearest)), place, inverse.ravel(), -1, np.int64),
         similarity=_filled((n, min(k, nearest)), place, np.asarray(table["similarity"])[near], np.nan),
         weight=_filled((n, min(k, nearest)), place, weight[near], 0),
         row_id=row_ids,
@@ -122,7 +124,9 @@ def _slides(table: pa.Table) -> tuple[list[tuple[str, str, str]], IdArray]:
     return [(row["slide"], row["patient"] or "", row["cohort"] or "") for row in rows], slide
 
 
-def _filled(shape: tuple[int, int], place: tuple[IdArray, IdArray], values: NDArray[Any], empty: float) -> FloatArray:
-    matrix = np.full(shape, empty, dtype=np.float64)
+def _filled(
+    shape: tuple[int, int], place: tuple[IdArray, IdArray], values: NDArray[Any], empty: float, dtype: type = np.float32
+) -> NDArray[Any]:
+    matrix = np.full(shape, empty, dtype=dtype)
     matrix[place] = values
-    return matrix if empty == -1 else matrix.astype(np.float32)
+    return matrix

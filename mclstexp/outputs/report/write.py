@@ -89,7 +89,9 @@ def report(
     ]
     for item in items:
         _say(item)
-    text = page_html(title or f"{some(names)}: predicted expression", {"mode": "file", "absent": ABSENT, "predictions": items})
+    text = page_html(
+        title or f"{some(names)}: predicted expression", {"mode": "file", "absent": ABSENT, "predictions": items}
+    )
     with new_file(path, force=force) as whole:
         whole.write_text(text, encoding="utf-8")
     if path.stat().st_size > LARGE_BYTES:

@@ -127,7 +127,7 @@ def _run(app: object, listening: socket.socket, ready: Callable[[], None]) -> No
 
 
 def _shown(host: str) -> str:
-    if host in ("0.0.0.0", "::", ""):  # noqa: S104
+    if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 

@@ -93,7 +93,7 @@ class Session:
     def _picture(self, url: str) -> dict[str, Any]:
         if self.pyramid is None:
             picture = slide_picture(self.prediction, self.folder, FALLBACK_PX)
-            image = {"data": base64_text(picture.jpeg), "origin": picture.origin}
+            image: dict[str, Any] = {"data": base64_text(picture.jpeg), "origin": picture.origin}
             return {"size": list(picture.size_px), "image": image}
         width, height = self.pyramid.size_px
         origin = "the slide itself, tile by tile"
@@ -118,9 +118,7 @@ class Session:
             return {}
         names = [slide for slide, _, _ in self.evidence.slides]
         return {
-            name: "it has no image"
-            for name in names
-            if name not in self._entries or not self._entries[name].has_image
+            name: "it has no image" for name in names if name not in self._entries or not self._entries[name].has_image
         }
 
     def _number(self, spot: str) -> int:

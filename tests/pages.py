@@ -193,8 +193,9 @@ class Page:
         return self.browser.execute_script(script, panel, x, y)  # type: ignore[no-any-return]
 
     def problems(self) -> list[str]:
-        """What the console holds."""
-        return [entry["message"] for entry in self.browser.get_log("browser")]
+        """What the console holds, apart from advice on how `colour_at` reads the canvas."""
+        messages = [entry["message"] for entry in self.browser.get_log("browser")]
+        return [message for message in messages if "willReadFrequently" not in message]
 
     def picture(self, name: str) -> None:
         """Save a screenshot where ``$MST_PICTURES`` says."""

@@ -220,7 +220,7 @@ def served(*predictions: Path, **options: Any) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    timer = threading.Timer(120, process.kill)
+    timer = threading.Timer(280, process.kill)
     timer.start()
     try:
         assert process.stdout is not None

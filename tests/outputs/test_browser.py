@@ -173,7 +173,7 @@ def test_a_server_is_asked(browser: Any, saved: Path) -> None:
         page.choose_gene(typed, gene)
         next(one for one in page.all("button") if one.text == "Draw a region").click()
         draw_region(page)
-        page.wait(lambda: any(one.text == "Remove regions" for one in page.all("button")), 200)
+        page.wait(lambda: any(one.text == "Remove regions" for one in page.all("button")), 250)
         assert "predicted anew as a slide of their own" in page.one(".panel p[role=status]").text
         page.browser.execute_script("window.scrollTo(0, 0)")
         page.picture("serve.png")
@@ -184,4 +184,4 @@ def draw_region(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
     actions = ActionChains(page.browser).move_to_element_with_offset(page.one(".map"), -110, -80).click_and_hold()
-    actions.move_by_offset(100, 80).move_by_offset(90, 60).release().perform()
+    actions.move_by_offset(60, 40).move_by_offset(60, 50).release().perform()

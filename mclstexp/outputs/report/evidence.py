@@ -127,6 +127,6 @@ def _slides(table: pa.Table) -> tuple[list[tuple[str, str, str]], IdArray]:
 def _filled(
     shape: tuple[int, int], place: tuple[IdArray, IdArray], values: NDArray[Any], empty: float, dtype: type = np.float32
 ) -> NDArray[Any]:
-    matrix = np.full(shape, empty, dtype=dtype)
+    matrix: NDArray[Any] = np.full(shape, empty, dtype=dtype)
     matrix[place] = values
     return matrix

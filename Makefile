@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint wheel ci clean
+.PHONY: setup browser demo test lint wheel ci clean
 
 setup: $(READY)
 
@@ -17,10 +17,14 @@ $(READY): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	  sha256sum < requirements.lock > $(READY); fi
 
+# The tests of mst report and mst serve drive a real browser, which is no Python package.
+browser:
+	@sh .ci/browser
+
 demo: setup
 	$(BIN)/mst demo -o demo --force
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest -q
 
 lint: setup

@@ -31,6 +31,7 @@ _PUBLIC = {
     "read_features": "mclstexp.data.tile_features",
     "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
+    "report": "mclstexp.outputs.report",
     "train": "mclstexp.train",
 }
 

@@ -57,8 +57,9 @@ def neighbours(
 
     Example: mst neighbours slide.h5ad 10x15
     """
-    from mclstexp.outputs.evidence import evidence_sheet, reference_of, spot_evidence
+    from mclstexp.outputs.evidence import evidence_sheet, spot_evidence
     from mclstexp.outputs.maps.style import check_picture
+    from mclstexp.outputs.origin import reference_of
     from mclstexp.predict.prediction import Prediction
 
     if as_json and as_csv:

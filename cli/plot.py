@@ -68,8 +68,8 @@ def plot(
 
         contribution_map(whole, output, by=by, dpi=dpi, force=True)
     else:
-        from mclstexp.outputs.evidence import reference_of
         from mclstexp.outputs.maps.embedding import embedding_map
+        from mclstexp.outputs.origin import reference_of
 
         opened = reference_of(whole, reference, beside=prediction.parent)
         embedding_map(whole, opened, output, seed=seed, dpi=dpi, force=True)

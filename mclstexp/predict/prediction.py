@@ -35,6 +35,7 @@ from mclstexp.predict.evidence import (
     spot_neighbours,
 )
 from mclstexp.predict.formats.geojson import ObjectType, to_geojson
+from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata
 from mclstexp.predict.formats.spatial import to_spatialdata
 from mclstexp.predict.formats.tables import to_dataframe
 from mclstexp.predict.formats.tiles import to_wsidata
@@ -43,14 +44,6 @@ from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import counted, duplicates
 from mclstexp.types import FloatArray, StrPath
-
-FORMAT_VERSION = 1
-"""Version of the prediction's layout in ``uns["mclstexp"]``; apart from the package's version."""
-
-LOWRES_PX = 600
-"""Longer side of the smaller of the two images in ``uns["spatial"]``."""
-
-_LAYERS = ("sd", "lower", "upper", "retrieved")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +124,7 @@ class Prediction:
         set_ = object.__setattr__
         set_(self, "spot_ids", np.asarray(self.spot_ids, dtype=np.str_))
         set_(self, "xy_px", np.asarray(self.xy_px, dtype=np.float64))
-        for name in ("mean", *_LAYERS, "embedding"):
+        for name in ("mean", *LAYERS, "embedding"):
             if getattr(self, name) is not None:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         for name in ("array_row", "array_col"):
@@ -143,7 +136,7 @@ class Prediction:
 
     def _check_shapes(self) -> None:
         n, g = len(self.spot_ids), len(self.genes)
-        for name in ("mean", *_LAYERS):
+        for name in ("mean", *LAYERS):
             values = getattr(self, name)
             if values is not None and values.shape != (n, g):
                 raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
@@ -294,24 +287,7 @@ class Prediction:
 
     def to_anndata(self) -> ad.AnnData:
         """Return the prediction as scanpy, squidpy and SpatialData read it, without the neighbours."""
-        obs = pd.DataFrame(index=pd.Index(self.spot_ids.astype(object)))
-        obs["in_tissue"] = np.ones(len(self), dtype=np.int64)
-        if self.array_row is not None and self.array_col is not None:
-            obs["array_row"], obs["array_col"] = self.array_row, self.array_col
-        for name, column in self.obs.items():
-            obs[name] = _column(column)
-        var = pd.DataFrame(index=pd.Index(np.asarray(self.genes.symbols, dtype=object)))
-        var["gene_ids"] = np.asarray(self.genes.ensembl, dtype=object)
-        for name, column in self.var.items():
-            var[name] = _column(column)
-        layers = {name: getattr(self, name) for name in _LAYERS if getattr(self, name) is not None}
-        uns = {"spatial": {self.slide_id: self._spatial()}, "mclstexp": self._provenance()}
-        if self.thumbnail is None:
-            del uns["spatial"]  # scanpy and squidpy fail on an entry without an image, and draw without the entry
-        obsm: dict[str, NDArray[Any]] = {"spatial": self.xy_px}
-        if self.embedding is not None:
-            obsm["embedding"] = self.embedding
-        return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm=obsm, uns=uns)
+        return to_anndata(self)
 
     def to_dataframe(self, genes: Sequence[str] | None = None, *, layers: Sequence[str] = ("mean",)) -> pd.DataFrame:
         """Return a row a spot: position, evidence, and a column a gene (``ERBB2``, ``ERBB2 sd``); None for all genes.
@@ -362,31 +338,6 @@ class Prediction:
         """
         return to_wsidata(self, genes)
 
-    def _spatial(self) -> dict[str, Any]:
-        if self.thumbnail is None or self.thumbnail_scale is None:
-            return {}
-        lowres, shrink = _shrink(self.thumbnail, LOWRES_PX)
-        factors = {
-            "tissue_hires_scalef": float(self.thumbnail_scale),
-            "tissue_lowres_scalef": float(self.thumbnail_scale * shrink),
-            "spot_diameter_fullres": float(self.spot_diameter_px),
-        }
-        if self.mpp is not None:
-            factors["microns_per_pixel"] = float(self.mpp)
-        return {"images": {"hires": self.thumbnail, "lowres": lowres}, "scalefactors": factors, "metadata": {}}
-
-    def _provenance(self) -> dict[str, Any]:
-        scalars = {key: value for key, value in self.settings.items() if isinstance(value, str | bool | int | float)}
-        record = {
-            **scalars,
-            "format_version": FORMAT_VERSION,
-            "slide": self.slide_id,
-            "scale": self.scale,
-            "spot_diameter_px": float(self.spot_diameter_px),
-            "settings": json.dumps(dict(self.settings), sort_keys=True),
-        }
-        return record if self.mpp is None else {**record, "mpp": float(self.mpp)}
-
     @classmethod
     def from_anndata(cls, adata: ad.AnnData, evidence: pa.Table | None = None) -> Prediction:
         """Return the prediction that `to_anndata` made ``adata`` from.
@@ -396,37 +347,7 @@ class Prediction:
         InputError
             When ``adata`` is no prediction, or one of another format version.
         """
-        record = adata.uns.get("mclstexp")
-        if not isinstance(record, Mapping) or "format_version" not in record:
-            raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp'].")
-        if int(record["format_version"]) != FORMAT_VERSION:
-            version = int(record["format_version"])
-            raise InputError(
-                f"The prediction has format version {version}, this program reads {FORMAT_VERSION}; repeat mst query."
-            )
-        slide = str(record["slide"])
-        spatial = adata.uns.get("spatial", {}).get(slide)
-        own = {"in_tissue", "array_row", "array_col"}
-        arrays = {name: adata.obs[name].to_numpy() for name in ("array_row", "array_col") if name in adata.obs}
-        arrays |= {name: np.asarray(adata.layers[name]) for name in _LAYERS if name in adata.layers}
-        return cls(
-            slide_id=slide,
-            spot_ids=adata.obs_names.to_numpy().astype(np.str_),
-            xy_px=np.asarray(adata.obsm["spatial"], dtype=np.float64),
-            genes=GenePanel(tuple(adata.var_names), tuple(adata.var["gene_ids"].astype(str))),
-            mean=np.asarray(adata.X),
-            settings=json.loads(str(record["settings"])),
-            spot_diameter_px=float(record["spot_diameter_px"]),
-            obs={str(name): adata.obs[name].to_numpy() for name in adata.obs if name not in own},
-            var={str(name): adata.var[name].to_numpy() for name in adata.var if name != "gene_ids"},
-            evidence=NEIGHBOUR_SCHEMA.empty_table() if evidence is None else evidence,
-            thumbnail=None if spatial is None else np.asarray(spatial["images"]["hires"], dtype=np.uint8),
-            thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
-            mpp=float(record["mpp"]) if "mpp" in record else None,
-            embedding=np.asarray(adata.obsm["embedding"]) if "embedding" in adata.obsm else None,
-            sd=arrays.pop("sd", None),
-            **arrays,
-        )
+        return cls(**fields_of(adata), evidence=NEIGHBOUR_SCHEMA.empty_table() if evidence is None else evidence)
 
     def save(self, path: StrPath, *, force: bool = False) -> None:
         """Write ``path`` (``.h5ad``) and the neighbours beside it; both wholly or, when interrupted, neither.
@@ -479,17 +400,3 @@ def scale_name(normalisation: Normalisation) -> str:
     log = "log1p(" if normalisation.log == "natural" else "log10(1 + "
     of = "the panel" if normalisation.total == "panel" else "all genes"
     return f"{log}counts per {normalisation.target_sum:,.0f} of {of})"
-
-
-def _column(values: NDArray[Any] | Sequence[Any]) -> NDArray[Any]:
-    array = np.asarray(values)
-    return array.astype(object) if array.dtype.kind in "US" else array
-
-
-def _shrink(image: NDArray[np.uint8], max_px: int) -> tuple[NDArray[np.uint8], float]:
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    factor = min(1.0, max_px / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), dtype=np.uint8), factor

@@ -12,8 +12,9 @@ from mclstexp.config import PatchSpec
 from mclstexp.data.patches import read_patch
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.outputs.evidence import evidence_sheet, spot_evidence
-from mclstexp.outputs.evidence.patches import View, find_image, neighbour_tiles, query_tile, view_of
+from mclstexp.outputs.evidence.patches import neighbour_tiles, query_tile
 from mclstexp.outputs.evidence.sheet import draw_sheet
+from mclstexp.outputs.images import View, find_image, view_of
 from mclstexp.outputs.maps.style import style
 
 

@@ -10,7 +10,8 @@ import pytest
 from worlds import PREDICTED_SPOTS, neighbour_table, tiny_prediction
 
 from mclstexp.errors import InputError, MclstexpWarning
-from mclstexp.outputs.evidence import reference_of, spot_evidence
+from mclstexp.outputs.evidence import spot_evidence
+from mclstexp.outputs.origin import reference_of
 
 
 class Told:

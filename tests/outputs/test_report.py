@@ -155,7 +155,7 @@ def test_what_is_not_at_hand_is_said(library: Library, tmp_path: Path) -> None:
     moved = library.slides[0].image.path
     moved.rename(tmp_path / "elsewhere.tif")
     try:
-        with pytest.warns(MclstexpWarning, match="no patches from 1 slide of the reference .*is not where it was"):
+        with pytest.warns(MclstexpWarning, match="no patches from 1 slide of the reference .*image not found"):
             mclstexp.report(path, tmp_path / "a.html")
     finally:
         (tmp_path / "elsewhere.tif").rename(moved)
@@ -163,7 +163,8 @@ def test_what_is_not_at_hand_is_said(library: Library, tmp_path: Path) -> None:
         mclstexp.report(plain_prediction(), tmp_path / "b.html")
     assert {str(one.message) for one in told} == {
         "S1: the prediction's own small picture: the prediction names no image.",
-        "S1: no patches of neighbours: the prediction names no reference.",
+        "S1: no patches of neighbours: the prediction does not say which reference it was made from; name it with "
+        "--reference.",
     }
 
 

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from mclstexp.errors import InputError
 from mclstexp.index.reference import Reference
-from mclstexp.outputs.evidence.patches import Tile, View, neighbour_tiles, query_tile, view_of
+from mclstexp.outputs.evidence.patches import Tile, neighbour_tiles, query_tile
 from mclstexp.outputs.evidence.spot import SpotEvidence, spot_evidence
+from mclstexp.outputs.images import View, view_of
 from mclstexp.outputs.maps.style import DPI, INK, bare, check_picture, save_figure, scale_bar, shortened, style
 from mclstexp.predict.evidence import spot_neighbours
 from mclstexp.predict.prediction import Prediction

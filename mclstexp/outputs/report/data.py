@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from mclstexp.outputs.images import view_of
+from mclstexp.outputs.origin import reference_at_hand
 from mclstexp.outputs.report.evidence import page_evidence
 from mclstexp.outputs.report.pack import base64_text, numbers, packed, packed_genes
-from mclstexp.outputs.report.patches import field_of_view_um, page_patches, prediction_reference
+from mclstexp.outputs.report.patches import page_patches
 from mclstexp.outputs.report.pictures import slide_picture
 from mclstexp.predict.prediction import Prediction
 from mclstexp.types import FloatArray, Progress, StrPath
@@ -78,7 +80,7 @@ def described(prediction: Prediction, name: str) -> dict[str, Any]:
         "scale": prediction.scale,
         "mpp": prediction.mpp,
         "diameter": float(prediction.spot_diameter_px),
-        "fov_um": field_of_view_um(prediction),
+        "fov_um": view_of(prediction).side_um,
         "interval_level": settings.get("interval_level"),
         "spots": {
             "ids": prediction.spot_ids.tolist(),
@@ -168,9 +170,10 @@ def _evidence(prediction: Prediction, folder: Path, options: PageOptions) -> dic
         return {"neighbours": None, "patches": None, "patches_note": ""}
     reference, why = None, "no patches were asked for"
     if options.patches:
-        reference, why = prediction_reference(prediction, folder, options.reference)
-    if reference is None:
+        reference, why = reference_at_hand(prediction, options.reference, beside=folder)
+    fov_um = view_of(prediction).side_um
+    if reference is None or fov_um is None:
+        why = why or "the size of its patches in um is unknown"
         return {"neighbours": evidence.to_json(), "patches": None, "patches_note": why}
-    fov_um = field_of_view_um(prediction)
     patches = page_patches(evidence, reference, fov_um, most=options.patches, on_progress=options.on_progress)
     return {"neighbours": evidence.to_json(), "patches": patches.to_json(), "patches_note": ""}

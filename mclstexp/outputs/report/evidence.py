@@ -30,8 +30,8 @@ class PageEvidence:
         ``(n, m)`` position of each neighbour in the tables below (-1 for none), its similarity and its weight.
     row_id, x_px, y_px, slide
         ``(R,)`` of each distinct neighbour: id in the reference, place on its slide, position in ``slides``.
-    spot_ids
-        ``(R,)`` names of the distinct neighbours.
+    spot_ids, labels
+        ``(R,)`` names of the distinct neighbours; their labels, "" for none.
     slides
         ``(S,)`` slide, patient and cohort.
     by_slide
@@ -47,6 +47,7 @@ class PageEvidence:
     y_px: NDArray[np.float64]
     slide: IdArray
     spot_ids: list[str]
+    labels: list[str]
     slides: list[tuple[str, str, str]]
     by_slide: FloatArray
 
@@ -62,6 +63,7 @@ class PageEvidence:
             "y": packed(self.y_px, "f4"),
             "slide": packed(self.slide, "i4"),
             "ids": packed_text(self.spot_ids),
+            "labels": packed_text(self.labels) if any(self.labels) else None,
             "slides": [
                 {"slide": slide, "patient": patient, "cohort": cohort} for slide, patient, cohort in self.slides
             ],
@@ -104,6 +106,7 @@ def page_evidence(prediction: Prediction, nearest: int = NEAREST) -> PageEvidenc
         y_px=np.asarray(distinct["y_px"], dtype=np.float64),
         slide=slide[near[first]],
         spot_ids=distinct["spot_id"].to_pylist(),
+        labels=[label or "" for label in distinct["label"].to_pylist()],
         slides=slides,
         by_slide=by_slide.reshape(n, len(slides)).astype(np.float32),
     )

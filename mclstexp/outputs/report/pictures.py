@@ -1,4 +1,4 @@
-"""The slide's picture in a page, and the patches of its neighbours."""
+"""The slide's picture in a page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images import open_image
-from mclstexp.data.images.base import ImageFile
-from mclstexp.errors import InputError
+from mclstexp.outputs.images import own_image
 from mclstexp.predict.prediction import Prediction
 
 JPEG_QUALITY = 80
@@ -43,43 +41,6 @@ def jpeg_bytes(rgb: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     data = io.BytesIO()
     Image.fromarray(rgb).save(data, "JPEG", quality=quality)
     return data.getvalue()
-
-
-def own_image(prediction: Prediction, folder: Path) -> tuple[ImageFile | None, str]:
-    """Open the image that a prediction was made from, where it is still what it was.
-
-    Parameters
-    ----------
-    prediction
-        Names its image; a relative path is looked for in the working folder, then in ``folder``.
-    folder
-        Folder of the prediction's file.
-
-    Returns
-    -------
-    The image, or None and why there is none.
-    """
-    named = str(prediction.settings.get("image", ""))
-    if not named:
-        return None, "the prediction names no image"
-    path = existing(Path(named), folder)
-    if path is None:
-        return None, f"{Path(named).name} is not where it was"
-    try:
-        image = open_image(path)
-    except InputError as error:
-        return None, str(error)
-    if prediction.thumbnail is not None and prediction.thumbnail_scale is not None:
-        width = prediction.thumbnail.shape[1] / prediction.thumbnail_scale
-        if abs(width - image.size_px[0]) > max(1.0, 0.002 * width):
-            return None, f"{path.name} is {image.size_px[0]} px wide now and was {width:.0f}"
-    return image, ""
-
-
-def existing(path: Path, folder: Path) -> Path | None:
-    """Return a path as it is, or below ``folder``, whichever exists first."""
-    candidates = (path, folder / path)
-    return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
 def slide_picture(prediction: Prediction, folder: Path, max_px: int) -> SlidePicture:

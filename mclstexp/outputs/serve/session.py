@@ -18,11 +18,12 @@ from mclstexp.errors import InputError
 from mclstexp.index.reference import Reference
 from mclstexp.index.source import StoreSource
 from mclstexp.index.store.schema import SlideEntry
+from mclstexp.outputs.images import own_image, slide_image, view_of
+from mclstexp.outputs.origin import reference_at_hand
 from mclstexp.outputs.report.data import described, gene_layers
 from mclstexp.outputs.report.evidence import NEAREST, PageEvidence, page_evidence
 from mclstexp.outputs.report.pack import base64_text, packed, packed_genes
-from mclstexp.outputs.report.patches import field_of_view_um, neighbour_row, prediction_reference, reference_image
-from mclstexp.outputs.report.pictures import own_image, slide_picture
+from mclstexp.outputs.report.pictures import slide_picture
 from mclstexp.outputs.serve.region import Box, predict_region
 from mclstexp.outputs.serve.tiles import TILE_PX, TilePyramid
 from mclstexp.panel import GenePanel
@@ -61,8 +62,10 @@ class Session:
         reference: StrPath | None = None,
         device: Device = "auto",
     ) -> None:
-        self.prediction, self.name, self.folder, self.device = prediction, name, folder, device
-        self.reference, self.no_reference = prediction_reference(prediction, folder, reference, cache=False)
+        self.prediction, self.name, self.folder, self.view = prediction, name, folder, view_of(prediction)
+        self.reference, self.no_reference = reference_at_hand(
+            prediction, reference, beside=folder, device=device, cache=False
+        )
         image, self.no_image = own_image(prediction, folder)
         self.pyramid = None if image is None else TilePyramid(image)
         self._image = image
@@ -190,6 +193,7 @@ class Session:
                     "patient": patient,
                     "cohort": cohort,
                     "spot": evidence.spot_ids[at],
+                    "label": evidence.labels[at],
                     "similarity": float(evidence.similarity[number, rank]),
                     "weight": float(evidence.weight[number, rank]),
                     "x": float(evidence.x_px[at]),
@@ -214,7 +218,7 @@ class Session:
         return self.pyramid.square(x, y, side, OWN_PX)
 
     def _fov_px(self, mpp: float | None) -> float:
-        return field_of_view_um(self.prediction) / mpp if mpp else 2 * self.prediction.spot_diameter_px
+        return self.view.side_um / mpp if self.view.side_um and mpp else 2 * self.prediction.spot_diameter_px
 
     def patch(self, row: int) -> bytes:
         """Return the patch of a neighbour as a JPEG; only of neighbours of this prediction.
@@ -228,15 +232,14 @@ class Session:
         at = -1 if evidence is None else int(np.searchsorted(evidence.row_id, row))
         if self.reference is None or evidence is None or at >= len(evidence.row_id) or evidence.row_id[at] != row:
             raise InputError(f"Spot {row} of the reference is no neighbour of this prediction.")
-        entry, place = neighbour_row(self.reference, row)
+        entry = self._entries[evidence.slides[int(evidence.slide[at])][0]]
         with self._lock:
-            pyramid = self._reference_slide(entry)
-            return pyramid.square(*place, field_of_view_um(self.prediction) / (entry.mpp or 1.0), PATCH_PX)
+            pyramid = self._reference_slide(self.reference, entry)
+            return pyramid.square(float(evidence.x_px[at]), float(evidence.y_px[at]), self._fov_px(entry.mpp), PATCH_PX)
 
-    def _reference_slide(self, entry: SlideEntry) -> TilePyramid:
+    def _reference_slide(self, reference: Reference, entry: SlideEntry) -> TilePyramid:
         if entry.slide_id not in self._slides:
-            folder = self.folder if self.reference is None else Path(str(self.reference.path)).parent
-            image, why = reference_image(entry, folder)
+            image, why = slide_image(entry, reference.path)
             if image is None:
                 raise InputError(f"Slide {entry.slide_id} of the reference: {why}.")
             self._slides[entry.slide_id] = TilePyramid(image)

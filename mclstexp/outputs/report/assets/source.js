@@ -31,7 +31,7 @@ class EmbeddedSource {
 
   async tables() {
     if (!this.unpacked) {
-      const from = this.data.neighbours, names = ["spot", "similarity", "weight", "x", "y", "slide", "ids", "by_slide"];
+      const from = this.data.neighbours, names = ["spot", "similarity", "weight", "x", "y", "slide", "ids", "by_slide", ...(from.labels ? ["labels"] : [])];
       const parts = await Promise.all(names.map(name => decode.unpack(from[name])));
       this.unpacked = Object.fromEntries(names.map((name, i) => [name, parts[i]]));
       const patches = this.data.patches;
@@ -51,7 +51,7 @@ class EmbeddedSource {
       const at = spot * from.shown + rank, reference = t.spot[at];
       if (reference < 0) continue;
       rows.push({
-        ...from.slides[t.slide[reference]], spot: t.ids[reference], similarity: t.similarity[at],
+        ...from.slides[t.slide[reference]], spot: t.ids[reference], label: t.labels ? t.labels[reference] : "", similarity: t.similarity[at],
         weight: t.weight[at], x: t.x[reference], y: t.y[reference], patch: this.patch(reference),
       });
     }

@@ -74,6 +74,8 @@ def check_spot(page: Page, prediction: Prediction, number: int) -> None:
     assert [row[2] for row in rows] == truth["slide"].tolist()[: len(rows)]
     assert [row[3] for row in rows] == truth["spot"].tolist()[: len(rows)]
     assert float(rows[0][4]) == pytest.approx(truth["similarity"].iloc[0], abs=6e-5)
+    if truth["label"].head(len(rows)).any():
+        assert [row[6] for row in rows] == [label or "" for label in truth["label"].tolist()[: len(rows)]]
     heaviest = truth.groupby("patient")["weight"].sum().idxmax()
     assert f"by patient\n{heaviest}" in evidence_text(page)
 

@@ -20,7 +20,7 @@ const dom = (() => {
     return size >= 1000 || size < 0.001 ? value.toPrecision(digits) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : digits);
   }
 
-  const percent = value => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+  const percent = value => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}\u00a0%`;
 
   function table(caption, header, rows) {
     const cells = (kind, values) => values.map((value, i) => make(

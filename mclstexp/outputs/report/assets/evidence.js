@@ -92,9 +92,9 @@ function sums(slides) {
 function nearest(panel, neighbours) {
   const { make, number, percent } = dom;
   const any = neighbours.rows.some(row => row.patch), labelled = neighbours.rows.some(row => row.label);
-  const header = [...(any ? [{ name: "patch" }] : []), { name: "patient" }, { name: "slide" }, { name: "spot" }, ...(labelled ? [{ name: "label" }] : []), { name: "similarity", number: true }, { name: "weight", number: true }];
+  const header = [...(any ? [{ name: "patch" }] : []), { name: "patient" }, { name: "slide" }, { name: "spot" }, { name: "similarity", number: true }, { name: "weight", number: true }, ...(labelled ? [{ name: "label" }] : [])];
   const rows = neighbours.rows.map(row => {
-    const cells = [row.patient || "unknown", row.slide, row.spot, ...(labelled ? [row.label || ""] : []), number(row.similarity, 4), percent(row.weight)];
+    const cells = [row.patient || "unknown", row.slide, row.spot, number(row.similarity, 4), percent(row.weight), ...(labelled ? [row.label || ""] : [])];
     if (!any) cells[2] = `${row.spot} at ${Math.round(row.x)}, ${Math.round(row.y)} px`;
     return any ? [patchOf(row), ...cells] : cells;
   });

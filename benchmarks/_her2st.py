@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.cli._output import note, table
-from mclstexp.config import ModelConfig, Normalisation, recipe
-from mclstexp.settings import to_dict, with_settings
+from mclstexp.config import ModelConfig, Normalisation, changed, recipe
+from mclstexp.settings import to_dict
 
 if TYPE_CHECKING:
     from mclstexp.evaluate.methods import MethodOptions
@@ -36,6 +36,9 @@ SCALE = Normalisation(target_sum=1e4, total="panel", log="natural")
 """The project's scale: log(1 + counts / panel total x 10,000)."""
 
 ENCODER = "tf_efficientnet_lite0"
+WEIGHTS = {ENCODER: f"{ENCODER}.safetensors", "vgg16": "vgg16_conv1-3.safetensors"}
+"""The weights of the shared folder, by encoder."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,8 +51,8 @@ def parser(doc: str, name: str) -> argparse.ArgumentParser:
     options.add_argument("--cache", type=Path, default=Path(cache) if cache else None, help="Folder of image features.")
     options.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file to write.")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Setting; may be repeated.")
-    options.add_argument("--encoder", default=ENCODER)
-    options.add_argument("--weights", help="A .safetensors file or 'random' [default: those of the shared folder].")
+    options.add_argument("--encoder", default=ENCODER, help="timm name, or several with commas: an ensemble.")
+    options.add_argument("--weights", help="For each a .safetensors file or 'random' [default: of the shared folder].")
     options.add_argument("--epochs", type=int, help="Epochs of the networks, for trial runs: not the recipe's figures.")
     options.add_argument("--device", default="auto")
     return options
@@ -62,10 +65,21 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         print(f"skipped: the real data is not here ({options.shared}); set MST_SHARED or give --shared")
         raise SystemExit(0)
     if options.weights is None:
-        options.weights = str(options.shared / "weights" / f"{ENCODER}.safetensors")
+        options.weights = shared_weights(options)
     if options.epochs is not None:
         options.set = [*options.set, f"optim.epochs={options.epochs}"]
     return options
+
+
+def shared_weights(options: argparse.Namespace) -> str:
+    """Return the files of the shared folder for the encoders, as ``--weights`` takes them."""
+    names = split_list(options.encoder)
+    unknown = [name for name in names if name not in WEIGHTS]
+    if unknown:
+        raise SystemExit(
+            f"--encoder {unknown[0]}: the shared folder has weights of {', '.join(WEIGHTS)}; give --weights"
+        )
+    return ",".join(str(options.shared / "weights" / WEIGHTS[name]) for name in names)
 
 
 def read(options: argparse.Namespace, names: Sequence[str]) -> list[Slide]:
@@ -84,8 +98,8 @@ def genes(options: argparse.Namespace) -> list[str]:
 
 def model_config(options: argparse.Namespace, *changes: str, name: str = "default") -> ModelConfig:
     """Return a recipe's settings with the command line's, then with the given changes."""
-    config = with_settings(recipe(name), [f"encoder.name={options.encoder}", *options.set])
-    return with_settings(config, list(changes))
+    config = changed(recipe(name), [f"encoder.name={options.encoder}", *options.set])
+    return changed(config, list(changes))
 
 
 def method_options(options: argparse.Namespace, recipes: Sequence[str]) -> MethodOptions:
@@ -132,13 +146,23 @@ def cache_folder(options: argparse.Namespace) -> Path:
 
 
 def plan(
-    options: argparse.Namespace, *, train: Sequence[str] = (), test: Sequence[str] = (), seeds: Sequence[int] = (0,)
+    options: argparse.Namespace,
+    *,
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    n_genes: int | None = None,
 ) -> EvaluationProtocol:
-    """Return the protocol of an evaluation: leave one slide out, or the given sections."""
+    """Return the protocol of an evaluation: leave one slide out, or the given sections.
+
+    The panel is the paper's, or ``n_genes`` highly variable genes of each training side.
+    """
     from mclstexp.evaluate.folds import SplitSpec
     from mclstexp.evaluate.protocol import EvaluationProtocol
 
     split = SplitSpec(by="slide", train=tuple(train), test=tuple(test))
+    if n_genes is not None:
+        return EvaluationProtocol("mob", split, tuple(seeds), n_genes=n_genes, normalisation=SCALE)
     return EvaluationProtocol("her2st", split, tuple(seeds), tuple(genes(options)), normalisation=SCALE)
 
 

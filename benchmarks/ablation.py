@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import _her2st as her2st
 from _her2st import B, C
 
-from mclstexp.config import ModelConfig, recipe
-from mclstexp.settings import with_settings
+from mclstexp.config import ModelConfig, changed, recipe
 
 if TYPE_CHECKING:
     from mclstexp.slide import Slide
@@ -97,7 +96,7 @@ def run(options: argparse.Namespace, protocol: str, chosen: Sequence[Part]) -> l
     slides = her2st.read(options, [section for side in sides.values() for section in side] or C)
     rows: list[dict[str, Any]] = []
     for name, assignments in [("the full recipe", ()), *chosen]:
-        config = with_settings(full, list(assignments))
+        config = changed(full, list(assignments))
         row: dict[str, Any] = {"part": name, "set": list(assignments)}
         if assignments and config == full:
             row["note"] = "already so in the recipe"
@@ -129,7 +128,7 @@ def main() -> None:
     parser.add_argument("--parts", help="Only the parts whose name or settings hold one of these, comma-separated.")
     options = her2st.parse(parser)
     options.seeds = [int(seed) for seed in her2st.split_list(options.seeds)]
-    config = with_settings(recipe("default"), options.set)
+    config = changed(recipe("default"), options.set)
     wanted = her2st.split_list(options.parts or "")
     chosen = [part for part in parts(config) if not wanted or any(w in " ".join((part[0], *part[1])) for w in wanted)]
     results: dict[str, Any] = {"facts": her2st.facts(options), "seeds": options.seeds, "protocols": {}}

@@ -14,7 +14,8 @@ import torch
 
 from mclstexp.cli._output import table
 from mclstexp.config import EncoderSpec
-from mclstexp.model.image import encoder as image_encoder
+from mclstexp.model.image.backbone import BATCH
+from mclstexp.model.image.encoder import ImageEncoder
 
 BATCHES = (2, 4, 8, 16, 32)
 
@@ -26,13 +27,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encoding.json")
     options = parser.parse_args()
-    encoder = image_encoder.ImageEncoder.create(EncoderSpec(options.encoder, pooling="stages"), "random")
+    encoder = ImageEncoder.create(EncoderSpec(options.encoder, pooling="stages"), "random")
     patches = np.random.default_rng(0).integers(0, 255, (options.patches, 224, 224, 3), dtype=np.uint8)
     encoder.features(patches[:32])
     rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for _ in range(options.repeats):
         for batch in BATCHES:  # in turn, so that a busy machine slows them alike
-            image_encoder.BATCH["cpu"] = batch
+            BATCH["cpu"] = batch
             started = time.perf_counter()
             encoder.features(patches)
             rates[batch].append(options.patches / (time.perf_counter() - started))

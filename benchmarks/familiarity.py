@@ -166,7 +166,7 @@ def answer(slide: Slide, reference: Reference, device: Any) -> dict[str, Any]:
     """Query a slide, and reduce what is said of its patches."""
     from mclstexp.data.genes.expression import expression_for
     from mclstexp.errors import MclstexpWarning
-    from mclstexp.metrics import interval_coverage
+    from mclstexp.intervals import interval_coverage
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MclstexpWarning)  # they are in the notes

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mclstexp.index.reference import Reference
 
 Refs = Annotated[
-    Path, typer.Argument(help="Folder of slides: HER2+ layout, Space Ranger, .h5ad with images, or a slides.csv.")
+    Path,
+    typer.Argument(help="Folder of slides: HER2+ layout, legacy ST, Space Ranger, .h5ad with images, or a slides.csv."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -30,14 +31,17 @@ Only = Annotated[
 RecipeName = Literal["default", "paper", "paper-code"]
 Recipe = Annotated[RecipeName, typer.Option("--recipe", help="paper-code is upstream's code.")]
 Encoder = Annotated[
-    str | None, typer.Option("--encoder", envvar="MST_ENCODER", help="timm or hf-hub: name [default: densenet121].")
+    str | None,
+    typer.Option(
+        "--encoder", envvar="MST_ENCODER", help="timm or hf-hub: name [default: densenet121]; several as a,b."
+    ),
 ]
 EncoderWeights = Annotated[
     str | None,
     typer.Option(
         "--encoder-weights",
         envvar="MST_ENCODER_WEIGHTS",
-        help="A .safetensors file, or 'random'; default: downloaded pretrained weights.",
+        help="A .safetensors file, or 'random', one an encoder as a,b; default: downloaded pretrained weights.",
     ),
 ]
 Genes = Annotated[

@@ -23,7 +23,13 @@ _HEADER = ("slide", "layout", "patient", "cohort", "spots", "genes", "image", "m
 
 
 def check(
-    refs: Annotated[Path, typer.Argument(help="Folder of slides, an .h5ad, or a slides.csv.", show_default=False)],
+    refs: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of slides: HER2+ layout, legacy ST, Space Ranger, .h5ad with images, or a slides.csv.",
+            show_default=False,
+        ),
+    ],
     mpp: options.Mpp = None,
     as_json: options.AsJson = False,
 ) -> None:

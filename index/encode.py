@@ -9,7 +9,7 @@ from mclstexp.errors import InputError
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.model.model import Model
-from mclstexp.settings import to_dict
+from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
 from mclstexp.storage import sha256_file, sha256_input
 from mclstexp.types import Progress
@@ -19,7 +19,7 @@ def identity_of(model: Model) -> ReferenceIdentity:
     """Return what a reference records of its model and refuses in another."""
     config = model.config
     settings: dict[str, Any] = {
-        "encoder": to_dict(config.encoder),
+        "encoder": identity_dict(config.encoder),
         "patch": to_dict(config.patch),
         "normalisation": to_dict(config.normalisation),
         "spot_context": model.space.spot_context,

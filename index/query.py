@@ -25,7 +25,7 @@ from mclstexp.model.model import Model
 from mclstexp.panel import GenePanel
 from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA
 from mclstexp.predict.prediction import Prediction
-from mclstexp.predict.predictor import Predicted, Predictor, Query
+from mclstexp.predict.predictor import SHARES, Predicted, Predictor, Query
 from mclstexp.predict.source import NEAREST, Neighbours
 from mclstexp.settings import to_dict
 from mclstexp.slide import Slide
@@ -135,7 +135,7 @@ def _with_calibration(
         return prediction, ["No intervals: they are calibrated for the model's own normalisation and neighbours."]
     lower, upper = calibration.interval(
         predicted.mean,
-        predicted.sd,
+        predicted.spread,
         columns,
         nearness=predicted.neighbours.first(NEAREST).mean_similarity(),
         distance=distance,
@@ -159,6 +159,7 @@ def _assemble(
     obs: dict[str, NDArray[Any]] = {
         "similarity": predicted.neighbours.similarity[:, 0],
         "n_effective": predicted.n_effective,
+        **{f"share_{name}": predicted.shares[:, place] for place, name in enumerate(SHARES)},
     }
     if np.isfinite(percentile).all():
         obs["familiarity"] = percentile
@@ -198,6 +199,7 @@ def _settings(
         "panel_genes": list(model.panel.symbols),
         "retrieval": to_dict(query.retrieval),
         "correction": config.correction if query.rule == config.normalisation else 0.0,
+        "blend": config.blend if query.rule == config.normalisation else 0.0,
         "level": predicted.level,
         "patch": to_dict(config.patch),
         "encoder": to_dict(config.encoder),

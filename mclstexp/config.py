@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mclstexp.errors import InputError
-from mclstexp.settings import require, with_settings
+from mclstexp.settings import LATER, require, with_settings
 
 MAX_NEIGHBOURS = 1_000_000
 """More neighbours than this are a slip of the finger; a search never asks for more than there are spots."""
@@ -97,7 +98,7 @@ class EncoderSpec:
     Attributes
     ----------
     name
-        Any timm model, or ``hf-hub:...``.
+        Any timm model, or ``hf-hub:...``; several with commas between are an ensemble, their features side by side.
     pooling
         ``last``: the encoder's own pooled output. ``stages``: mean and standard deviation of every stage's feature
         map, since texture lives in the early stages. ``covariance``: how a stage's channels vary together over the
@@ -106,17 +107,50 @@ class EncoderSpec:
         Number of flips and rotations whose features are averaged: 1, 2, 4 or 8.
     scales
         Fields of view as multiples of the patch's side; their features are concatenated.
+    input_px
+        Side at which the encoder sees the patch, which is averaged down to it: 112 costs a quarter of 224. One
+        number, or one an encoder. None: as the patch is.
+    last_layer
+        Whether the encoder's own pooled output follows the covariances as one more part. The shared space leaves it
+        alone.
     """
 
     name: str = "densenet121"
     pooling: Literal["last", "stages", "covariance"] = "last"
     views: int = 1
     scales: tuple[float, ...] = (1.0,)
+    input_px: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    last_layer: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
+        require("encoder.name", self.name, all(self.names), "a name, or several with one comma between each two,")
+        sides = self.input_px
+        fits = sides is None or (len(sides) in (1, len(self.names)) and all(8 <= side <= 4096 for side in sides))
+        needed = f"null or a list of one number, or of {len(self.names)} (one an encoder), each from 8 to 4096,"
+        require("encoder.input_px", None if sides is None else list(sides), fits, needed)
         require("encoder.views", self.views, self.views in (1, 2, 4, 8), "1, 2, 4 or 8")
         fits = bool(self.scales) and all(0.01 <= scale <= 100 for scale in self.scales)
         require("encoder.scales", list(self.scales), fits, "a list of one number at least, each from 0.01 to 100,")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The encoders' names."""
+        return tuple(name.strip() for name in self.name.split(","))
+
+    @property
+    def members(self) -> tuple[EncoderSpec, ...]:
+        """The settings of each encoder by itself."""
+        sides = self.input_px or ()
+        sides = sides * len(self.names) if len(sides) == 1 else sides
+        return tuple(
+            dataclasses.replace(self, name=name, input_px=(sides[place],) if sides else None)
+            for place, name in enumerate(self.names)
+        )
+
+    @property
+    def appends_last(self) -> bool:
+        """Whether the encoder's own pooled output follows as a part of its own; only covariances lack it."""
+        return self.last_layer and self.pooling == "covariance"
 
 
 @dataclass(frozen=True)
@@ -181,7 +215,12 @@ class SharedSpaceConfig:
     shrink_spots
         A slide's own mean counts against so many spots of the training mean: a query of one patch still has a centre.
     image_level
-        Whether the slide's mean features say how far its mean expression lies from the training slides'.
+        Whether the slide's features say how far its mean expression lies from the training slides'.
+    level_weights
+        How far that goes to the training spots, and to the training slides, that look alike; None: chosen on patients
+        held out.
+    scales, stages
+        Which fields of view (by position; None: all) and which stages of the encoder enter.
     max_landmarks, max_rank
         Bounds of the solver: spots that span the image features, and directions kept of them.
     """
@@ -195,6 +234,9 @@ class SharedSpaceConfig:
     image_level: bool = True
     max_landmarks: int = 4096
     max_rank: int = 1536
+    level_weights: tuple[float, float] | None = field(default=None, metadata=LATER)
+    scales: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    stages: Literal["all", "early", "late", "with last"] = field(default="all", metadata=LATER)
 
     def __post_init__(self) -> None:
         require("shared.components", self.components, 1 <= self.components <= 4096, "a whole number from 1 to 4096")
@@ -202,12 +244,35 @@ class SharedSpaceConfig:
             value = getattr(self, name)
             require(f"shared.{name}", value, 0 <= value < math.inf, "a number of at least 0")
         require("shared.radius", self.radius, self.radius > 0, "a positive number")
-        places = self.context_scales
-        fits = places is None or all(place >= 0 for place in places)
-        require("shared.context_scales", places, fits, "null or a list of the scales' places, counted from 0,")
+        for name, places in (("context_scales", self.context_scales), ("scales", self.scales)):
+            fits = places is None or all(place >= 0 for place in places)
+            require(f"shared.{name}", places, fits, "null or a list of the scales' places, counted from 0,")
+        require(
+            "shared.scales", self.scales, self.scales is None or bool(self.scales), "null or a list that is not empty,"
+        )
+        weights = self.level_weights
+        fits = weights is None or (len(weights) == 2 and min(weights) >= 0 and sum(weights) <= 1 + 1e-9)
+        require("shared.level_weights", weights, fits, "null or two shares that together are at most 1,")
         for name in ("max_landmarks", "max_rank"):
             value = getattr(self, name)
             require(f"shared.{name}", value, 8 <= value <= 65_536, "a whole number from 8 to 65,536")
+
+
+CHOICES = (
+    "shared.context_um",
+    "shared.scales",
+    "shared.stages",
+    "shared.components",
+    "shared.shrink_spots",
+    "shared.level_weights",
+    "retrieval.k",
+    "retrieval.temperature",
+    "correction",
+    "key_mix",
+    "blend",
+    "contrast_epochs",
+)
+"""Settings that training can choose, by their dotted names."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +282,11 @@ class ModelConfig:
     ``space`` names what is fitted on top of the image features: the paper's ``network``, or the regularised
     ``shared`` space of the default recipe. ``key_mix`` is the share of the reference patch's own image embedding in
     a fused key (0: spot embedding alone). ``correction`` is the strength of the shared space's local linear correction
-    (0: the plain weighted mean). ``calibrate`` cross-validates a shared space for intervals of nominal coverage
-    ``interval_level`` and for each gene's expected reliability.
+    (0: the plain weighted mean), ``blend`` the share of a linear map of the same features, ``contrast_epochs`` how long
+    a network that corrects the shared space is trained by contrast (0: not at all). ``calibrate``
+    cross-validates a shared space for intervals of nominal coverage ``interval_level`` and for each gene's expected
+    reliability. ``choose`` names the settings that training chooses on slides held out, among `CHOICES`; what is set by
+    hand is not chosen.
     """
 
     recipe: str = "default"
@@ -236,13 +304,27 @@ class ModelConfig:
     interval_level: float = 0.9
     n_genes: int = 1000
     seed: int = 0
+    choose: tuple[str, ...] = field(default=(), metadata=LATER)
+    blend: float = field(default=0.0, metadata=LATER)
+    contrast_epochs: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         require("key_mix", self.key_mix, 0 <= self.key_mix <= 1, "a share from 0 to 1")
+        require("blend", self.blend, 0 <= self.blend <= 1, "a share from 0 to 1")
+        fits = 0 <= self.contrast_epochs <= 1000
+        require("contrast_epochs", self.contrast_epochs, fits, "a number of epochs from 0 to 1000")
         require("correction", self.correction, 0 <= self.correction < math.inf, "a number of at least 0")
         require("interval_level", self.interval_level, 0 < self.interval_level < 1, "a share between 0 and 1")
         require("n_genes", self.n_genes, 1 <= self.n_genes <= 1_000_000, "a number of genes of at least 1")
+        unknown = [name for name in self.choose if name not in CHOICES]
+        require("choose", list(self.choose), not unknown, f"a list of some of {', '.join(CHOICES)}")
         require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+        side = max(self.encoder.input_px or (0,))
+        if side > self.patch.size_px:
+            raise InputError(
+                f"encoder.input_px is {side}, but a patch has patch.size_px {self.patch.size_px}: nothing is gained by "
+                "enlarging it; set both, or leave encoder.input_px out."
+            )
         places, n_scales = self.shared.context_scales, len(self.encoder.scales)
         if self.space == "shared" and places and max(places) >= n_scales:
             raise InputError(
@@ -274,10 +356,11 @@ RECIPES: dict[str, ModelConfig] = {
     ),
     # Fields of view of 78, 157 and 314 um; the two wider ones also averaged over neighbouring spots.
     "default": ModelConfig(
-        encoder=EncoderSpec(pooling="covariance", views=2, scales=(0.5, 1.0, 2.0)),
+        encoder=EncoderSpec(pooling="covariance", views=2, scales=(0.5, 1.0, 2.0), last_layer=True),
         patch=PatchSpec(mpp=0.7),
         shared=SharedSpaceConfig(context_scales=(1, 2)),
         retrieval=RetrievalConfig(k=400, temperature=0.2, depth_weighted=True, slide_levelled=True),
+        choose=CHOICES,
     ),
 }
 
@@ -302,7 +385,7 @@ Settings = Sequence[str] | Mapping[str, Any]
 def configure(
     base: str | ModelConfig = "default",
     *,
-    encoder: str | None = None,
+    encoder: str | Sequence[str] | None = None,
     n_genes: int | None = None,
     seed: int | None = None,
     settings: Settings = (),
@@ -314,7 +397,8 @@ def configure(
     base
         Name of a recipe, or settings to start from.
     encoder, n_genes, seed
-        Shorthands of ``encoder.name``, ``n_genes`` and ``seed``; None keeps the recipe's.
+        Shorthands of ``encoder.name`` (several as a list, or with commas), ``n_genes`` and ``seed``; None keeps the
+        recipe's.
     settings
         Any other setting by its dotted name; it has the last word.
 
@@ -329,13 +413,22 @@ def configure(
     100
     """
     config = recipe(base) if isinstance(base, str) else base
+    encoder = ",".join(encoder) if isinstance(encoder, list | tuple) else encoder
     named = {"encoder.name": encoder, "n_genes": n_genes, "seed": seed}
     changes = [f"{key}={value}" for key, value in named.items() if value is not None]
     if isinstance(settings, Mapping):
         changes += [_assignment(key, value) for key, value in settings.items()]
     else:
         changes += list(settings)
-    return with_settings(config, changes)
+    return changed(config, changes)
+
+
+def changed(config: ModelConfig, assignments: Sequence[str]) -> ModelConfig:
+    """Return settings changed by ``dotted.key=value`` assignments; what is set by hand is not chosen any more."""
+    new = with_settings(config, list(assignments))
+    by_hand = {text.partition("=")[0].strip() for text in assignments}
+    kept = tuple(name for name in new.choose if name not in by_hand)
+    return new if kept == new.choose else dataclasses.replace(new, choose=kept)
 
 
 def _assignment(key: str, value: Any) -> str:

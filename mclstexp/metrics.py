@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from mclstexp.errors import InputError, MismatchError
+from mclstexp.errors import MismatchError
 
 Floats = NDArray[np.float64]
 """Float64 array."""
@@ -52,7 +52,7 @@ def pearson_by_gene(truth: ArrayLike, predicted: ArrayLike) -> Floats:
     NDArray[np.float64]
         ``(G,)`` in -1 to 1.
     """
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     undefined = is_constant(x) | is_constant(y)
     if len(x) == 0:
         return np.full(x.shape[1], np.nan)
@@ -87,7 +87,7 @@ class GeneScores:
 
 def score_genes(truth: ArrayLike, predicted: ArrayLike) -> GeneScores:
     """Correlate each gene within a slide, telling undefined truth from a prediction that does not vary."""
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     raw = pearson_by_gene(x, y)
     flat = is_constant(y) & ~np.isnan(y).any(axis=0) & ~is_constant(x)
     pcc = np.where(flat, 0.0, raw)
@@ -115,13 +115,13 @@ def mean_or_none(values: ArrayLike) -> float | None:
 
 def squared_error(truth: ArrayLike, predicted: ArrayLike) -> float | None:
     """Mean squared error over every measured spot and gene."""
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     return mean_or_none((x - y) ** 2)
 
 
 def absolute_error(truth: ArrayLike, predicted: ArrayLike) -> float | None:
     """Mean absolute error over every measured spot and gene."""
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     return mean_or_none(np.abs(x - y))
 
 
@@ -132,7 +132,7 @@ def relative_variation_distance(truth: ArrayLike, predicted: ArrayLike) -> float
     images" (Stem, arXiv 2501.15598). Genes of constant truth are dropped. It asks only whether maps vary as much as
     the truth does, not whether they vary at the same places.
     """
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     keep = ~is_constant(x) & ~np.isnan(y).any(axis=0)
     if not keep.any():
         return None
@@ -152,7 +152,7 @@ def ssim_by_gene(truth: ArrayLike, predicted: ArrayLike, array_row: ArrayLike, a
     NDArray[np.float64] or None
         ``(G,)``, NaN where the truth is constant or either is NaN; None when two spots share a grid cell.
     """
-    x, y = _pair(truth, predicted)
+    x, y = paired(truth, predicted)
     row = np.asarray(array_row, dtype=np.int64)
     col = np.asarray(array_col, dtype=np.int64)
     if len(x) == 0 or len(np.unique(np.stack([row, col]), axis=1).T) < len(row):
@@ -238,26 +238,6 @@ def domain_clusters(expression: ArrayLike, labels: ArrayLike, *, seed: int = 0) 
     return clusters
 
 
-def interval_coverage(truth: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> tuple[float, float] | None:
-    """Share of measured values inside their interval (bounds included), and the mean width of the intervals.
-
-    Raises
-    ------
-    InputError
-        When a lower bound is above its upper bound.
-    """
-    x, low = _pair(truth, lower)
-    x, high = _pair(truth, upper)
-    known = ~np.isnan(x) & ~np.isnan(low) & ~np.isnan(high)
-    if not known.any():
-        return None
-    crossed = int((low[known] > high[known]).sum())
-    if crossed:
-        raise InputError(f"{crossed} of {int(known.sum())} prediction intervals have a lower bound above the upper.")
-    inside = (x[known] >= low[known]) & (x[known] <= high[known])
-    return float(inside.mean()), float((high[known] - low[known]).mean())
-
-
 @dataclass(frozen=True)
 class GeneMoments:
     """One gene over the spots of some slides, ``x`` as measured and ``y`` as predicted.
@@ -324,7 +304,7 @@ class PooledCorrelation:
 
     def add(self, symbols: tuple[str, ...], truth: ArrayLike, predicted: ArrayLike) -> None:
         """Take in a slide's spots; genes with NaN on either side are left out of it."""
-        x, y = _pair(truth, predicted)
+        x, y = paired(truth, predicted)
         if len(symbols) != x.shape[1]:
             raise MismatchError(f"{len(symbols)} genes but {x.shape[1]} columns of expression.")
         self.n_slides += 1
@@ -355,7 +335,14 @@ def _moments(x: Floats, y: Floats) -> list[GeneMoments | None]:
     ]
 
 
-def _pair(truth: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
+def paired(truth: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
+    """Return both as float64 ``(n, G)``.
+
+    Raises
+    ------
+    MismatchError
+        When they differ in shape.
+    """
     x, y = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if x.ndim != 2 or x.shape != y.shape:
         raise MismatchError(f"The truth has shape {x.shape} and the prediction {y.shape}; both must be (spots, genes).")

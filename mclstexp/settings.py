@@ -29,6 +29,25 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
 
 
+LATER = {"later": True}
+"""Metadata of a setting that was added after models were saved: its default is what the program did before."""
+
+
+def identity_dict(config: Any) -> dict[str, Any]:
+    """Return a dataclass as `to_dict` does, without settings that came `LATER` and are at their default.
+
+    So a model of before has the digest that it had, and fits the references that were built with it.
+    """
+    values = to_dict(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = identity_dict(value)
+        elif field.metadata.get("later") and value == field.default:
+            del values[field.name]
+    return values
+
+
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build a (nested) settings dataclass from plain values.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mclstexp.choose.run import choose
 from mclstexp.config import ModelConfig, Settings, configure
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.genes.panel import panel_from_names, select_panel
@@ -18,20 +19,20 @@ from mclstexp.device import resolve_device
 from mclstexp.errors import InputError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import Cache, feature_cache, slide_features
+from mclstexp.model.image.features import Cache, FeatureCache, feature_cache, slide_features, to_be_encoded
 from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space
-from mclstexp.model.space.fit import fit_shared_space
 from mclstexp.model.space.neighbourhood import positions_um
+from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.notes import inform, warn
 from mclstexp.panel import GenePanel
 from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
-from mclstexp.types import Device, FloatArray, Progress, StrPath
+from mclstexp.types import Device, EncoderWeights, FloatArray, Progress, StrPath
 
 
 def train(
@@ -40,8 +41,8 @@ def train(
     recipe: str | ModelConfig = "default",
     genes: Sequence[str] | GenePanel | None = None,
     n_genes: int | None = None,
-    encoder: str | None = None,
-    encoder_weights: StrPath = "pretrained",
+    encoder: str | Sequence[str] | None = None,
+    encoder_weights: EncoderWeights = "pretrained",
     seed: int | None = None,
     settings: Settings = (),
     device: Device = "auto",
@@ -63,7 +64,8 @@ def train(
         How many of them to choose; None takes the recipe's number.
     encoder, encoder_weights
         Any timm model or ``hf-hub:...`` (None: the recipe's), and its weights: ``"pretrained"`` from the hub,
-        ``"random"``, or a ``.safetensors`` file.
+        ``"random"``, or a ``.safetensors`` file, which may hold the first stages alone. Several encoders, as a list
+        or with commas between, give their features side by side; each has weights of its own, in the same order.
     seed
         Decides everything random; None takes the recipe's, 0.
     settings
@@ -94,8 +96,7 @@ def train(
     config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=settings)
     usable = _usable(slides)
     panel = training_panel(usable, config, genes)
-    weights = encoder_weights if encoder_weights in ("pretrained", "random") else Path(encoder_weights)
-    image_encoder = ImageEncoder.create(config.encoder, weights, seed=config.seed)  # type: ignore[arg-type]
+    image_encoder = ImageEncoder.create(config.encoder, encoder_weights, seed=config.seed)
     target = resolve_device(device)
     run = _Training(config, panel, image_encoder.to(target), target, cache, on_progress)
     return run.network(usable, state) if config.space == "network" else run.shared(usable, state)
@@ -153,14 +154,15 @@ class _Training:
         history: list[dict[str, Any]] = []
         if self.config.optim.finetune:
             history, _ = finetune(slides, self.encoder, self._network_run(state))
-        scales = len(self.config.encoder.scales)
-        layout = FeatureLayout(self.encoder.block_sizes(self.config.patch.size_px), scales)
+        size_px, scales = self.config.patch.size_px, len(self.config.encoder.scales)
+        layout = FeatureLayout(self.encoder.block_sizes(size_px), scales, self.encoder.block_names(size_px))
         pairs = zip(slides, self._features(slides), strict=True)
         arrays = [self._arrays(slide, features) for slide, features in pairs]
         inform(f"fitting the shared space of {len(self.panel)} genes")
-        space = fit_shared_space(arrays, layout, self.config.shared, seed=self.config.seed)
-        history.append({"shared_space": space.report})
-        return self._model(slides, space, history, self._calibration(arrays, layout))
+        chosen = choose(arrays, layout, self.config, self.panel, on_progress=self.on_progress)
+        self.config = chosen.config
+        history += [{"shared_space": chosen.space.report}, *([{"choice": chosen.record}] if chosen.record else [])]
+        return self._model(slides, chosen.space, history, self._calibration(arrays, layout, chosen.reduction))
 
     def _network_run(self, state: StrPath | None) -> NetworkRun:
         folder = None if state is None else Path(state)
@@ -168,16 +170,9 @@ class _Training:
 
     def _features(self, slides: Sequence[Slide]) -> list[FloatArray]:
         """Return the slides' image features, after saying what encoding them costs."""
-        spec, cache = self.config.encoder, feature_cache(self.cache)
+        cache = feature_cache(self.cache)
+        self._say_cost(slides, cache)
         started, features = time.monotonic(), []
-        passes = len(spec.scales) * spec.views
-        total = sum(map(len, slides))
-        minutes = total * self.encoder.seconds_per_spot(self.config.patch.size_px) / 60
-        inform(
-            f"encoding {counted(total, 'spot')} of {counted(len(slides), 'slide')}, "
-            f"{passes} passes of {spec.name} a spot: "
-            f"about {minutes:.1f} minutes here, less where features are cached"
-        )
         for slide in slides:
             features.append(
                 slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=self.on_progress)
@@ -185,13 +180,33 @@ class _Training:
         inform(f"encoded in {(time.monotonic() - started) / 60:.1f} minutes")
         return features
 
+    def _say_cost(self, slides: Sequence[Slide], cache: FeatureCache) -> None:
+        """Say how long the patches will take that are not cached yet, each backbone's pace measured where it runs."""
+        spec, size_px = self.config.encoder, self.config.patch.size_px
+        missing = [(slide, to_be_encoded(slide, self.encoder, self.config.patch, cache)) for slide in slides]
+        passes = len(spec.scales) * spec.views
+        said = (
+            f"encoding {counted(sum(map(len, slides)), 'spot')} of {counted(len(slides), 'slide')}, "
+            f"{passes} passes of {spec.name} a spot"
+        )
+        if not any(members for _, members in missing):
+            inform(f"{said}: all are cached")
+            return
+        seconds = 0.0
+        for member in self.encoder.members:
+            n_spots = sum(len(slide) for slide, members in missing if member in members)
+            seconds += n_spots and n_spots * len(spec.scales) * member.seconds_per_patch(size_px)
+        inform(f"{said}: about {seconds / 60:.1f} minutes here")
+
     def _arrays(self, slide: Slide, features: FloatArray) -> SlideArrays:
         expression, measured = expression_for(slide.spots, self.panel, self.config.normalisation)
         counts = slide.spots.counts
         depth = None if counts is None else np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         return SlideArrays(slide.slide_id, slide.patient, features, expression, measured, positions_um(slide), depth)
 
-    def _calibration(self, arrays: Sequence[SlideArrays], layout: FeatureLayout) -> Calibration | None:
+    def _calibration(
+        self, arrays: Sequence[SlideArrays], layout: FeatureLayout, reduction: Reduction
+    ) -> Calibration | None:
         """Learn how sure predictions are, or say why that is not known."""
         if not self.config.calibrate:
             return None
@@ -200,7 +215,7 @@ class _Training:
             warn(f"Predictions will have no intervals and no expected reliability: {reason}.")
             return None
         inform("cross-validating for intervals and each gene's expected reliability")
-        return calibrate(arrays, layout, self.config, self.panel)
+        return calibrate(arrays, layout, self.config, self.panel, reduction)
 
     def _model(
         self,

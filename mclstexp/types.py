@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,9 @@ BoolArray = NDArray[np.bool_]
 
 StrPath = str | os.PathLike[str]
 """A path as users give it."""
+
+EncoderWeights = StrPath | Sequence[StrPath]
+"""Weights as users give them: a file, ``pretrained`` or ``random`` for each encoder, a word alone for all of them."""
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute; ``auto`` takes a GPU when there is one."""

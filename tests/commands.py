@@ -11,7 +11,7 @@ from mclstexp.data.synthetic import SlideSpec, write_cohort
 from mclstexp.errors import MclstexpError
 
 ENCODER = ["--encoder", "test_resnet", "--encoder-weights", "random", "--device", "cpu"]
-FAST = ["--set", "patch.size_px=64", "--set", "encoder.views=1", "--n-genes", "40"]
+FAST = ["--set", "patch.size_px=64", "--set", "encoder.views=1", "--set", "choose=[]", "--n-genes", "40"]
 VARIABLES = ("MST_CACHE", "MST_ENCODER", "MST_ENCODER_WEIGHTS", "MST_MODEL", "MST_REFERENCE")
 
 SMALL = SlideSpec(n_genes=60, side_px=900, pitch_um=80.0)

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,88 @@ def test_a_trained_model_is_asked_and_embedded(script, cohort, tmp_path, monkeyp
         assert len(space.keys) == len(cohort[0]) + len(cohort[1])
     np.testing.assert_array_equal(spaces[2].queries, spaces[0].keys)
     assert not np.array_equal(spaces[2].keys, spaces[1].keys)
+
+
+def test_the_shared_folder_has_weights_of_each_encoder_of_an_ensemble(script, tmp_path):
+    her2st = script("_her2st")
+    options = argparse.Namespace(encoder="tf_efficientnet_lite0, vgg16", shared=tmp_path, set=[])
+    options.set = ["encoder.input_px=[224,112]"]
+    given = her2st.shared_weights(options).split(",")
+    assert [Path(part).name for part in given] == ["tf_efficientnet_lite0.safetensors", "vgg16_conv1-3.safetensors"]
+    assert [member.input_px for member in her2st.model_config(options).encoder.members] == [(224,), (112,)]
+    with pytest.raises(SystemExit, match="resnet50: the shared folder has weights of"):
+        her2st.shared_weights(argparse.Namespace(encoder="vgg16,resnet50", shared=tmp_path))
+
+
+def test_the_bulbs_panel_is_chosen_and_the_papers_is_given(script, monkeypatch):
+    her2st = script("_her2st")
+    monkeypatch.setattr(her2st, "genes", lambda options: ["A", "B"])
+    options = argparse.Namespace()
+    assert her2st.plan(options).genes == ("A", "B")
+    chosen = her2st.plan(options, n_genes=500, seeds=(1, 2))
+    assert (chosen.genes, chosen.n_genes, chosen.seeds, chosen.split.by) == ((), 500, (1, 2), "slide")
+
+
+def test_false_names_go_by_rank(script, cohort):
+    mob = script("_mob")
+    names = mob.most_counted_first(cohort[:2], GenePanel((*cohort[0].spots.genes.symbols[:4], "ABSENT")))
+    totals = {
+        name: sum(float(slide.spots.counts[:, slide.spots.genes.symbols.index(name)].sum()) for slide in cohort[:2])
+        for name in names[:4]
+    }
+    assert names[4] == "ABSENT"
+    assert list(totals.values()) == sorted(totals.values(), reverse=True)
+    renamed = mob.under_names_of(cohort[2], ["ONE", "TWO", "THREE"])
+    assert renamed.spots.genes.symbols == ("ONE", "TWO", "THREE")
+    most = np.sort(np.asarray(cohort[2].spots.counts.sum(axis=0)).ravel())[::-1]
+    np.testing.assert_array_equal(np.asarray(renamed.spots.counts.sum(axis=0)).ravel(), most[:3])
+    with pytest.raises(SystemExit, match="too few genes"):
+        mob.under_names_of(cohort[2], [f"G{i}" for i in range(10_000)])
+
+
+def test_a_foreign_cohort_is_compared_section_by_section(script):
+    def row(reference, slide, pcc, mse, familiarity, held_out="C2", weight=0.0):
+        return {
+            "reference": reference,
+            "held_out": held_out,
+            "slide": slide,
+            "pcc": pcc,
+            "mse": mse,
+            "familiarity": familiarity,
+            "foreign_weight": weight,
+        }
+
+    rows = [
+        row("C alone", "C2", 0.25, 1.0, 50.0),
+        row("C alone", "MOB1", None, None, 2.0),
+        row("C alone", "C3", 0.5, 1.0, 40.0, "C3"),
+        row("C and MOB", "C2", 0.125, 1.5, 50.0, weight=0.25),
+        row("C and MOB", "C3", 0.75, 1.5, 50.0, "C3", weight=0.75),
+    ]
+    assert script("_mob").compared(rows) == {
+        "pcc": 0.0625,
+        "worst_pcc": -0.125,
+        "mse": 0.5,
+        "foreign_weight": 0.5,
+        "familiarity_c": 45.0,
+        "familiarity_mob": 2.0,
+    }
+
+
+def test_a_bulb_joins_a_reference_under_false_names_only(script, cohort, tmp_path, monkeypatch):
+    mob, her2st = script("_mob"), script("_her2st")
+    genes = cohort[0].spots.genes.symbols[:12]
+    monkeypatch.setattr(her2st, "genes", lambda options: list(genes))
+    toy = ["encoder.pooling=stages", "encoder.views=1", "encoder.scales=[1.0]", "patch.size_px=32", "patch.mpp=1.0"]
+    options = argparse.Namespace(
+        encoder="test_resnet", weights="random", device="cpu", cache=tmp_path, set=[*toy, "shared.context_scales=[]"]
+    )
+    foreign = GenePanel(tuple(f"ENSMUSG{i:011d}" for i in range(len(cohort[3].spots.genes))))
+    bulb = replace(cohort[3], slide_id="MOB1", spots=replace(cohort[3].spots, genes=foreign))
+    monkeypatch.setattr(mob, "read", lambda options: [bulb])
+    monkeypatch.setattr(her2st, "read", lambda options, names: list(cohort[:3]))
+    result = mob.run_foreign(options)
+    assert "measured none of the model's 12 genes" in result["own_names"]
+    assert len(result["rows"]) == 9
+    assert all(row["foreign_weight"] == 0 for row in result["rows"] if row["reference"] == "C alone")
+    assert result["summary"]["foreign_weight"] > 0

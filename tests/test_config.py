@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mclstexp.config import RECIPES, ModelConfig, PatchSpec, configure, recipe
+from mclstexp.config import RECIPES, EncoderSpec, ModelConfig, PatchSpec, configure, recipe
 from mclstexp.errors import InputError
-from mclstexp.settings import from_dict, to_dict, with_settings
+from mclstexp.settings import from_dict, identity_dict, to_dict, with_settings
 
 NAN, INF = float("nan"), float("inf")
 
@@ -189,6 +189,43 @@ def test_settings_have_the_last_word_and_recipes_stay() -> None:
     assert (config.seed, config.n_genes, config.encoder.name) == (3, 60, "resnet18")
     assert to_dict(recipe("default")) == before
     assert configure(config) == config
+
+
+def test_several_encoders_are_named_with_commas_or_as_a_list() -> None:
+    config = configure("default", encoder=["resnet18", "vgg16"], settings=["encoder.input_px=[224,112]"])
+    assert config.encoder.names == ("resnet18", "vgg16")
+    assert config == configure("default", encoder="resnet18,vgg16", settings={"encoder.input_px": [224, 112]})
+    assert [(one.name, one.input_px) for one in config.encoder.members] == [("resnet18", (224,)), ("vgg16", (112,))]
+    assert config.encoder.members[0].views == config.encoder.views
+    one_for_all = dataclasses.replace(config.encoder, input_px=(112,))
+    assert [one.input_px for one in one_for_all.members] == [(112,), (112,)]
+    assert EncoderSpec("a").members == (EncoderSpec("a"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"encoder.name": "resnet18,"}, "encoder.name is 'resnet18,'"),
+        ({"encoder.name": ""}, "encoder.name is ''"),
+        ({"encoder.name": "a,,b"}, "one comma between"),
+        ({"encoder.name": "a,b", "encoder.input_px": [224, 112, 56]}, r"\[224, 112, 56\]; .* one number, or of 2"),
+        ({"encoder.input_px": []}, r"encoder.input_px is \[\]"),
+        ({"encoder.input_px": [4]}, "from 8 to 4096"),
+        ({"encoder.input_px": 112}, "must be a list"),
+        ({"encoder.input_px": [448]}, "encoder.input_px is 448, but a patch has patch.size_px 224"),
+    ],
+)
+def test_encoders_that_cannot_be_are_refused(settings: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        configure("default", settings=settings)
+
+
+def test_what_came_later_does_not_change_what_was_before() -> None:
+    plain = EncoderSpec("a", pooling="covariance")
+    assert set(to_dict(plain)) - set(identity_dict(plain)) == {"input_px", "last_layer"}
+    assert identity_dict(ModelConfig(encoder=plain))["encoder"] == identity_dict(plain)
+    changed = dataclasses.replace(plain, input_px=(112,))
+    assert identity_dict(changed)["input_px"] == [112]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from mclstexp import metrics
-from mclstexp.errors import InputError, MismatchError
+from mclstexp.errors import MismatchError
 
 RNG = np.random.default_rng(0)
 
@@ -153,14 +153,6 @@ def test_clusters_depend_on_the_seed_alone():
     first = metrics.cluster_spots(x, 4, seed=3)
     assert (first == metrics.cluster_spots(x, 4, seed=3)).all()
     assert len(set(first.tolist())) == 4
-
-
-def test_coverage_by_hand():
-    truth = np.array([[0.0, 1.0], [2.0, np.nan]])
-    low, high = truth - np.array([[1, 0], [-1, 0]]), truth + np.array([[1, 0], [2, 0]])
-    assert metrics.interval_coverage(truth, low, high) == pytest.approx((2 / 3, (2 + 0 + 1) / 3))
-    with pytest.raises(InputError, match="lower bound above"):
-        metrics.interval_coverage(truth, high + 1, low)
 
 
 @settings(max_examples=40, deadline=None)

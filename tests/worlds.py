@@ -37,8 +37,9 @@ TINY = dataclasses.replace(
     encoder=EncoderSpec(name="test_resnet", pooling="stages", views=1, scales=(1.0,)),
     patch=PatchSpec(size_px=32, mpp=1.0),
     shared=SharedSpaceConfig(context_scales=()),
+    choose=(),
 )
-"""The default recipe on a toy encoder and small patches, for `tiny_slides`."""
+"""The default recipe on a toy encoder and small patches, for `tiny_slides`; nothing is chosen, which takes a while."""
 
 
 def tiny_slides(
@@ -72,8 +73,9 @@ def tiny_slides(
 
 
 def tiny_config(name: str = "default", **settings: Any) -> ModelConfig:
-    """Return a recipe's settings with a tiny encoder, small patches and few genes; others by ``group__name``."""
+    """Return a recipe's settings with a tiny encoder, small patches, few genes, no choice; more by ``group__name``."""
     small = {
+        "choose": [],
         "patch.size_px": 64 if name == "paper" else 32,
         "network.embed_dim": 16,
         "network.heads": 2,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mclstexp.config import ModelConfig, Normalisation
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.scores import MethodPrediction
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.types import Device, StrPath
+from mclstexp.types import Device, EncoderWeights, StrPath
 
 
 class Method(Protocol):
@@ -73,6 +73,13 @@ class Choosing(Protocol):
 
 
 @runtime_checkable
+class Learned(Protocol):
+    """A method whose training chooses settings itself; ``learned`` is the record in its model's history, or None."""
+
+    learned: dict[str, Any] | None
+
+
+@runtime_checkable
 class Configured(Protocol):
     """A method that is a recipe with settings."""
 
@@ -93,7 +100,7 @@ class MethodOptions:
     recipes
         One retrieval method each; the baselines are always added.
     encoder, encoder_weights
-        As for training: a timm name (None: the recipe's), and a file, "random" or "pretrained".
+        As for training: timm names (None: the recipe's), and for each a file, "random" or "pretrained".
     settings
         ``dotted.key=value`` changes to every recipe.
     normalisation
@@ -107,7 +114,7 @@ class MethodOptions:
 
     recipes: tuple[str, ...] = ("default", "paper")
     encoder: str | None = None
-    encoder_weights: StrPath = "pretrained"
+    encoder_weights: EncoderWeights = "pretrained"
     settings: tuple[str, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
     grid: tuple[tuple[str, ...], ...] = ()

@@ -7,7 +7,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from scipy.optimize import linear_sum_assignment
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap
 from mclstexp.evaluate.scores import METRICS, MethodSummary
 from mclstexp.metrics import cluster_agreement, pearson_by_gene
+from mclstexp.model.chosen import choice_rule, figures_table, settings_table
 from mclstexp.storage import new_folder
 from mclstexp.types import FloatArray
 
 DPI = 110
+CURVES_A_ROW = 4
 _MARKERS = "osD^vP*X"
 
 _STYLE = """
@@ -124,6 +126,7 @@ def page(result: EvaluationResult) -> str:
     body = [
         f"<h1>Evaluation</h1>{warnings}<h2>Protocol</h2><ul>{protocol}</ul>",
         f"<h2>Overall</h2>{_table(*result.table())}{pictures}",
+        *_learned(result),
         f"<h2>By slide</h2>{_table(*result.slide_table())}",
         f"<h2>Known genes among the well predicted</h2>{_table(*enrichment_rows(result.summaries))}",
         f"<h2>What is measured</h2><dl>{words}</dl><h2>Notes</h2><ul>{notes or '<li>none</li>'}</ul>",
@@ -132,6 +135,23 @@ def page(result: EvaluationResult) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+def _learned(result: EvaluationResult) -> list[str]:
+    """Return what each training chose, a part a fold, method and seed."""
+    parts = []
+    for fold in result.folds:
+        for choice in fold.get("learned", []):
+            title = f"{choice['method']} without {fold['name']}" + (
+                f", seed {choice['seed']}" if choice["seed"] else ""
+            )
+            figure = curves_figure(choice)
+            parts.append(
+                f"<h3>{html.escape(title)}</h3><p>Settings {html.escape(choice_rule(choice))}. "
+                f"{html.escape(str(choice.get('verdict') or ''))}</p>{_table(*settings_table(choice))}"
+                f"{_table(*figures_table(choice))}{'' if figure is None else _image(figure)}"
+            )
+    return ["<h2>What training chose</h2>", *parts] if parts else []
 
 
 def enrichment_rows(summaries: Sequence[MethodSummary]) -> tuple[list[str], list[list[object]]]:
@@ -191,6 +211,28 @@ def coverage_figure(result: EvaluationResult) -> Figure | None:
     _dots(axis, result, "coverage")
     axis.set_title("coverage")
     axis.set_xlim(0, 1)
+    return figure
+
+
+def curves_figure(choice: Mapping[str, Any]) -> Figure | None:
+    """Draw the score of a choice against each setting's values, the chosen one marked; nothing without curves."""
+    curves = [curve for curve in choice.get("curves", []) if curve.get("values") and curve.get("score")]
+    if not curves:
+        return None
+    rows = -(-len(curves) // CURVES_A_ROW)
+    figure = Figure(figsize=(11, 2.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, CURVES_A_ROW, squeeze=False).ravel()
+    for axis, curve in zip(axes, curves, strict=False):
+        points = list(zip(curve["values"], curve["score"], strict=False))
+        score = np.array([np.nan if value is None else value for _, value in points], dtype=np.float64)
+        axis.plot(range(len(score)), score, "o-", color="C0", ms=3, lw=1)
+        if isinstance(curve.get("chosen"), int) and 0 <= curve["chosen"] < len(score):
+            axis.plot(curve["chosen"], score[curve["chosen"]], "o", color="C3", ms=7)
+        axis.set_xticks(range(len(score)), [str(value) for value, _ in points], fontsize=7)
+        axis.set_title(str(curve.get("setting", "")), fontsize=8)
+        axis.tick_params(axis="y", labelsize=7)
+    for axis in axes[len(curves) :]:
+        axis.set_axis_off()
     return figure
 
 

@@ -173,7 +173,8 @@ class EvaluationResult:
 
     def _shown(self) -> list[str]:
         """Measures that have a value for any method, without those that only repeat another."""
-        keys = list(dict.fromkeys(key for summary in self.summaries for key in summary.values))
+        present = dict.fromkeys(key for summary in self.summaries for key in summary.values)
+        keys = [*(key for key in METRICS if key in present), *(key for key in present if key not in METRICS)]
         return [
             key
             for key in keys

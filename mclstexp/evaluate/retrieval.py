@@ -8,32 +8,38 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mclstexp.config import ModelConfig, Normalisation, recipe
+from mclstexp.config import EncoderSpec, ModelConfig, Normalisation, PatchSpec, changed, recipe
 from mclstexp.device import resolve_device
 from mclstexp.errors import InputError, MclstexpWarning
-from mclstexp.evaluate.baselines import Features, baseline_methods
+from mclstexp.evaluate.baselines import LinearProbe, baseline_methods
 from mclstexp.evaluate.methods import Method, MethodOptions
 from mclstexp.evaluate.protocol import PUBLISHED
 from mclstexp.evaluate.scores import MethodPrediction
 from mclstexp.evaluate.tuning import TunedMethod
 from mclstexp.index.reference import Reference
+from mclstexp.metrics import Floats
+from mclstexp.model.chosen import choice_of
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import Cache, feature_cache, slide_features
+from mclstexp.model.space.training_data import FeatureLayout
 from mclstexp.panel import GenePanel
-from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 from mclstexp.train import train
-from mclstexp.types import Device, FloatArray, Progress, StrPath
+from mclstexp.types import Device, EncoderWeights, FloatArray, Progress
+
+OWN_FEATURES = "linear probe, own features"
+"""Name of the probe on what the first recipe that sees more than the last layer is given itself."""
 
 
 @dataclass(frozen=True)
 class Resources:
     """What every method computes with: the encoder's weights, device, feature cache, and who is told of progress."""
 
-    encoder_weights: StrPath = "pretrained"
+    encoder_weights: EncoderWeights = "pretrained"
     device: Device = "auto"
     cache: Cache = True
     on_progress: Progress | None = None
@@ -59,6 +65,7 @@ class RetrievalMethod:
         self.config, self.resources, self.normalisation = config, resources, normalisation
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._reference: Reference | None = None
+        self.learned: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -81,6 +88,7 @@ class RetrievalMethod:
                 cache=resources.cache,
                 on_progress=resources.on_progress,
             )
+            self.learned = choice_of(model.history)
             folder = Path(self._scratch.name) / "reference"
             self._reference = Reference.build(folder, train_slides, model, command="mst evaluate")
 
@@ -115,6 +123,10 @@ def evaluation_methods(options: MethodOptions, *, on_progress: Progress | None =
     configs = [_config(name, options) for name in options.recipes]
     features = last_layer_features(configs[0], resources)
     methods: list[Method] = list(baseline_methods(features, options.normalisation))
+    richer = [config for config in configs if sees_more(config)]
+    if richer:
+        own = EncodedFeatures(richer[0].encoder, richer[0].patch, richer[0].seed, resources)
+        methods.append(LinearProbe(own, options.normalisation, name=OWN_FEATURES, weights=own.weights))
 
     def make(config: ModelConfig) -> RetrievalMethod:
         return RetrievalMethod(config, resources, options.normalisation)
@@ -131,22 +143,44 @@ def evaluation_methods(options: MethodOptions, *, on_progress: Progress | None =
     return methods
 
 
-def last_layer_features(config: ModelConfig, resources: Resources) -> Features:
+def sees_more(config: ModelConfig) -> bool:
+    """Whether a recipe's features are more than the encoder's last layer, one view and field of view."""
+    spec = config.encoder
+    return spec.pooling != "last" or spec.scales != (1.0,)
+
+
+def last_layer_features(config: ModelConfig, resources: Resources) -> EncodedFeatures:
     """Return the baselines' features: the encoder's own pooled output, one view, of full-resolution patches."""
     spec = dataclasses.replace(config.encoder, pooling="last", views=1, scales=(1.0,))
     patch = dataclasses.replace(recipe("paper").patch, size_px=config.patch.size_px)
-    given = resources.encoder_weights
-    weights = given if given in ("pretrained", "random") else Path(given)
-    cache = feature_cache(resources.cache)
-    encoders: list[ImageEncoder] = []  # filled on first use
+    return EncodedFeatures(spec, patch, config.seed, resources)
 
-    def features(slide: Slide) -> FloatArray:
-        if not encoders:
-            encoder = ImageEncoder.create(spec, weights, seed=config.seed)  # type: ignore[arg-type]
-            encoders.append(encoder.to(resolve_device(resources.device)))
-        return slide_features(slide, encoders[0], patch, cache=cache, on_progress=resources.on_progress)
 
-    return features
+class EncodedFeatures:
+    """Image features ``(n, F)`` of a slide by an encoder that is made when it is first needed."""
+
+    def __init__(self, spec: EncoderSpec, patch: PatchSpec, seed: int, resources: Resources) -> None:
+        self._spec, self._patch, self._seed, self._resources = spec, patch, seed, resources
+        self._cache = feature_cache(resources.cache)
+        self._kept: ImageEncoder | None = None
+
+    def __call__(self, slide: Slide) -> FloatArray:
+        """Encode a slide, or take its features from the cache."""
+        return slide_features(
+            slide, self._encoder(), self._patch, cache=self._cache, on_progress=self._resources.on_progress
+        )
+
+    def weights(self) -> Floats:
+        """Return the variance ``(F,)`` that the shared space brings each feature to: every stage counts the same."""
+        encoder, size_px = self._encoder(), self._patch.size_px
+        names = encoder.block_names(size_px)
+        return FeatureLayout(encoder.block_sizes(size_px), len(self._spec.scales), names).column_weights()
+
+    def _encoder(self) -> ImageEncoder:
+        if self._kept is None:
+            encoder = ImageEncoder.create(self._spec, self._resources.encoder_weights, seed=self._seed)
+            self._kept = encoder.to(resolve_device(self._resources.device))
+        return self._kept
 
 
 def _config(name: str, options: MethodOptions) -> ModelConfig:
@@ -155,4 +189,4 @@ def _config(name: str, options: MethodOptions) -> ModelConfig:
     if config.recipe == "default":
         config = dataclasses.replace(config, normalisation=options.normalisation)
     changes = [f"encoder.name={options.encoder}"] if options.encoder else []
-    return with_settings(config, [*changes, *options.settings])
+    return changed(config, [*changes, *options.settings])

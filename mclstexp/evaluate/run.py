@@ -14,11 +14,11 @@ from mclstexp.data.genes.sets import GeneSets
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate.folds import Fold, make_folds
 from mclstexp.evaluate.leakage import check_leakage
-from mclstexp.evaluate.methods import Choosing, Configured, Method, without_counts
+from mclstexp.evaluate.methods import Choosing, Configured, Learned, Method, without_counts
 from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
-from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, coverage_warnings, score_slide, summarise
-from mclstexp.metrics import PooledCorrelation, cluster_agreement, domain_clusters
+from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, coverage_warnings, gene_spread, score_slide, summarise
+from mclstexp.metrics import Floats, PooledCorrelation, cluster_agreement, domain_clusters
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
@@ -94,6 +94,7 @@ class _Findings:
     protocol: EvaluationProtocol
     notes: list[str]
     truths: list[SlideTruth] = field(default_factory=list)
+    spread: Floats | None = None
     scores: list[SlideScore] = field(default_factory=list)
     pooled: dict[tuple[str, int | None], PooledCorrelation] = field(default_factory=dict)
     maps: dict[tuple[str, str], GeneMap] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class _Findings:
         else:
             panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
         self.panels.append(panel)
+        self.spread = gene_spread(fold.train_with_image, panel, self.protocol.normalisation)
         self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
         for truth in self.truths:
             self._describe(truth)
@@ -123,6 +125,7 @@ class _Findings:
                 "n_genes": len(panel),
                 "panel": panel.digest,
                 "choices": [],
+                "learned": [],
             }
         )
         return panel
@@ -136,12 +139,14 @@ class _Findings:
             tried = [{"settings": list(settings), "pcc": pcc} for settings, pcc in choice.scores]
             record = {"method": method.name, "seed": seed, "rule": choice.rule, "chosen": list(choice.settings)}
             self.folds[-1]["choices"].append({**record, "inner_pcc": tried})
+        if isinstance(method, Learned) and method.learned is not None:
+            self.folds[-1]["learned"].append({"method": method.name, "seed": seed, **method.learned})
         for truth in self.truths:
             slide = truth.slide
             prediction = method.predict(without_counts(slide))
             prediction.check(method.name, len(slide), len(panel))
             run = Run(fold.name, method.name, seed)
-            self.scores.append(score_slide(truth, prediction, run, self.protocol.markers))
+            self.scores.append(score_slide(truth, prediction, run, self.protocol.markers, self.spread))
             pool = self.pooled.setdefault((method.name, seed), PooledCorrelation())
             pool.add(panel.symbols, truth.expression, prediction.mean)
             if seed in (None, self.protocol.seeds[0]):

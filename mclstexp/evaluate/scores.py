@@ -14,6 +14,7 @@ from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.genes.sets import GeneSets
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate.enrichment import Enrichment, enrichment, members
+from mclstexp.intervals import constant_interval, interval_coverage, pinball_loss
 from mclstexp.metrics import (
     Floats,
     PooledCorrelation,
@@ -21,7 +22,6 @@ from mclstexp.metrics import (
     cluster_agreement,
     domain_clusters,
     highest,
-    interval_coverage,
     mean_or_none,
     relative_variation_distance,
     score_genes,
@@ -38,11 +38,12 @@ N_TOP = 50
 
 METRICS = {
     "pcc": "PCC: Pearson per gene within a slide, mean over genes, then over slides; a constant prediction counts as 0",
+    "pooled_pcc": "Pearson per gene over the spots of all test slides together: includes differences between slides",
+    "mse": "mean squared error over spots and genes",
     "pcc_nan_dropped": "the same as upstream's code takes it: genes of constant prediction left out",
     "pcc_heg": "PCC of the 50 genes of highest mean in the test slide's measurement",
     "pcc_hvg": "PCC of the 50 genes of highest variance in the test slide's measurement",
     "pcc_hpg": "PCC of the 50 genes of highest PCC, chosen on the test result itself: optimistic by construction",
-    "mse": "mean squared error over spots and genes",
     "mae": "mean absolute error over spots and genes",
     "rvd": "relative variation distance: ((var predicted - var measured) / var measured)^2, mean over genes (Stem)",
     "ssim": "structural similarity of the gene maps on the array grid, mean over genes (Wang et al. 2004, masked)",
@@ -50,9 +51,10 @@ METRICS = {
     "nmi": "normalised mutual information of the same",
     "coverage": "share of measured values inside the predicted interval",
     "interval_width": "mean width of the predicted interval",
+    "pinball": "mean quantile loss of the interval's bounds: low where it is narrow and holds what it should",
+    "pinball_constant": "the same for intervals of one width a gene that hold the same share",
     "familiarity": "mean familiarity of the patches to the reference",
-    "pooled_pcc": "Pearson per gene over the spots of all test slides together: includes differences between slides",
-    "pooled_pcc_heg": "the same of the 50 genes of highest mean over all test slides",
+    "pooled_pcc_heg": "pooled PCC of the 50 genes of highest mean over all test slides",
 }
 """Every measure by its key, in words; ``pcc_set:NAME`` are those of marker sets."""
 
@@ -68,6 +70,8 @@ HEADINGS = {
     "ari": "ARI",
     "nmi": "NMI",
     "interval_width": "width",
+    "pinball": "pinball",
+    "pinball_constant": "of constant",
     "familiarity": "familiar",
     "pooled_pcc": "pooled",
     "pooled_pcc_heg": "pooled HEG",
@@ -178,8 +182,10 @@ class Run:
     seed: int | None
 
 
-def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, markers: GeneSets) -> SlideScore:
-    """Measure one prediction against what was measured."""
+def score_slide(
+    truth: SlideTruth, prediction: MethodPrediction, run: Run, markers: GeneSets, spread: Floats | None = None
+) -> SlideScore:
+    """Measure one prediction against what was measured; ``spread`` ``(G,)`` is that of the genes in training."""
     x, y = truth.expression, prediction.mean
     genes = score_genes(x, y)
     spots = truth.slide.spots
@@ -199,7 +205,7 @@ def score_slide(truth: SlideTruth, prediction: MethodPrediction, run: Run, marke
         "ari": None if domains is None else domains[0],
         "nmi": None if domains is None else domains[1],
     }
-    values |= _uncertainty(x, prediction)
+    values |= _uncertainty(x, prediction, spread)
     for name, symbols in markers.items():
         values[f"pcc_set:{name}"] = mean_or_none(genes.pcc[members(truth.panel, symbols)])
     return SlideScore(
@@ -224,15 +230,34 @@ def _known(expression: FloatArray) -> FloatArray:
     return expression[:, ~np.isnan(expression).any(axis=0)]
 
 
-def _uncertainty(truth: FloatArray, prediction: MethodPrediction) -> dict[str, float | None]:
-    values: dict[str, float | None] = {"coverage": None, "interval_width": None, "familiarity": None}
-    if prediction.lower is not None and prediction.upper is not None:
-        covered = interval_coverage(truth, prediction.lower, prediction.upper)
+def _uncertainty(truth: FloatArray, prediction: MethodPrediction, spread: Floats | None) -> dict[str, float | None]:
+    keys = ("coverage", "interval_width", "pinball", "pinball_constant", "familiarity")
+    values: dict[str, float | None] = dict.fromkeys(keys)
+    lower, upper, level = prediction.lower, prediction.upper, prediction.level
+    if lower is not None and upper is not None:
+        covered = interval_coverage(truth, lower, upper)
         if covered is not None:
             values["coverage"], values["interval_width"] = covered
+        if covered is not None and level is not None:
+            values["pinball"] = pinball_loss(truth, lower, upper, level)
+            if spread is not None:
+                constant = constant_interval(truth, prediction.mean, spread, covered[0])
+                values["pinball_constant"] = pinball_loss(truth, *constant, level)
     if prediction.familiarity is not None:
         values["familiarity"] = mean_or_none(prediction.familiarity)
     return values
+
+
+def gene_spread(slides: Sequence[Slide], panel: GenePanel, normalisation: Normalisation) -> Floats:
+    """Return each gene's standard deviation ``(G,)`` over the spots of slides that measured it; 0 where none did."""
+    n, total, square = (np.zeros(len(panel)) for _ in range(3))
+    for slide in slides:
+        values, measured = expression_for(slide.spots, panel, normalisation)
+        n += len(slide) * measured
+        total += np.where(measured, values.sum(axis=0, dtype=np.float64), 0.0)
+        square += np.where(measured, (values.astype(np.float64) ** 2).sum(axis=0), 0.0)
+    n = np.maximum(n, 1)
+    return np.asarray(np.sqrt(np.maximum(square / n - (total / n) ** 2, 0.0)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

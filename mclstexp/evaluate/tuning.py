@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mclstexp.config import ModelConfig, Normalisation
+from mclstexp.config import ModelConfig, Normalisation, changed
 from mclstexp.errors import InputError
 from mclstexp.evaluate.folds import Fold, SplitSpec, make_folds
 from mclstexp.evaluate.methods import Choice, Method, without_counts
 from mclstexp.evaluate.scores import MethodPrediction, SlideTruth
 from mclstexp.metrics import mean_or_none, score_genes
 from mclstexp.panel import GenePanel
-from mclstexp.settings import with_settings
 from mclstexp.slide import Slide
 
 MAX_COMBINATIONS = 32
@@ -163,7 +162,7 @@ class TunedMethod:
         self, config: ModelConfig, grid: Sequence[Settings], make: Callable[[ModelConfig], Method], split: SplitSpec
     ) -> None:
         self.config, self._make, self._split = config, make, split
-        self._candidates = [(settings, with_settings(config, list(settings))) for settings in grid]
+        self._candidates = [(settings, changed(config, list(settings))) for settings in grid]
         self._method = make(config)
         self.choice: Choice | None = None
 

@@ -22,15 +22,17 @@ from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.card import model_card
 from mclstexp.model.folder import ModelFiles, read_model, write_model
-from mclstexp.model.image.encoder import ImageEncoder, state_digest
+from mclstexp.model.image.backbone import state_digest
+from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.model.image.given import check_given
 from mclstexp.model.network.layers import ContrastiveNetwork
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space, fused_keys
+from mclstexp.model.space.refined import RefinedSpace
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
-from mclstexp.settings import to_dict
+from mclstexp.settings import identity_dict
 from mclstexp.slide import Slide, count_patients
 from mclstexp.storage import sha256_input
 from mclstexp.text import counted
@@ -120,7 +122,7 @@ class Model:
         files, target = read_model(Path(folder)), resolve_device(device)
         encoder = ImageEncoder.create(files.config.encoder, "random")
         try:
-            encoder.backbone.load_state_dict(_tensors(files.arrays, "backbone."))
+            encoder.load_state(files.arrays)
             return cls(
                 files.config,
                 files.panel,
@@ -147,7 +149,7 @@ class Model:
         """
         arrays, facts = self._state
         facts = {**facts, "slides": [dict(slide) for slide in self.slides]}
-        card = model_card(self.slides, self.panel, self.config, self.calibration)
+        card = model_card(self.slides, self.panel, self.config, self.calibration, self.history)
         files = ModelFiles(self.config, self.panel, arrays, facts, self.history, card)
         write_model(Path(folder), files, digest=self.digest, force=force)
 
@@ -160,7 +162,7 @@ class Model:
     def digest(self) -> str:
         """SHA-256 over weights, settings and panel: two models agree exactly when their digests do."""
         digest = hashlib.sha256(state_digest(self._state[0]).encode())
-        digest.update(json.dumps(to_dict(self.config), sort_keys=True).encode())
+        digest.update(json.dumps(identity_dict(self.config), sort_keys=True).encode())
         digest.update(self.panel.digest.encode())
         return digest.hexdigest()
 
@@ -171,8 +173,7 @@ class Model:
         if self.calibration is not None:
             more, calibration_facts = self.calibration.state()
             arrays, facts = arrays | more, facts | calibration_facts
-        state = self.encoder.backbone.state_dict()
-        return arrays | {f"backbone.{name}": tensor.cpu().numpy() for name, tensor in state.items()}, facts
+        return arrays | self.encoder.state(), facts
 
     def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return the image features ``(n, F)`` float32 of a slide's spots."""
@@ -257,7 +258,8 @@ def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch
 def _space(files: ModelFiles) -> Space:
     """Rebuild the space of a model that was read."""
     if files.config.space == "shared":
-        return SharedSpace.from_state(files.arrays, files.facts)
+        kind = RefinedSpace if "refined" in files.facts else SharedSpace
+        return kind.from_state(files.arrays, files.facts)
     rows, cols = files.facts["array_shape"]
     network = ContrastiveNetwork(files.facts["n_features"], len(files.panel), (rows, cols), files.config.network)
     network.load_state_dict(_tensors(files.arrays, "network."))

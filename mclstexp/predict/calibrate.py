@@ -22,18 +22,18 @@ from mclstexp.errors import InputError
 from mclstexp.metrics import score_genes
 from mclstexp.model.calibration import Calibration, widening_of
 from mclstexp.model.image.distance import FeatureDistance
-from mclstexp.model.space.fit import fit_shared_space
-from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds
+from mclstexp.model.space.reduce import Reduction
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.panel import GenePanel
+from mclstexp.predict.fit import fit_space
 from mclstexp.predict.memory import MemoryReference, embed_patches
 from mclstexp.predict.predictor import Predictor, Query
 from mclstexp.predict.source import NEAREST
+from mclstexp.predict.splits import Split, excerpts, splits
 from mclstexp.sampling import evenly
-from mclstexp.types import FloatArray, IdArray
+from mclstexp.types import FloatArray
 
-MAX_FOLDS = 5
-
-MAX_SLIDES = 100
+MAX_SPOTS = 30_000
 
 MAX_QUERIES = 8192
 
@@ -42,7 +42,8 @@ MAX_RANK = 512
 MAX_LANDMARKS = 2048
 """Bounds of the cross-validation: whatever the training set's size, it costs no more than a few small fits."""
 
-MIN_SPOTS = 8
+MAX_WORK = 240_000
+"""Spots times epochs that a network is refined with, in each fold."""
 
 BINS = 5
 
@@ -53,15 +54,18 @@ MIN_FLOOR = 1e-3
 
 def reason_not_to_calibrate(slides: Sequence[SlideArrays]) -> str:
     """Say why these slides cannot be calibrated on, or ""."""
-    _, fold_of = folds(slides)
-    sizes = np.bincount(np.concatenate(fold_of))
-    if not any(size and sizes.sum() - size >= MIN_SPOTS for size in sizes):
-        return f"the {sizes.sum()} training spots are too few to hold some of them out"
+    _, divided = splits(slides)
+    if not divided:
+        return f"the {sum(len(slide.features) for slide in slides)} training spots are too few to hold some of them out"
     return ""
 
 
 def calibrate(
-    slides: Sequence[SlideArrays], layout: FeatureLayout, config: ModelConfig, panel: GenePanel
+    slides: Sequence[SlideArrays],
+    layout: FeatureLayout,
+    config: ModelConfig,
+    panel: GenePanel,
+    reduction: Reduction | None = None,
 ) -> Calibration:
     """Predict the training side by models that have not seen it, through `Predictor`, and learn from the errors.
 
@@ -75,20 +79,21 @@ def calibrate(
         Settings of the model, ``interval_level`` among them.
     panel
         The genes of the slides' expression.
+    reduction
+        Of their features, as the model's space was fitted; None finds one.
 
     Raises
     ------
     InputError
         When `reason_not_to_calibrate` has one.
     """
-    slides = [slides[i] for i in evenly(len(slides), MAX_SLIDES)]
     reason = reason_not_to_calibrate(slides)
     if reason:
         raise InputError(f"Intervals cannot be calibrated: {reason}; train with --set calibrate=false.")
-    kind, fold_of = folds(slides)
-    sizes = np.bincount(np.concatenate(fold_of))
-    chosen = [f for f, size in enumerate(sizes) if size and sizes.sum() - size >= MIN_SPOTS][:MAX_FOLDS]
-    held = [one for fold in chosen for one in _hold_out(_split(slides, fold_of, fold), layout, config, panel)]
+    reduction = reduction or Reduction.fit(slides, layout, seed=config.seed)
+    slides = excerpts(slides, max_spots=MAX_SPOTS, seed=config.seed)
+    kind, divided = splits(slides)
+    held = [one for split in divided for one in _hold_out(split, layout, config, panel, reduction)]
     quota = max(50, MAX_QUERIES // len(held))
     held = [one.take(evenly(len(one.truth), quota)) for one in held]
     n_slides = 1 if kind == "block" else len(held)
@@ -97,7 +102,7 @@ def calibrate(
     return Calibration(
         level=config.interval_level,
         folds=kind,
-        n_folds=len(chosen),
+        n_folds=len(divided),
         n_slides=n_slides,
         reliability=_mean_of_known(pcc),
         distance=FeatureDistance.fit(slides, layout),
@@ -117,7 +122,7 @@ def cautious(level: float, n: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """One held-out slide: ``(n, G)`` truth (NaN: not measured), mean and sd; ``(n,)`` nearness and distance."""
+    """One held-out slide: ``(n, G)`` truth (NaN: not measured), mean and spread; ``(n,)`` nearness and distance."""
 
     truth: FloatArray
     mean: FloatArray
@@ -130,48 +135,30 @@ class HeldOut:
         return HeldOut(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
 
 
-Split = tuple[list[SlideArrays], list[SlideArrays]]
-"""What trains, and what is held out."""
-
-
-def _split(slides: Sequence[SlideArrays], fold_of: Sequence[IdArray], fold: int) -> Split:
-    """Divide the spots of the slides into all folds but one, and the one."""
-    pairs = list(zip(slides, fold_of, strict=True))
-    return (
-        [_take(slide, member != fold) for slide, member in pairs if (member != fold).any()],
-        [_take(slide, member == fold) for slide, member in pairs if (member == fold).any()],
-    )
-
-
-def _hold_out(split: Split, layout: FeatureLayout, config: ModelConfig, panel: GenePanel) -> list[HeldOut]:
+def _hold_out(
+    split: Split, layout: FeatureLayout, config: ModelConfig, panel: GenePanel, reduction: Reduction
+) -> list[HeldOut]:
     """Fit to everything but one fold, and predict the fold."""
-    rest, held = split
     small = dataclasses.replace(
         config.shared,
         max_rank=min(config.shared.max_rank, MAX_RANK),
         max_landmarks=min(config.shared.max_landmarks, MAX_LANDMARKS),
     )
-    space = fit_shared_space(rest, layout, small, seed=config.seed)
-    distance = FeatureDistance.fit(rest, layout)
+    rest = [reduction(slide) for slide in split.rest]
+    space = fit_space(rest, reduction.layout, dataclasses.replace(config, shared=small), work=MAX_WORK)
+    distance = FeatureDistance.fit(split.rest, layout)
     reference = MemoryReference.of(rest, space, config.key_mix, panel, config.normalisation)
     predictor = Predictor(space, config, panel)
     predictions = []
-    for slide in held:
-        query = Query(embed_patches(space, slide), slide.features, panel, config.normalisation, config.retrieval)
+    for slide in split.held:
+        reduced = reduction(slide)
+        query = Query(embed_patches(space, reduced), reduced.features, panel, config.normalisation, config.retrieval)
         predicted = predictor.predict(reference, query)
         truth = np.where(slide.measured, slide.expression, np.float32(np.nan))
         nearness = predicted.neighbours.first(NEAREST).mean_similarity()
-        predictions.append(HeldOut(truth, predicted.mean, predicted.sd, nearness, distance(slide.features)))
+        held = HeldOut(truth, predicted.mean, predicted.spread, nearness, distance(slide.features))
+        predictions.append(held)
     return predictions
-
-
-def _take(slide: SlideArrays, rows: NDArray[np.bool_]) -> SlideArrays:
-    if rows.all():
-        return slide
-    depth = None if slide.depth is None else slide.depth[rows]
-    return dataclasses.replace(
-        slide, features=slide.features[rows], expression=slide.expression[rows], xy_um=slide.xy_um[rows], depth=depth
-    )
 
 
 def _conform(held: Sequence[HeldOut], level: float) -> dict[str, FloatArray]:

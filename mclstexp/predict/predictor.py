@@ -19,6 +19,9 @@ from mclstexp.types import BoolArray, FloatArray
 KEYS_AT_A_TIME = 1_000_000
 """Keys of neighbours held at once while the mean is corrected."""
 
+SHARES = ("neighbours", "correction", "level")
+"""Parts of a prediction, in the order of `Predicted.shares`."""
+
 LevelFrom = Literal["neighbours", "image", "reference"]
 """Where the mean over a slide's spots comes from: their neighbours, the slide's image, or the neighbours' slides."""
 
@@ -63,8 +66,11 @@ class Predicted:
         ``(n, n_genes)`` float32 plain weighted mean of the neighbours, and their spread.
     adjusted
         Whether ``mean`` is more than the plain weighted mean.
-    level
-        Where the mean over the slide's spots comes from.
+    level, level_sd
+        Where the mean over the slide's spots comes from, and ``(n_genes,)`` float32 how uncertain it is.
+    shares
+        ``(n, 3)`` float32: how much of what sets the prediction apart from its slides' mean comes from the neighbours'
+        mean, the correction and the level (`SHARES`); rows sum to one.
     missing
         Gene to why it is missing somewhere.
     """
@@ -76,12 +82,46 @@ class Predicted:
     sd: FloatArray
     adjusted: bool
     level: LevelFrom
+    level_sd: FloatArray
+    shares: FloatArray
     missing: dict[str, str]
+
+    @property
+    def spread(self) -> FloatArray:
+        """``(n, n_genes)`` float32: the neighbours' spread together with the level's uncertainty."""
+        return np.hypot(self.sd, self.level_sd).astype(np.float32)
 
     @property
     def n_effective(self) -> FloatArray:
         """``(n,)`` float32 effective number of neighbours."""
         return effective_neighbours(self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Adjusted:
+    """A mean after its adjustments, where its level comes from and how uncertain that is, and the parts' shares."""
+
+    mean: FloatArray
+    level: LevelFrom
+    level_sd: FloatArray
+    shares: FloatArray
+
+
+def _shares(steps: list[FloatArray]) -> FloatArray:
+    """Return ``(n, 3)`` sizes of the steps to a prediction, summed over the known genes, relative to their sum."""
+    sizes = np.zeros((len(steps[0]), len(SHARES)))
+    for place, step in enumerate(steps):
+        sizes[:, place] = np.nansum(np.abs(step), axis=1)
+    total = sizes.sum(axis=1, keepdims=True)
+    even = np.eye(1, len(SHARES))
+    return np.where(total > 0, sizes / np.where(total > 0, total, 1.0), even).astype(np.float32)
+
+
+def _mean_of_known(mean: FloatArray) -> FloatArray:
+    """Return ``(n_genes,)`` the mean over the spots where a gene is known, 0 where it is known nowhere."""
+    known = ~np.isnan(mean)
+    total = np.where(known, mean, 0).sum(axis=0, dtype=np.float64)
+    return (total / np.maximum(known.sum(axis=0), 1)).astype(np.float32)
 
 
 class Predictor:
@@ -106,38 +146,53 @@ class Predictor:
             weights = by_depth(weights, source.depth(ids), source.slide_of(ids), source.depth_summary)
         options = AverageOptions(query.rule, retrieval.min_measured)
         plain = average(source, neighbours.ids, weights, query.genes, options)
-        mean, level = self._adjust(source, query, neighbours, weights, plain.mean)
+        adjusted = self._adjust(source, query, neighbours, weights, plain.mean)
         return Predicted(
             neighbours=neighbours,
             weights=weights,
-            mean=plain.mean if mean is None else mean,
+            mean=adjusted.mean,
             retrieved=plain.mean,
             sd=np.full_like(plain.mean, np.nan) if plain.sd is None else plain.sd,
-            adjusted=mean is not None,
-            level=level,
+            adjusted=adjusted.mean is not plain.mean,
+            level=adjusted.level,
+            level_sd=adjusted.level_sd,
+            shares=adjusted.shares,
             missing=plain.missing,
         )
 
     def _adjust(
         self, source: NeighbourSource, query: Query, neighbours: Neighbours, weights: FloatArray, mean: FloatArray
-    ) -> tuple[FloatArray | None, LevelFrom]:
-        """Return the mean after every adjustment that the settings ask for, None when they ask for none; the level."""
+    ) -> _Adjusted:
+        """Adjust the neighbours' mean in every way that the settings ask for."""
         own_scale = query.rule == self.config.normalisation
         corrects = own_scale and self.space.tells_level and self.config.correction != 0
+        certain = np.zeros(len(query.genes), dtype=np.float32)
         if not corrects and not query.retrieval.slide_levelled:
-            return None, "neighbours"
-        columns, level = self.panel.columns(query.genes), None
+            return _Adjusted(mean, "neighbours", certain, _shares([np.ones_like(mean)]))
+        columns, common = self.panel.columns(query.genes), _mean_of_known(mean)
+        of_slide = None
         if query.retrieval.slide_levelled:
             options = AverageOptions(query.rule, query.retrieval.min_measured)
-            shift, level = slide_shift(source, neighbours.ids, weights, query.genes, options, allowed=query.allowed)
-            mean = mean + shift
+            shift, of_slide = slide_shift(source, neighbours.ids, weights, query.genes, options, allowed=query.allowed)
+            mean, common = mean + shift, of_slide
+        steps = [mean - common]
         if corrects:
-            mean = self._corrected(source, query, neighbours, weights, mean)
-        source_of_level: LevelFrom = "neighbours"
-        if level is not None and query.levelled:
-            mean = self.space.level(mean, columns, level, query.features, own_scale=own_scale)
-            source_of_level = "image" if own_scale and self.space.tells_level else "reference"
-        return np.maximum(mean, np.float32(0)), source_of_level
+            corrected = self._corrected(source, query, neighbours, weights, mean)
+            steps.append(corrected - mean)
+            mean = corrected
+        level: LevelFrom = "neighbours"
+        if of_slide is not None and query.levelled:
+            levelled, certain = self.space.level(mean, columns, of_slide, query.features, own_scale=own_scale)
+            steps += [np.zeros_like(mean)] * (2 - len(steps)) + [levelled - mean]
+            mean = levelled
+            level = "image" if own_scale and self.space.tells_level else "reference"
+        if own_scale and query.levelled:
+            blended = self.space.blend(mean, columns, query.features, share=self.config.blend)
+            if blended is not mean:
+                steps += [np.zeros_like(mean)] * (2 - len(steps))
+                steps[1] = steps[1] + blended - mean
+                mean = blended
+        return _Adjusted(np.maximum(mean, np.float32(0)), level, certain, _shares(steps))
 
     def _corrected(
         self, source: NeighbourSource, query: Query, neighbours: Neighbours, weights: FloatArray, mean: FloatArray

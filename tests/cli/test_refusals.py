@@ -42,6 +42,13 @@ def test_unknown_settings_are_refused(world: CohortPaths, mst: Run, tmp_path: Pa
     assert "encoder.nam" in error_of(mst("train", world.refs, "-o", tmp_path / "m", "--set", "encoder.nam=x", ok=False))
 
 
+def test_weights_of_another_number_than_encoders_are_refused(world: CohortPaths, mst: Run, tmp_path: Path) -> None:
+    words = ("--encoder", "test_resnet,test_vit", "--encoder-weights", "mine.safetensors")
+    said = error_of(mst("train", world.refs, "-o", tmp_path / "m", *words, ok=False))
+    assert "2 encoders (--encoder), but weights of 1 (--encoder-weights)" in said
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mclstexp.data.positions.lattice import derive_array, fit_grid, is_hexagonal, mpp_from_array, pitch_px
+from mclstexp.data.positions.lattice import derive_array, fit_grid, is_staggered, mpp_from_array, pitch_px
 
 
 def grid(hexagonal, n=8, pitch=40.0):
@@ -25,9 +25,19 @@ def test_pixel_size_from_the_pitch(hexagonal, angle):
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     noise = np.random.default_rng(0).normal(0, 0.5, xy.shape)
     noise[3] += 500  # one spot that was dragged away
-    assert is_hexagonal(row, col) == hexagonal
+    assert is_staggered(row, col) == hexagonal
     assert mpp_from_array(xy @ turn.T + noise, row, col, 100.0) == pytest.approx(2.5, rel=0.01)
     assert pitch_px(xy) == pytest.approx(40)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_a_staggered_square_grid_has_its_neighbours_along_the_diagonals(angle):
+    row, col = (part.ravel() for part in np.mgrid[0:9, 0:9])
+    kept = (row + col) % 2 == 0
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    xy = np.stack([col, row], axis=1)[kept] * 30.0 @ turn.T
+    assert pitch_px(xy) == pytest.approx(30 * math.sqrt(2))
+    assert mpp_from_array(xy, row[kept], col[kept], 150.0) == pytest.approx(150 / (30 * math.sqrt(2)))
 
 
 def test_pixel_size_is_not_guessed():

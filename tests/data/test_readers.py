@@ -93,7 +93,7 @@ def test_slides_csv_wins_over_the_folders_beside_it_and_over_metadata_csv(tmp_pa
 
 
 def test_layouts_are_asked_in_order():
-    assert [layout.NAME for layout in LAYOUTS] == ["slides_csv", "her2st", "h5ad", "space_ranger"]
+    assert [layout.NAME for layout in LAYOUTS] == ["slides_csv", "her2st", "legacy_st", "h5ad", "space_ranger"]
     assert all(layout.LOOKS_FOR for layout in LAYOUTS)
 
 

@@ -1,32 +1,25 @@
-"""The baselines against loops and scikit-learn, and what they do with genes that were not measured."""
+"""The baselines as methods of an evaluation, and what they do with genes that were not measured."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 from worlds import WORLD_GENES as GENES
-from worlds import WORLD_SIDE
 
 from mclstexp.config import Normalisation
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.errors import InputError, MismatchError
 from mclstexp.evaluate.baselines import (
-    RIDGE_STRENGTHS,
     ImageRetrieval,
     LinearProbe,
     RandomReferences,
-    Ridge,
     TrainingMean,
     TrainingSide,
     baseline_methods,
-    choose_strength,
-    mean_of_rows,
-    spatial_blocks,
 )
 from mclstexp.evaluate.protocol import EvaluationProtocol
 from mclstexp.evaluate.run import run_evaluation
+from mclstexp.predict.baselines.probe import STRENGTHS
 
 SCALE = Normalisation()
 
@@ -50,7 +43,7 @@ def test_a_gene_that_a_slide_did_not_measure_is_dropped_not_zero(world):
     for slide in slides[1:4]:
         expected = np.concatenate([expected, expression_for(slide.spots, GENES, SCALE)[0][:, 0]])
     assert mean.predict(slides[0]).mean[0, 0] == pytest.approx(expected.mean(), rel=1e-6)
-    assert sorted(len(genes) for genes, _ in side.gene_groups()) == [1, 69]
+    assert [int(np.isnan(values).any(axis=0).sum()) for values in side.expression] == [0, 0, 0, 0, 1]
 
 
 def test_a_gene_that_no_training_slide_measured_is_not_predicted(world):
@@ -65,51 +58,17 @@ def test_a_gene_that_no_training_slide_measured_is_not_predicted(world):
         assert np.isfinite(mean[:, 1:]).all(), method.name
 
 
-@pytest.mark.parametrize("shape", [(30, 6), (12, 40)])
-def test_ridge_agrees_with_scikit_learn(shape):
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    rng = np.random.default_rng(1)
-    x, y, new = rng.normal(size=shape) + 2, rng.normal(size=(shape[0], 3)) - 1, rng.normal(size=(5, shape[1]))
-    ours = Ridge(x, y)
-    for strength in (0.1, 10.0, 1e4):
-        theirs = linear_model.Ridge(alpha=strength).fit(x, y)
-        weights, offset = ours.solve(strength)
-        np.testing.assert_allclose(weights.T, theirs.coef_, atol=1e-8)
-        np.testing.assert_allclose(new @ weights + offset, theirs.predict(new), atol=1e-8)
-        np.testing.assert_allclose(ours.predict(ours.rotate(new), strength), theirs.predict(new), atol=1e-8)
-
-
-def test_the_penalty_is_the_weakest_that_is_nearly_best(world):
-    """By scikit-learn and scipy, leaving one slide out."""
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    side = TrainingSide.of(world.slides[:3], GENES, SCALE)
-    x = np.hstack([side.features(world.read)[:, :6], np.random.default_rng(0).normal(size=(3 * WORLD_SIDE**2, 60))])
-    scores = []
-    for strength in RIDGE_STRENGTHS:
-        parts = []
-        for slide in range(3):
-            out = side.slide_of == slide
-            mean, sd = x[~out].mean(axis=0), x[~out].std(axis=0)
-            model = linear_model.Ridge(alpha=strength).fit((x[~out] - mean) / sd, side.expression[~out].astype(float))
-            predicted = model.predict((x[out] - mean) / sd)
-            truth = side.expression[out].astype(float)
-            parts.append(np.mean([stats.pearsonr(truth[:, g], predicted[:, g]).statistic for g in range(len(GENES))]))
-        scores.append(np.mean(parts))
-    expected = next(a for a, score in zip(RIDGE_STRENGTHS, scores, strict=True) if score >= 0.98 * max(scores))
-    assert choose_strength(x, side) == expected
-    assert expected != RIDGE_STRENGTHS[0]
-
-
-def test_one_training_slide_is_divided_into_strips(world):
-    blocks = spatial_blocks(world.slides[0])
-    assert np.bincount(blocks).tolist() == [10, 10, 10, 10, 9]
-    xy = world.slides[0].spots.xy_px
-    axis = int(np.ptp(xy, axis=0).argmax())
-    edges = [xy[blocks == b, axis] for b in range(5)]
-    assert all(left.max() <= right.min() for left, right in itertools.pairwise(edges))
+def test_one_training_slide_is_divided_into_quarters_and_four_patients_are_held_out(world):
+    side = TrainingSide.of(world.slides[:1], GENES, SCALE)
+    assert sorted(np.bincount(side.fold_of[0]).tolist()) == [9, 12, 12, 16]
+    named = [replace(slide, patient=f"P{i}") for i, slide in enumerate(world.slides[:4])]
+    twice = [*named, replace(world.slides[4], patient="P0")]
+    fold_of = [int(fold[0]) for fold in TrainingSide.of(twice, GENES, SCALE).fold_of]
+    assert fold_of[0] == fold_of[4]
+    assert len(set(fold_of)) == 4
     probe = LinearProbe(world.read, SCALE)
     probe.fit(world.slides[:1], GENES, seed=0)
-    assert probe.strength in RIDGE_STRENGTHS
+    assert probe.strength in STRENGTHS
 
 
 def test_image_retrieval_agrees_with_a_loop(world):
@@ -136,12 +95,6 @@ def test_random_references_repeat_with_the_seed_and_average_all_when_k_is_large(
     for m in (everything, mean):
         m.fit(world.slides[:2], GENES, seed=0)
     np.testing.assert_allclose(everything.predict(world.slides[2]).mean, mean.predict(world.slides[2]).mean, rtol=1e-5)
-
-
-def test_mean_of_rows_ignores_what_was_not_measured():
-    table = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [5.0, 6.0, np.nan]], np.float32)
-    means = mean_of_rows(table, np.array([[0, 1], [0, 0], [1, 2]]))
-    np.testing.assert_allclose(means, [[2, 4, np.nan], [1, 5, np.nan], [4, 5, np.nan]])
 
 
 def test_a_baseline_says_when_it_was_not_fitted_or_its_features_do_not_fit(world):

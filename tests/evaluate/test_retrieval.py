@@ -12,9 +12,10 @@ from mclstexp.errors import InputError, MclstexpWarning
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.methods import MethodOptions, without_counts
 from mclstexp.evaluate.protocol import EvaluationProtocol
-from mclstexp.evaluate.retrieval import RetrievalMethod, evaluation_methods
+from mclstexp.evaluate.retrieval import OWN_FEATURES, RetrievalMethod, evaluation_methods
 from mclstexp.evaluate.run import run_evaluation
 from mclstexp.evaluate.tuning import parse_grid
+from mclstexp.settings import with_settings
 from mclstexp.train import train
 
 GRID = parse_grid(["retrieval.k=1,30"])
@@ -23,7 +24,24 @@ GRID = parse_grid(["retrieval.k=1,30"])
 def test_published_recipes_are_not_tuned_and_the_others_stand_beside_themselves(tmp_path):
     options = MethodOptions(recipes=("default", "paper"), grid=GRID, encoder_weights="random", cache=tmp_path)
     names = [method.name for method in evaluation_methods(options)]
-    assert names[-3:] == ["default", "default, tuned", "paper"]
+    assert names[-5:] == ["linear probe", OWN_FEATURES, "default", "default, tuned", "paper"]
+    alone = evaluation_methods(MethodOptions(recipes=("paper",), encoder_weights="random", cache=tmp_path))
+    assert OWN_FEATURES not in [method.name for method in alone]
+
+
+def test_a_probe_stands_on_the_features_that_the_recipe_itself_is_given(slides, resources):
+    settings = tuple(f"{key}={value}" for key, value in (("patch.size_px", 32), ("encoder.views", 1)))
+    options = MethodOptions(("default",), "test_resnet", "random", settings, cache=resources.cache, device="cpu")
+    (probe,) = [method for method in evaluation_methods(options) if method.name == OWN_FEATURES]
+    config = with_settings(recipe("default"), ["encoder.name=test_resnet", *settings])
+    model = train(slides[:3], recipe=config, n_genes=12, encoder_weights="random", device="cpu", cache=resources.cache)
+    np.testing.assert_array_equal(probe.features(slides[0]), model.features(slides[0]))
+    weights = probe.weights()
+    assert weights.shape == (probe.features(slides[0]).shape[1],)
+    stages = [name for name in model.encoder.block_names(32) if not name.endswith(".last")]
+    assert weights.sum() == pytest.approx(3 * len(stages))
+    probe.fit(slides[:3], model.panel, seed=0)
+    assert np.isfinite(probe.predict(without_counts(slides[3])).mean).all()
 
 
 def test_the_published_recipe_says_in_what_it_is_not_as_published(slides, resources):

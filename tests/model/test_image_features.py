@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mclstexp.config import EncoderSpec, PatchSpec, recipe
+from mclstexp.data.patches import iter_patches
 from mclstexp.errors import InputError, MclstexpWarning
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import FeatureCache, feature_cache, slide_features
+from mclstexp.model.image.features import FeatureCache, feature_cache, slide_features, to_be_encoded
 from mclstexp.slide import Slide
 
 
@@ -50,6 +51,27 @@ def test_what_decides_features_decides_their_name(cohort: list[Slide], tmp_path:
     slide_features(cohort[1], encoder, patch, cache=cache)
     slide_features(dataclasses.replace(cohort[0], mpp=0.9), encoder, patch, cache=cache)
     assert len(list(tmp_path.rglob("*.npy"))) == 7
+
+
+def test_an_ensemble_takes_what_its_members_have(cohort: list[Slide], tmp_path: Path) -> None:
+    """Cached by member, within each scale side by side; the size at which a patch is seen anyway is no other size."""
+    cache, patch = FeatureCache(tmp_path), PatchSpec(size_px=64, mpp=1.0)
+    spec = EncoderSpec("test_resnet,test_efficientnet", pooling="stages", scales=(0.5, 1.0), input_px=(64, 32))
+    ensemble = ImageEncoder.create(spec, "random")
+    alone = [ImageEncoder.create(one, "random", seed=place) for place, one in enumerate(spec.members)]
+    alone[0].members[0].spec = dataclasses.replace(spec.members[0], input_px=None)
+    first = slide_features(cohort[0], alone[0], patch, cache=cache)
+    assert [m.spec.name for m in to_be_encoded(cohort[0], ensemble, patch, cache)] == ["test_efficientnet"]
+    features = slide_features(cohort[0], ensemble, patch, cache=cache)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    assert to_be_encoded(cohort[0], ensemble, patch, cache) == []
+    second = slide_features(cohort[0], alone[1], patch, cache=cache)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2, "what the ensemble made serves its member"
+    scales = [np.split(values, 2, axis=1) for values in (first, second)]
+    np.testing.assert_array_equal(features, np.hstack([scales[0][0], scales[1][0], scales[0][1], scales[1][1]]))
+    np.testing.assert_array_equal(features, slide_features(cohort[0], ensemble, patch))
+    wide = next(iter_patches(cohort[0], patch, batch_size=len(cohort[0])))
+    np.testing.assert_allclose(features[:, features.shape[1] // 2 :], ensemble.features(wide), atol=1e-5)
 
 
 def test_a_cache_that_fills_up_is_said_once_and_done_without(

@@ -1,6 +1,8 @@
 """A model: vectors that depend on the slide alone, saved and read back as the same model."""
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 from worlds import tiny_config
 
 from mclstexp.errors import ExistsAlreadyError, InputError, MclstexpWarning, MismatchError
+from mclstexp.index.encode import identity_of
 from mclstexp.index.reference import Reference
-from mclstexp.model.image import encoder as image_encoder
+from mclstexp.model.image import backbone
+from mclstexp.model.image.backbone import state_digest
 from mclstexp.model.model import Model
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
@@ -25,7 +29,7 @@ def either(request: pytest.FixtureRequest) -> Model:
 
 def test_vectors_depend_on_the_slide_alone(either: Model, cohort: list[Slide], monkeypatch: pytest.MonkeyPatch) -> None:
     first = [(either.embed_patches(s), either.embed_spots(s)) for s in cohort]
-    monkeypatch.setitem(image_encoder.BATCH, "cpu", 5)
+    monkeypatch.setitem(backbone.BATCH, "cpu", 5)
     again = [(either.embed_patches(s), either.embed_spots(s)) for s in reversed(cohort)][::-1]
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -98,6 +102,34 @@ def test_the_same_training_gives_the_same_digest_and_another_another(cohort: lis
         model.config, GenePanel(model.panel.symbols[::-1]), model.encoder, model.space, calibration=model.calibration
     )
     assert other_panel.digest != model.digest
+
+
+def test_the_last_layer_changes_nothing_yet(cohort: list[Slide]) -> None:
+    settings = {"encoder__pooling": "covariance", "encoder__last_layer": False}
+    without, beside = (
+        train(cohort[:3], recipe=tiny_config(**settings | more), encoder_weights="random", device="cpu", cache=False)
+        for more in ({}, {"encoder__last_layer": True})
+    )
+    assert beside.features(cohort[3]).shape[1] > without.features(cohort[3]).shape[1]
+    np.testing.assert_allclose(beside.embed_patches(cohort[3]), without.embed_patches(cohort[3]), atol=1e-5)
+
+
+def test_a_model_of_before_ensembles_is_the_same_model(cohort: list[Slide], tmp_path: Path) -> None:
+    """Its settings lack what came later: it computes what it did, and fits the references built with it."""
+    config = tiny_config(encoder__last_layer=False, calibrate=False)
+    model = train(cohort[:2], recipe=config, encoder_weights="random", device="cpu", cache=False)
+    model.save(tmp_path / "model")
+    head = json.loads((tmp_path / "model" / "config.json").read_text())
+    del head["config"]["encoder"]["input_px"], head["config"]["encoder"]["last_layer"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(head))
+    loaded = Model.load(tmp_path / "model", device="cpu", cache=False)
+    assert loaded.digest == model.digest == head["digest"]
+    digest = hashlib.sha256(state_digest(loaded._state[0]).encode())
+    digest.update(json.dumps(head["config"], sort_keys=True).encode())
+    digest.update(loaded.panel.digest.encode())
+    assert digest.hexdigest() == model.digest, "the digest as it was computed before"
+    assert identity_of(loaded).settings["encoder"] == head["config"]["encoder"]
+    np.testing.assert_array_equal(loaded.embed_patches(cohort[3]), model.embed_patches(cohort[3]))
 
 
 def test_it_says_what_it_is(model: Model, paper_model: Model) -> None:

@@ -11,6 +11,7 @@ from worlds import tiny_config
 
 from mclstexp.config import NetworkConfig, OptimConfig
 from mclstexp.errors import MclstexpWarning
+from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.model import Model
 from mclstexp.model.network.layers import ContrastiveNetwork, contexts
 from mclstexp.model.network.trainer import (
@@ -133,6 +134,49 @@ def test_attention_stays_within_its_context() -> None:
     after = network.embed_spots(changed, row, col)
     assert np.abs(after[:50] - before[:50]).max() > 1e-4
     assert np.array_equal(after[50:], before[50:])
+
+
+@pytest.mark.parametrize("limit", [4, 30, 1000])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_batchs_rows_are_those_of_the_whole_slide_and_so_are_their_gradients(limit: int, blocks: int) -> None:
+    torch.manual_seed(1)
+    config = dataclasses.replace(SMALL, context_spots=limit, blocks=blocks)
+    encoder = ContrastiveNetwork(4, 12, (8, 8), config).spot_encoder
+    expression = torch.rand(60, 12)
+    row, col = torch.arange(60) // 8, torch.arange(60) % 8
+    rows = torch.from_numpy(np.random.default_rng(4).permutation(60)[:9])
+    found = []
+    for out in (encoder(expression, row, col)[rows], encoder(expression, row, col, rows)):
+        encoder.zero_grad()
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        found.append((out.detach(), {name: p.grad.clone() for name, p in encoder.named_parameters()}))  # type: ignore[union-attr]
+    (whole, gradients), (part, partial) = found
+    torch.testing.assert_close(part, whole)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(partial[name], gradient, msg=name, rtol=1e-4, atol=1e-5)
+
+
+def test_a_context_that_nobody_asks_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ContrastiveNetwork(4, 12, (64, 64), dataclasses.replace(SMALL, context_spots=50)).spot_encoder
+    seen: list[int] = []
+    first = encoder.blocks[0]
+    monkeypatch.setattr(first, "forward", lambda x, rows=None: seen.append(len(x)) or x)
+    row, col = torch.arange(200) // 2, torch.arange(200) % 2
+    assert encoder(torch.rand(200, 12), row, col, torch.tensor([3, 1])).shape == (2, 12)
+    assert seen == [50]
+
+
+def test_an_ensemble_is_fine_tuned_whole(cohort: list[Slide], tmp_path: Path) -> None:
+    names = "test_resnet,test_efficientnet"
+    config = tiny_config("paper", optim__finetune=True, optim__epochs=1, encoder__name=names)
+    with pytest.warns(MclstexpWarning, match="stayed at guessing"):
+        tuned = train(cohort[:2], recipe=config, encoder_weights="random", device="cpu", cache=False)
+    before = ImageEncoder.create(config.encoder, "random", seed=config.seed)
+    for member, untuned in zip(tuned.encoder.members, before.members, strict=True):
+        assert member.digest() != untuned.digest()
+    tuned.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model", device="cpu", cache=False)
+    np.testing.assert_array_equal(loaded.embed_patches(cohort[2]), tuned.embed_patches(cohort[2]))
 
 
 @pytest.mark.parametrize("pooling", ["last", "covariance"])

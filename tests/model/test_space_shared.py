@@ -1,5 +1,7 @@
 """The shared space: embeddings, and the state that rebuilds it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from worlds import STAINED_GENES, square_um, stained_arrays
@@ -7,6 +9,7 @@ from worlds import STAINED_GENES, square_um, stained_arrays
 from mclstexp.errors import FormatError, MismatchError
 from mclstexp.model.model import Model
 from mclstexp.model.space.adjust import coordinates
+from mclstexp.model.space.linear import LinearMap
 from mclstexp.model.space.shared import SharedSpace
 
 ALL_GENES = np.ones(STAINED_GENES, dtype=bool)
@@ -72,6 +75,43 @@ class TestEmbeddings:
             SharedSpace.from_state({k: v for k, v in arrays.items() if k != "shared.gain"}, facts)
 
 
+class TestBlend:
+    """`Space.blend`, as the predictor calls it."""
+
+    def with_map(self, space: SharedSpace) -> SharedSpace:
+        rng = np.random.default_rng(1)
+        weights = rng.normal(size=(len(space.feature_mean), STAINED_GENES)).astype(np.float32)
+        offset = np.arange(STAINED_GENES, dtype=np.float32)
+        weights[:, 5], offset[5] = np.nan, np.nan
+        wide = np.array([[-np.inf], [np.inf]], np.float32) * np.ones(STAINED_GENES, np.float32)
+        return dataclasses.replace(space, linear=LinearMap.of(weights, offset, wide))
+
+    def test_a_share_of_each_gene_that_the_map_knows(self, space: SharedSpace) -> None:
+        query, both = stained_arrays(seed=8), self.with_map(space)
+        mean = np.random.default_rng(0).uniform(1, 2, (120, 4)).astype(np.float32)
+        columns = np.array([7, -1, 0, 5])
+        told = both.linear(query.features - space.feature_mean)
+        mixed = both.blend(mean, columns, query.features, share=0.25)
+        for place, gene in ((0, 7), (2, 0)):
+            np.testing.assert_allclose(mixed[:, place], 0.75 * mean[:, place] + 0.25 * told[:, gene], rtol=1e-5)
+        np.testing.assert_array_equal(mixed[:, [1, 3]], mean[:, [1, 3]])  # outside the panel; without a fit
+        whole = both.blend(mean, columns, query.features, share=1.0)
+        np.testing.assert_allclose(whole[:, 0], told[:, 7], rtol=1e-5)
+
+    def test_without_a_share_or_a_map_nothing_happens(self, space: SharedSpace) -> None:
+        mean, columns = np.ones((120, 1), np.float32), np.array([0])
+        features = stained_arrays(seed=8).features
+        assert space.blend(mean, columns, features, share=0.5) is mean
+        assert self.with_map(space).blend(mean, columns, features, share=0.0) is mean
+
+    def test_it_is_saved_with_the_space(self, space: SharedSpace) -> None:
+        both = self.with_map(space)
+        again = SharedSpace.from_state(*both.state())
+        features = stained_arrays(seed=8).features
+        np.testing.assert_array_equal(again.linear(features), both.linear(features))
+        assert SharedSpace.from_state(*space.state()).linear is None
+
+
 class TestCorrect:
     """`Space.correct` and `Space.level`, as the predictor calls them."""
 
@@ -125,13 +165,15 @@ class TestCorrect:
         query = stained_arrays(seed=8, shift=1.0)
         mean = np.random.default_rng(0).uniform(20, 22, (len(query.features), 3)).astype(np.float32)
         columns, common = np.array([4, -1, 2]), np.array([30.0, 31.0, np.nan], np.float32)
-        own = space.level(mean, columns, common, query.features, own_scale=True)
-        wanted = space.slide_level(query.features)[[4, 0, 2]]
-        wanted[1] = common[1]
+        own, spread = space.level(mean, columns, common, query.features, own_scale=True)
+        told, error = space.slide_level(query.features)
+        wanted = np.array([told[4], common[1], told[2]])
+        np.testing.assert_array_equal(spread, [error[4], 0, error[2]])
         n, trust = len(mean), space.config.shrink_spots
         before = mean.mean(axis=0)
         np.testing.assert_allclose(own.mean(axis=0), before + (wanted - before) * n / (n + trust), rtol=1e-4)
-        other = space.level(mean, columns, common, query.features, own_scale=False)
+        other, unknown = space.level(mean, columns, common, query.features, own_scale=False)
+        np.testing.assert_array_equal(unknown, 0)
         np.testing.assert_allclose(other[:, 2], mean[:, 2], rtol=1e-6)  # nothing is known of its level
         np.testing.assert_allclose(
             other[:, :2].mean(axis=0), before[:2] + (common - before)[:2] * n / (n + trust), rtol=1e-4
@@ -144,4 +186,7 @@ def test_the_network_neither_corrects_nor_levels(paper_model: Model) -> None:
     columns, keys = np.arange(3), np.zeros((2, 4, 16), np.float32)
     weights = np.full((2, 4), 0.25, np.float32)
     assert space.correct(mean, columns, keys[:, 0], keys, weights, strength=1.0) is mean
-    assert space.level(mean, columns, 7 * mean[0], mean, own_scale=True) is mean
+    levelled, spread = space.level(mean, columns, 7 * mean[0], mean, own_scale=True)
+    assert levelled is mean
+    np.testing.assert_array_equal(spread, 0)
+    assert space.blend(mean, columns, mean, share=1.0) is mean

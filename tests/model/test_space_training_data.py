@@ -8,7 +8,7 @@ from worlds import STAINED_GENES, STAINED_LAYOUT, stained_arrays
 
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.model.space.fit import fit_shared_space
-from mclstexp.model.space.training_data import SlideArrays, folds, sampled_rows, spot_weights
+from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, folds, sampled_rows, spot_weights
 
 ALL_GENES = np.ones(STAINED_GENES, dtype=bool)
 
@@ -52,6 +52,13 @@ class TestFoldsAndWeights:
             mixed.spot_components(query.expression, ALL_GENES),
         )
         assert min(np.corrcoef(image[:, c], spot[:, c])[0, 1] for c in range(2)) > 0.85
+
+
+def test_the_last_layer_beside_stages_counts_nothing() -> None:
+    layout = FeatureLayout((2, 4, 1), 2, ("a.stage0", "a.last", "b#2.stage0"))
+    assert layout.column_weights().tolist() == [0.5, 0.5, 0, 0, 0, 0, 1] * 2
+    assert FeatureLayout((2, 4, 1), 2).column_weights().tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 1] * 2
+    assert FeatureLayout((2, 1), names=("a.last", "b.last")).column_weights().tolist() == [0.5, 0.5, 1]
 
 
 def test_every_slide_lends_its_share_of_spots() -> None:

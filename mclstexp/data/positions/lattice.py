@@ -11,10 +11,16 @@ from mclstexp.errors import InputError
 from mclstexp.slide import MppSource, SlideImage, check_mpp
 
 LEGACY_ST_PITCH_UM = 200.0
+LEGACY_ST_2K_PITCH_UM = 150.0
+"""Of the later arrays of 2,000 spots, whose neighbours lie along the grid's diagonals."""
+
 VISIUM_PITCH_UM = 100.0
 
 _MAX_STEPS = 1e6
 """Spots across a slide that no technology reaches: the finest bins, 0.5 um, make 30,000."""
+
+_SAME_STEP = 1.3
+"""Rows and columns whose steps differ by less are alike: in half steps, those of a hexagonal grid differ by 1.73."""
 
 _ROW_STEP = math.sqrt(3) / 2  # rows of a hexagonal grid lie this much of the pitch apart
 
@@ -44,8 +50,8 @@ def fit_grid(
     return matrix if step > 0 and float(np.median(residual)) < 0.5 * step else None
 
 
-def is_hexagonal(array_row: NDArray[np.int64], array_col: NDArray[np.int64]) -> bool:
-    """Whether the array coordinates are Visium's: columns in half steps, so row + column has one parity."""
+def is_staggered(array_row: NDArray[np.int64], array_col: NDArray[np.int64]) -> bool:
+    """Whether every other place of the array is empty, as on Visium and 2K arrays: row + column has one parity."""
     return len(array_row) > 2 and len(np.unique((array_row + array_col) % 2)) == 1
 
 
@@ -57,8 +63,9 @@ def mpp_from_array(
     if matrix is None:
         return None
     step_area_um = pitch_um**2
-    if is_hexagonal(array_row, array_col):
-        step_area_um *= 0.5 * _ROW_STEP
+    if is_staggered(array_row, array_col):
+        column, row = np.linalg.norm(matrix, axis=0)
+        step_area_um *= 0.5 if max(column, row) < _SAME_STEP * min(column, row) else 0.5 * _ROW_STEP
     return math.sqrt(step_area_um / abs(float(np.linalg.det(matrix))))
 
 

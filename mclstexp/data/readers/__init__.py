@@ -29,8 +29,9 @@ def read_slides(
     Parameters
     ----------
     refs
-        A folder of the HER2+ layout, a Space Ranger output, .h5ad files with their images, a ``slides.csv`` (which wins
-        where there is one), or a folder of such folders; or one .h5ad or .csv file.
+        A folder of the HER2+ layout, of legacy ST with alignment tables, a Space Ranger output, .h5ad files with their
+        images, a ``slides.csv`` (which wins where there is one), or a folder of such folders; or one .h5ad or .csv
+        file.
     mpp
         Pixel size in um of all these slides, above what their files say.
     only

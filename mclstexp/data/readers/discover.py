@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mclstexp.data.paths import is_url
-from mclstexp.data.readers import h5ad, her2st, slides_csv, space_ranger
+from mclstexp.data.readers import h5ad, her2st, legacy_st, slides_csv, space_ranger
 from mclstexp.data.readers.layout import Layout
 from mclstexp.data.readers.loose import loose_files
 from mclstexp.data.readers.metadata import read_metadata, with_metadata
@@ -13,7 +13,7 @@ from mclstexp.data.readers.source import SlideSource
 from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
-LAYOUTS: tuple[Layout, ...] = (slides_csv, her2st, h5ad, space_ranger)
+LAYOUTS: tuple[Layout, ...] = (slides_csv, her2st, legacy_st, h5ad, space_ranger)
 """Every layout, in the order in which they are asked: a ``slides.csv`` wins."""
 
 DEPTH = 3

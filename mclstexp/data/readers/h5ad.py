@@ -19,7 +19,7 @@ from mclstexp.data.assemble import CountTable, Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
 from mclstexp.data.positions.coordinates import Coordinates, check_ids, check_places, naming
-from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_hexagonal
+from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_staggered
 from mclstexp.data.readers.damage import reading
 from mclstexp.data.readers.matrices import count_table
 from mclstexp.data.readers.source import SlideSource, find_image
@@ -172,7 +172,7 @@ def _coordinates(adata: Any, path: Path, kept: NDArray[np.bool_], visium: bool) 
         array = np.rint(steps).astype(np.int64)
     notes: tuple[str, ...] = ()
     pitch = _number(adata.uns.get("pitch_um")) or TECHNOLOGY_PITCH_UM.get(str(adata.uns.get("technology", "")).lower())
-    if pitch is None and visium and array is not None and is_hexagonal(array[:, 0], array[:, 1]):
+    if pitch is None and visium and array is not None and is_staggered(array[:, 0], array[:, 1]):
         pitch = VISIUM_PITCH_UM
         notes = ("taken for Visium (100 um between spots) by its hexagonal array and scale factors.",)
     return Coordinates(ids, xy[kept], array, pitch_um=pitch, notes=notes, rows=rows)

@@ -150,7 +150,7 @@ class _Painter:
         fat = self._values(self.fields[FAT], places)
         places = places[self.rng.random(len(places)) < np.clip(2.6 * fat - 0.45, 0, 1)]
         radii = self.rng.uniform(18, 26, (len(places), 1)) * np.ones((1, 2))
-        outlines = _ellipses(places, radii, self.rng.uniform(0, np.pi, len(places)), wobble=0.06, rng=self.rng)
+        outlines = ellipses(places, radii, self.rng.uniform(0, np.pi, len(places)), wobble=0.06, rng=self.rng)
         wall = Image.new("L", (self.side, self.side))
         draw = ImageDraw.Draw(wall)
         width = max(1, round(2.0 / self.spec.mpp))
@@ -180,7 +180,7 @@ class _Painter:
         dark = np.array([0.72, 1.0, 1.25, 0.9])[kind] * np.exp(rng.normal(0, 0.14, len(kind)))
         mitotic = (kind == TUMOUR) & (rng.random(len(kind)) < 0.10 * cycling)
         dark[mitotic], size[mitotic] = 1.7, size[mitotic] * 0.75
-        return self._draw_nuclei(_ellipses(places, size, angle, wobble=0.07, rng=rng), dark)
+        return self._draw_nuclei(ellipses(places, size, angle, wobble=0.07, rng=rng), dark)
 
     def _draw_nuclei(self, outlines: FloatArray, dark: FloatArray) -> FloatArray:
         layer = Image.new("L", (self.side, self.side))
@@ -195,7 +195,7 @@ class _Painter:
         return amount * clumps
 
 
-def _ellipses(
+def ellipses(
     centres: FloatArray,
     radii: NDArray[np.floating],
     angles: NDArray[np.floating],

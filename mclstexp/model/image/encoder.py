@@ -1,235 +1,134 @@
-"""The image encoder: a timm backbone and the pooling that turns its feature maps into one vector a patch."""
+"""The image encoder: one timm backbone or several side by side, each pooled to one vector a patch."""
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlparse
+from typing import Any
 
 import numpy as np
-import timm
 import torch
-from huggingface_hub import constants as hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mclstexp.config import EncoderSpec
-from mclstexp.errors import InputError, WeightsError
-from mclstexp.model.image.pooling import _evenly, _mean_std, covariance
-from mclstexp.types import FloatArray
+from mclstexp.model.image.backbone import Backbone, state_digest
+from mclstexp.model.image.weights import load_state, load_weights, new_model, weights_for
+from mclstexp.text import duplicates
+from mclstexp.types import EncoderWeights, FloatArray
 
-BATCH = {"cpu": 4, "cuda": 128}
-"""Patches a forward pass, by device. Fixed, and the last batch padded, so that a vector never depends on its company.
-Four fit a CPU's cache: 1.5 times as fast as 32 (benchmarks/encoding.py)."""
-
-Weights = Path | Literal["pretrained", "random"]
+PREFIX = "backbone."
+"""What the names of the encoder's arrays begin with; with several backbones a number and a dot follow."""
 
 
 class ImageEncoder(nn.Module):
-    """A backbone with its normalisation and pooling.
+    """One or several backbones; the features of a patch are theirs, side by side.
 
     Parameters
     ----------
     spec
-        Which backbone, and how it is pooled.
-    backbone
-        The timm model without its classifier.
+        Which backbones, and how they are pooled.
+    members
+        The backbones, in the order of their names in ``spec``.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, spec: EncoderSpec, backbone: nn.Module) -> None:
+    def __init__(self, spec: EncoderSpec, members: Sequence[Backbone]) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = backbone
-        self._block_sizes: tuple[int, ...] = ()
-        config: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self._members = nn.ModuleList(members)
 
     @classmethod
-    def create(cls, spec: EncoderSpec, weights: Weights = "pretrained", *, seed: int = 0) -> ImageEncoder:
-        """Build the encoder from a weights file, from timm's hub, or with seeded random weights.
+    def create(cls, spec: EncoderSpec, weights: EncoderWeights = "pretrained", *, seed: int = 0) -> ImageEncoder:
+        """Build the encoder from weights files, from timm's hub, or with seeded random weights.
+
+        Parameters
+        ----------
+        spec
+            Which backbones, and how they are pooled.
+        weights
+            ``pretrained``, ``random`` or a ``.safetensors`` file for each backbone; a file of the first stages alone
+            makes a trunk.
+        seed
+            Of random weights.
 
         Raises
         ------
         InputError
-            When the model is unknown or its weights do not fit.
+            When a model is unknown, or its weights do not fit, or there are not as many as backbones.
         WeightsError
-            When its pretrained weights cannot be had.
+            When pretrained weights cannot be had.
+
+        Examples
+        --------
+        >>> encoder = ImageEncoder.create(EncoderSpec("test_resnet,test_vit"), "random")
+        >>> [member.spec.name for member in encoder.members]
+        ['test_resnet', 'test_vit']
         """
-        torch.manual_seed(seed)
-        keywords: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
-        try:
-            with _hub():
-                backbone = timm.create_model(spec.name, **keywords)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise WeightsError(
-                f"The weights of encoder {spec.name!r} could not be downloaded ({type(error).__name__}); "
-                "on a machine without internet give them with --encoder-weights FILE."
-            ) from error
-        except RuntimeError as error:
-            raise InputError(
-                f"Encoder {spec.name!r} could not be made ({error}); any timm or hf-hub: name will do."
-            ) from error
-        if isinstance(weights, Path):
-            _load_weights(backbone, weights, spec.name)
-        return cls(spec, backbone.eval())
+        members = []
+        for place, (part, source) in enumerate(zip(spec.members, weights_for(weights, len(spec.members)), strict=True)):
+            model = new_model(part.name, pretrained=source == "pretrained", seed=seed + place)
+            n_stages = load_weights(model, source, part.name) if isinstance(source, Path) else None
+            members.append(Backbone(part, model, n_stages))
+        return cls(spec, members)
+
+    @property
+    def members(self) -> list[Backbone]:
+        """The backbones."""
+        return list(self._members)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
-        x = pixels.permute(0, 3, 1, 2).float() / 255.0  # (b, 3, size, size)
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if self.spec.pooling == "last":
-            backbone: Any = self.backbone
-            return backbone.forward_head(backbone.forward_features(x), pre_logits=True)  # type: ignore[no-any-return]
-        return torch.cat(self._stages(x), dim=1)
-
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        """Pool every stage: the stem, each group of blocks, and the last features."""
-        pool = covariance if self.spec.pooling == "covariance" else _mean_std
-        backbone: Any = self.backbone
-        groups = _block_groups(self.backbone)
-        if groups:
-            with _recorded(groups) as maps:
-                last = backbone.forward_features(x)
-        else:
-            last, maps = backbone.forward_intermediates(x)
-        pooled = [pool(stage) for stage in _evenly(maps)]
-        pooled.append(pool(last) if last.ndim == 4 else backbone.forward_head(last, pre_logits=True))
-        self._block_sizes = tuple(part.shape[1] for part in pooled)
-        return pooled
+        return torch.cat([member(pixels) for member in self.members], dim=1)
 
     def features(self, patches: NDArray[np.uint8]) -> FloatArray:
         """Return features ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``, averaged over the views."""
-        device = next(self.parameters()).device
-        out = np.empty((len(patches), self.n_features_per_scale(patches.shape[1])), dtype=np.float32)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            size = BATCH.get(device.type, BATCH["cuda"])
-            for start in range(0, len(patches), size):
-                batch = _padded(patches[start : start + size], size)
-                pixels = torch.from_numpy(batch).to(device)
-                total = torch.stack([self(view).float() for view in _views(pixels, self.spec.views)]).mean(dim=0)
-                kept = min(size, len(patches) - start)
-                out[start : start + kept] = total[:kept].cpu().numpy()
-        return out
+        return np.concatenate([member.features(patches) for member in self.members], axis=1)
 
     def block_sizes(self, size_px: int) -> tuple[int, ...]:
         """Lengths of the parts, a stage each, of one scale's feature vector."""
-        if not self._block_sizes:
-            device = next(self.parameters()).device
-            with torch.inference_mode():
-                probe = torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8, device=device)
-                n_features = int(self(probe).shape[1])
-            self._block_sizes = self._block_sizes or (n_features,)
-        return self._block_sizes
+        return tuple(size for member in self.members for size in member.blocks(size_px).values())
+
+    def block_names(self, size_px: int) -> tuple[str, ...]:
+        """Names of those parts: ``resnet50.stage0`` is a stage's, ``resnet50.last`` the backbone's own pooled output.
+
+        A backbone that occurs twice is told apart by its place, counted from 1: ``resnet50#2.stage0``.
+        """
+        names = [member.spec.name for member in self.members]
+        twice = duplicates(names)
+        labels = [f"{name}#{place}" if name in twice else name for place, name in enumerate(names, start=1)]
+        pairs = zip(labels, self.members, strict=True)
+        return tuple(f"{label}.{block}" for label, member in pairs for block in member.blocks(size_px))
 
     def n_features_per_scale(self, size_px: int) -> int:
         """Length of one scale's feature vector."""
         return sum(self.block_sizes(size_px))
 
-    def seconds_per_spot(self, size_px: int) -> float:
-        """Measure how long one spot takes at all scales and views, on two batches of blank patches."""
-        size = BATCH.get(next(self.parameters()).device.type, BATCH["cuda"])
-        blank = np.full((size, size_px, size_px, 3), 255, dtype=np.uint8)
-        self.features(blank)
-        started = time.perf_counter()
-        self.features(blank)
-        return (time.perf_counter() - started) / size * len(self.spec.scales)
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return every weight by name, those of one backbone as ``backbone.*``, of several as ``backbone.0.*``, ..."""
+        return {
+            f"{prefix}{name}": tensor.cpu().numpy()
+            for prefix, member in zip(_prefixes(len(self.members)), self.members, strict=True)
+            for name, tensor in member.model.state_dict().items()
+        }
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over the weights that `state` gave, among other arrays; those of a trunk make a trunk.
+
+        Raises
+        ------
+        InputError
+            When the arrays are not those of such an encoder.
+        """
+        for prefix, member in zip(_prefixes(len(self.members)), self.members, strict=True):
+            own = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+            tensors = {name: torch.from_numpy(values.copy()) for name, values in own.items()}
+            trunk = load_state(member.model, tensors, member.spec.name, "what was saved")
+            member.n_stages = trunk[0] if trunk else None
 
     def digest(self) -> str:
-        """SHA-256 over the backbone's weights and buffers, by name."""
-        return state_digest({name: tensor.cpu().numpy() for name, tensor in self.backbone.state_dict().items()})
+        """SHA-256 over the backbones' weights and buffers, by name."""
+        return state_digest({name.removeprefix(PREFIX): values for name, values in self.state().items()})
 
 
-def state_digest(state: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 over named arrays: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _hub() -> Iterator[None]:
-    """Take from the hub's local cache alone where its name cannot be resolved: its client would try for a minute."""
-    before = hub.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlparse(hub.ENDPOINT).hostname, None)
-    except OSError:
-        hub.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
-
-
-def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise InputError(f"Encoder weights {path} do not exist.")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path} is not a readable .safetensors file ({error}); pickled weights are refused."
-        ) from error
-    wanted = backbone.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    wrong = [key for key in state if key in wanted and state[key].shape != wanted[key].shape]
-    if missing or wrong:
-        raise InputError(
-            f"{path} does not fit encoder {name!r}: {len(missing)} of {len(wanted)} tensors missing, {len(wrong)} of "
-            f"another shape (for example {(missing + wrong)[0]!r}); check --encoder."
-        )
-    backbone.load_state_dict(state, strict=False)
-
-
-def _block_groups(backbone: nn.Module) -> list[nn.Module]:
-    """Stem and groups of blocks of an EfficientNet-like backbone; empty for the others.
-
-    timm lists five of EfficientNet's stages only, and the early ones it leaves out carry texture.
-    """
-    blocks = getattr(backbone, "blocks", None)
-    stem = getattr(backbone, "bn1", None)
-    if stem is None or not isinstance(blocks, nn.Sequential):
-        return []
-    return [stem, *blocks] if all(isinstance(block, nn.Sequential) for block in blocks) else []
-
-
-@contextmanager
-def _recorded(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of modules, in the order in which they run."""
-    outputs: list[Tensor] = []
-    handles = [module.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for module in modules]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _views(pixels: Tensor, n: int) -> Iterator[Tensor]:
-    """Yield ``n`` of the eight rotations and flips of ``(b, h, w, 3)``, a quarter turn second."""
-    for flipped in (pixels, pixels.flip(2)):
-        for turns in range(4):
-            if n == 0:
-                return
-            n -= 1
-            yield torch.rot90(flipped, turns, (1, 2))
-
-
-def _padded(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    if len(patches) == size:
-        return np.ascontiguousarray(patches)
-    return np.concatenate([patches, np.zeros((size - len(patches), *patches.shape[1:]), dtype=np.uint8)])
+def _prefixes(n_members: int) -> list[str]:
+    return [PREFIX] if n_members == 1 else [f"{PREFIX}{place}." for place in range(n_members)]

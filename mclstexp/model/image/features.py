@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import platformdirs
 from mclstexp.config import PatchSpec
 from mclstexp.data.patches import check_inside, iter_patches
 from mclstexp.errors import InputError, StorageError
+from mclstexp.model.image.backbone import Backbone
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.notes import warn
 from mclstexp.settings import to_dict
@@ -24,7 +26,7 @@ from mclstexp.types import FloatArray, Progress, StrPath
 READ = 128
 """Patches read at a time."""
 
-FEATURES = 3
+FEATURES = 4
 """To be raised whenever a change of code changes features, so that no cached ones of before are taken."""
 
 Cache = bool | StrPath
@@ -47,6 +49,11 @@ class FeatureCache:
         except (StorageError, OSError) as error:
             self._give_up(error)
         return self._folder is not None
+
+    def holds(self, key: str) -> bool:
+        """Whether there are features under a key; `load` says whether they are whole."""
+        path = self._path(key)
+        return path is not None and path.is_file()
 
     def load(self, key: str, n_spots: int) -> FloatArray | None:
         """Return the cached features, or None when there are none or the file is damaged (then made anew)."""
@@ -99,6 +106,8 @@ def slide_features(
 ) -> FloatArray:
     """Return the image features ``(n, F)`` float32 of a slide's spots, scales side by side, views averaged.
 
+    Within a scale the parts of each backbone follow each other; the cache keeps them a backbone apart.
+
     Raises
     ------
     InputError
@@ -110,39 +119,67 @@ def slide_features(
         slide.require_mpp()
     check_inside(slide)
     cache = cache or FeatureCache()
-    key = _key(slide, encoder, patch) if cache.ready() else ""
-    known = cache.load(key, len(slide)) if key else None
-    if known is not None:
-        return known
-    features = _encode(slide, encoder, patch, on_progress)
-    slide.image.close()
-    if key:
-        cache.store(key, features)
-    return features
+    members = encoder.members
+    keys = _keys(slide, encoder, patch) if cache.ready() else [""] * len(members)
+    parts = [cache.load(key, len(slide)) if key else None for key in keys]
+    missing = [place for place, part in enumerate(parts) if part is None]
+    if missing:
+        encoded = _encode(slide, [members[place] for place in missing], patch, on_progress)
+        slide.image.close()
+        for place, features in zip(missing, encoded, strict=True):
+            parts[place] = features
+            if keys[place]:
+                cache.store(keys[place], features)
+    return _side_by_side([part for part in parts if part is not None], len(encoder.spec.scales))
 
 
-def _encode(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, on_progress: Progress | None) -> FloatArray:
-    """Encode every spot at every scale. A spot counts as done when all of its fields of view are."""
-    blocks, n_scales = [], len(encoder.spec.scales)
-    for number, scale in enumerate(encoder.spec.scales):
-        rows: list[FloatArray] = []
+def to_be_encoded(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[Backbone]:
+    """Return the backbones of which the cache does not hold the slide's features."""
+    if not cache.ready():
+        return encoder.members
+    pairs = zip(encoder.members, _keys(slide, encoder, patch), strict=True)
+    return [member for member, key in pairs if not cache.holds(key)]
+
+
+def _encode(
+    slide: Slide, members: Sequence[Backbone], patch: PatchSpec, on_progress: Progress | None
+) -> list[FloatArray]:
+    """Encode every spot at every scale, ``(n, F)`` a backbone. A spot is done when all of its fields of view are."""
+    scales = members[0].spec.scales
+    rows: list[list[list[FloatArray]]] = [[[] for _ in scales] for _ in members]
+    for number, scale in enumerate(scales):
+        done = 0
         for patches in iter_patches(slide, dataclasses.replace(patch, scale=patch.scale * scale), batch_size=READ):
-            rows.append(encoder.features(patches))
+            for member, own in zip(members, rows, strict=True):
+                own[number].append(member.features(patches))
+            done += len(patches)
             if on_progress:
-                passed = number * len(slide) + sum(map(len, rows))
-                on_progress(f"encoding {slide.slide_id}", passed // n_scales, len(slide))
-        blocks.append(np.concatenate(rows))
-    return np.concatenate(blocks, axis=1)
+                on_progress(f"encoding {slide.slide_id}", (number * len(slide) + done) // len(scales), len(slide))
+    return [np.concatenate([np.concatenate(one) for one in own], axis=1) for own in rows]
 
 
-def _key(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> str:
-    parts = {
+def _side_by_side(parts: Sequence[FloatArray], n_scales: int) -> FloatArray:
+    """Put the features of several backbones, ``(n, scales x F)`` each, beside each other within each scale."""
+    if len(parts) == 1:
+        return parts[0]
+    by_scale = [part.reshape(len(part), n_scales, -1) for part in parts]
+    return np.concatenate(by_scale, axis=2).reshape(len(parts[0]), -1)
+
+
+def _keys(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[str]:
+    """Name each backbone's features of a slide by all that decides them: an ensemble takes what its members have."""
+    shared = {
         "version": FEATURES,
-        "encoder": encoder.digest(),
-        "spec": to_dict(encoder.spec),
         "patch": to_dict(patch),
         "mpp": slide.mpp if patch.mpp is not None else None,
         "image": sha256_input(slide.image.path) if slide.image else None,
         "xy_px": hashlib.sha256(np.ascontiguousarray(slide.spots.xy_px).tobytes()).hexdigest(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    keys = []
+    for member in encoder.members:
+        spec = member.spec
+        if spec.input_px == (patch.size_px,):
+            spec = dataclasses.replace(spec, input_px=None)  # the patch as it is
+        own = {"encoder": member.digest(), "spec": to_dict(spec)}
+        keys.append(hashlib.sha256(json.dumps(shared | own, sort_keys=True).encode()).hexdigest())
+    return keys

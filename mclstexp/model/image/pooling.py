@@ -21,7 +21,7 @@ SMALLEST = 1e-12
 """Covariances below this count as none."""
 
 
-def _mean_std(maps: Tensor) -> Tensor:
+def mean_std(maps: Tensor) -> Tensor:
     """Pool ``(b, c, h, w)`` to mean and standard deviation, ``(b, 2c)``."""
     flat = maps.float().flatten(2)  # (b, c, h*w)
     return torch.cat([flat.mean(dim=2), flat.std(dim=2, unbiased=False)], dim=1)
@@ -57,8 +57,6 @@ def _mixing(n_channels: int) -> FloatArray:
     return np.asarray(columns * np.sign(np.diagonal(triangle)), dtype=np.float32)
 
 
-def _evenly(maps: list[Tensor]) -> list[Tensor]:
-    """At most ``MAX_STAGES`` of the stages, equally far apart, the last among them."""
-    if len(maps) <= MAX_STAGES:
-        return maps
-    return [maps[i] for i in np.linspace(0, len(maps) - 1, MAX_STAGES).round().astype(int)]
+def evenly_spaced(n_stages: int) -> list[int]:
+    """Return the places of at most ``MAX_STAGES`` of the stages, equally far apart, the last among them."""
+    return [int(place) for place in np.linspace(0, n_stages - 1, min(n_stages, MAX_STAGES)).round()]

@@ -21,12 +21,19 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(n, width)`` to ``(n, width)``."""
-        n = len(x)
-        q, k, v = self.to_qkv(x).view(n, 3, self.heads, -1).permute(1, 2, 0, 3)  # each (heads, n, head_dim)
-        mixed = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]  # (heads, n, head_dim)
-        return self.out(mixed.permute(1, 0, 2).reshape(n, -1))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Map ``(n, width)`` to ``(n, width)``, or to ``(m, width)`` where only ``rows`` ``(m,)`` ask."""
+        if rows is None:
+            q, k, v = self._by_head(self.to_qkv(x), 3)
+        else:
+            to_q, to_kv = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
+            (q,), (k, v) = self._by_head(F.linear(x[rows], to_q), 1), self._by_head(F.linear(x, to_kv), 2)
+        mixed = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]  # (heads, m, head_dim)
+        return self.out(mixed.permute(1, 0, 2).flatten(1))  # type: ignore[no-any-return]
+
+    def _by_head(self, x: Tensor, n_parts: int) -> Tensor:
+        """Split ``(n, n_parts * heads * head_dim)`` into ``(n_parts, heads, n, head_dim)``."""
+        return x.view(len(x), n_parts, self.heads, -1).permute(1, 2, 0, 3)
 
 
 class Block(nn.Module):
@@ -39,10 +46,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(n, width)`` to ``(n, width)``."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Map ``(n, width)`` to ``(n, width)``, or to ``(m, width)`` of the ``rows`` ``(m,)``: they attend to all."""
+        asked = x if rows is None else x[rows]
+        asked = asked + self.attention(self.norm1(x), rows)
+        return asked + self.mlp(self.norm2(asked))  # type: ignore[no-any-return]
 
 
 class SpotEncoder(nn.Module):
@@ -59,19 +67,31 @@ class SpotEncoder(nn.Module):
         self.col = nn.Embedding(array_shape[1], n_genes)
         self.blocks = nn.ModuleList(Block(n_genes, config) for _ in range(config.blocks))
 
-    def forward(self, expression: Tensor, array_row: Tensor, array_col: Tensor) -> Tensor:
-        """Encode one slide: ``(n, n_genes)`` expression and ``(n,)`` positions to ``(n, n_genes)``."""
-        x = expression
-        if self.config.positions:
-            x = x + self.row(array_row.clamp(0, self.array_shape[0] - 1))
-            x = x + self.col(array_col.clamp(0, self.array_shape[1] - 1))
-        out = torch.empty_like(x)
+    def forward(self, expression: Tensor, array_row: Tensor, array_col: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Encode one slide: ``(n, n_genes)`` expression and ``(n,)`` positions to ``(n, n_genes)``.
+
+        With ``rows`` ``(m,)``, different spots, only these are returned, as they are in the whole. Their contexts alone
+        are encoded, and the last block computes no more than their keys and values for the other spots.
+        """
+        n = len(expression)
+        wanted = torch.arange(n, device=expression.device) if rows is None else rows
+        place = torch.full((n,), -1, device=expression.device)
+        place[wanted] = torch.arange(len(wanted), device=expression.device)
+        out = expression.new_empty((len(wanted), expression.shape[1]))
         for context in contexts(array_row, array_col, self.config.context_spots):
-            h = x[context]
-            for block in self.blocks:
-                h = block(h)
-            out[context] = h
+            asked = torch.nonzero(place[context] >= 0)[:, 0]
+            if len(asked):
+                h = self._positioned(expression[context], array_row[context], array_col[context])
+                for block in self.blocks[:-1]:
+                    h = block(h)
+                out[place[context[asked]]] = self.blocks[-1](h, None if len(asked) == len(context) else asked)
         return out
+
+    def _positioned(self, expression: Tensor, array_row: Tensor, array_col: Tensor) -> Tensor:
+        if not self.config.positions:
+            return expression
+        row = self.row(array_row.clamp(0, self.array_shape[0] - 1))
+        return expression + row + self.col(array_col.clamp(0, self.array_shape[1] - 1))  # type: ignore[no-any-return]
 
 
 def contexts(array_row: Tensor, array_col: Tensor, limit: int) -> list[Tensor]:
@@ -136,9 +156,12 @@ class ContrastiveNetwork(nn.Module):
         """Map features ``(n, F)`` to embeddings ``(n, d)``, not yet of unit length."""
         return self.image_head(features)  # type: ignore[no-any-return]
 
-    def project_spots(self, expression: Tensor, array_row: Tensor, array_col: Tensor) -> Tensor:
-        """Map one slide's spots to embeddings ``(n, d)``, not yet of unit length."""
-        return self.spot_head(self.spot_encoder(expression, array_row, array_col))  # type: ignore[no-any-return]
+    def project_spots(
+        self, expression: Tensor, array_row: Tensor, array_col: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Map one slide's spots, or ``rows`` of them, to embeddings ``(n, d)``, not yet of unit length."""
+        encoded = self.spot_encoder(expression, array_row, array_col, rows)
+        return self.spot_head(encoded)  # type: ignore[no-any-return]
 
     def embed_images(self, features: FloatArray) -> FloatArray:
         """Return unit embeddings ``(n, d)`` float32 of image features ``(n, F)``."""

@@ -55,11 +55,15 @@ class NetworkSpace:
         """Return the expression as it is."""
         return expression
 
-    def level(
-        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
         """Return the expression as it is."""
         return expression
+
+    def level(
+        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the expression as it is."""
+        return expression, np.zeros(expression.shape[1], dtype=np.float32)
 
     def summary(self) -> list[str]:
         """Nothing: the history of the training says it."""

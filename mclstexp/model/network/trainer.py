@@ -181,7 +181,7 @@ class NetworkTrainer:
                 rows = torch.from_numpy(batch[batch[:, 0] == i, 1]).to(self.device)
                 features, expression, row, col = self.tensors[i]
                 image.append(self._image_features(i, rows, features, rng))
-                spot.append(self.network.project_spots(expression, row, col)[rows])
+                spot.append(self.network.project_spots(expression, row, col, rows))
             projected = self.network.project_images(torch.cat(image))
             return contrastive_loss(projected, torch.cat(spot), temperature=self.config.temperature)
 

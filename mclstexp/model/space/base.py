@@ -66,10 +66,27 @@ class Space(Protocol):
         """
         ...
 
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+        """Return the prediction with a share taken from a linear map of the features; a space without one returns it.
+
+        Parameters
+        ----------
+        expression, columns
+            As in `level`, on the model's own scale.
+        features
+            ``(n, F)`` image features of the same patches.
+        share
+            From 0 (none) to 1 (the linear map alone).
+        """
+        ...
+
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
-        """Return a slide's prediction with its mean brought to the slide's level; a space without levels returns it.
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return a slide's prediction with its mean brought to the slide's level, and the level's uncertainty.
+
+        The uncertainty is a standard deviation ``(g,)``; 0 where it is not known. A space without levels returns the
+        prediction as it is.
 
         Parameters
         ----------

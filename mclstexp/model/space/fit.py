@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,23 +12,37 @@ from scipy.linalg import eigh
 
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import InputError, MismatchError
-from mclstexp.model.space.level import Basis, FittedLevel, fit_level, level_spots, mean_level
+from mclstexp.model.space.level import SlideLevel, fit_slide_level
 from mclstexp.model.space.neighbourhood import SpatialMean
 from mclstexp.model.space.shared import SharedSpace, centre
-from mclstexp.model.space.training_data import FeatureLayout, SlideArrays, TrainingSet, sampled_rows
+from mclstexp.model.space.training_data import (
+    FeatureBlock,
+    Layout,
+    Matrix,
+    SlideArrays,
+    TrainingSet,
+    column_scale,
+    sampled_rows,
+)
 from mclstexp.types import FloatArray
 
 STRENGTHS = np.geomspace(0.1, 300.0, 15)
 """Ridge penalties tried, in units of the mean squared length of a spot's features."""
 
+STAGES = {
+    "all": ("early", "late"),
+    "early": ("early",),
+    "late": ("late",),
+    "with last": ("early", "late", "last"),
+}
+"""Which parts of the encoder each value of ``shared.stages`` takes."""
+
 MAX_CORRELATION = 0.98
 MAX_SLOPE = 1.5
 
-Matrix = NDArray[np.float64]
-
 
 def fit_shared_space(
-    slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig | None = None, *, seed: int = 0
+    slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig | None = None, *, seed: int = 0
 ) -> SharedSpace:
     """Fit the space to slides that have both image features and expression.
 
@@ -44,34 +59,42 @@ def fit_shared_space(
     config = config or SharedSpaceConfig()
     _check(slides, layout)
     data = TrainingSet.of(slides)
-    standard = _Standardiser.fit(slides, layout, config)
+    standard = Standardiser.fit(slides, layout, config)
     expression = _expression_basis(data, config)
-    basis = _feature_basis(slides, standard, config, seed)
-    components = _fit_components(data, standard, basis, expression)
-    level = _fit_level(data, standard, expression, seed)
-    return _assemble(data, standard, basis, expression, components, level)
-
-
-def _fit_components(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Fitted:
-    """Predict each component of expression from image features, its penalty chosen on the folds."""
+    basis = feature_basis(slides, standard, config, seed)
     sums = _accumulate(data, standard, basis, expression)
+    level = fit_slide_level(
+        data, standard.uncentred, seed, weights=config.level_weights if config.image_level else (0.0, 0.0)
+    )
+    return _assemble(data, standard, basis, expression, _fit_components(data, sums, config), level)
+
+
+def held_out_share(slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig, *, seed: int = 0) -> float:
+    """Return which share of the variance of expression within slides is predicted on what is held out.
+
+    Of the directions that ``config.components`` asks for, each with the penalty that predicts it best.
+    """
+    data = TrainingSet.of(slides)
+    standard = Standardiser.fit(slides, layout, config)
+    expression = _expression_basis(data, config)
+    sums = _accumulate(data, standard, feature_basis(slides, standard, config, seed), expression)
+    correlation = np.maximum(_fit_components(data, sums, config).correlation, 0.0)
+    return float((sums.square * correlation**2).sum() / max(expression.variance, 1e-12))
+
+
+def _fit_components(data: TrainingSet, sums: _Sums, config: SharedSpaceConfig) -> _Fitted:
+    """Predict each component of expression from image features, its penalty chosen on the folds."""
     # One patient shows nothing of what transfers to another.
-    return _ridge(sums, caution=standard.config.caution if data.kind != "patient" else 1.0)
-
-
-def _fit_level(data: TrainingSet, standard: _Standardiser, expression: _ExpressionBasis, seed: int) -> FittedLevel:
-    """Tell a slide's mean expression from the mean of its features."""
-    of_level = Basis(standard.mean, standard.scale, expression.mean, expression.loadings)
-    return fit_level(level_spots(data, of_level, seed), may_be_none=data.kind == "patient")
+    return _ridge(sums, caution=config.caution if data.kind != "patient" else 1.0)
 
 
 def _assemble(
     data: TrainingSet,
-    standard: _Standardiser,
+    standard: Standardiser,
     basis: Matrix,
     expression: _ExpressionBasis,
     fitted: _Fitted,
-    level: FittedLevel,
+    level: SlideLevel,
 ) -> SharedSpace:
     config = standard.config
     own, context = standard.unfold(basis @ (fitted.coefficients * fitted.slope))  # from (F + context columns, c)
@@ -79,8 +102,6 @@ def _assemble(
     importance = correlation / np.sqrt(1 - correlation**2)
     amplitude = np.maximum(fitted.amplitude, 1e-9)
     gain = importance / amplitude / max(float(np.linalg.norm(importance)), 1e-9)
-    image_level = level.coefficients * standard.scale[:, None] * config.image_level
-    apart = np.stack([slide.features.mean(axis=0, dtype=np.float64) - standard.mean for slide in data.slides])
     report = {
         "folds": data.kind,
         "n_folds": data.n_folds,
@@ -89,16 +110,14 @@ def _assemble(
         "correlation": _rounded(fitted.correlation),
         "penalty": _rounded(fitted.penalty),
         "slope": _rounded(fitted.slope),
-        "level_penalty": level.strength if np.isfinite(level.strength) else None,
+        "level_weights": _rounded(level.weights),
     }
     return SharedSpace(
         config=config,
         feature_mean=standard.mean.astype(np.float32),
         image_own=own.astype(np.float32),
         image_context=context.astype(np.float32),
-        image_level=image_level.astype(np.float32),
-        level_limit=level.spread.astype(np.float32),
-        level_mean=mean_level(data.slides, apart @ image_level, expression.loadings),
+        level_of=dataclasses.replace(level, projection=level.projection * standard.scale[:, None].astype(np.float32)),
         amplitude=amplitude.astype(np.float32),
         expression_mean=expression.mean.astype(np.float32),
         components=expression.loadings.astype(np.float32),
@@ -107,21 +126,30 @@ def _assemble(
     )
 
 
-def _check(slides: Sequence[SlideArrays], layout: FeatureLayout) -> None:
-    n = 0
+def _check(slides: Sequence[SlideArrays], layout: Layout) -> None:
+    n, width = 0, sum(part.width for part in layout.parts)
     for slide in slides:
         n += len(slide.features)
-        if slide.features.shape[1] != layout.width:
+        if slide.features.shape[1] != width:
             raise MismatchError(
-                f"Slide {slide.slide_id} has {slide.features.shape[1]} image features a spot, expected {layout.width}; "
+                f"Slide {slide.slide_id} has {slide.features.shape[1]} image features a spot, expected {width}; "
                 "encode every slide with the same encoder, stages and scales."
             )
     if n < 8:
         raise InputError(f"Training needs at least 8 spots with image and counts, found {n}.")
 
 
+def _masses(layout: Layout, config: SharedSpaceConfig, scales: tuple[int, ...] | None) -> list[float]:
+    """Return what each block counts: nothing where its field of view or its stages are left out."""
+
+    def counts(part: FeatureBlock) -> bool:
+        return part.group in STAGES[config.stages] and (scales is None or part.scale in scales)
+
+    return [part.mass * counts(part) for part in layout.parts]
+
+
 @dataclass(frozen=True, eq=False)
-class _Standardiser:
+class Standardiser:
     """Slide-centred features and their context, every block of columns brought to the same total variance."""
 
     config: SharedSpaceConfig
@@ -131,22 +159,30 @@ class _Standardiser:
     context_scale: Matrix
 
     @classmethod
-    def fit(cls, slides: Sequence[SlideArrays], layout: FeatureLayout, config: SharedSpaceConfig) -> _Standardiser:
-        weights = layout.column_weights()
-        wanted = layout.columns_of_scales(config.context_scales) & (config.context_um > 0)
-        columns = np.flatnonzero(wanted)
-        mean = np.zeros(layout.width)
-        for slide in slides:
-            mean += slide.features.mean(axis=0, dtype=np.float64) / len(slides)
-        raw = cls(config, mean, np.ones(layout.width), columns, np.ones(len(columns)))
-        own, context, n = np.zeros(layout.width), np.zeros(len(columns)), 0
+    def fit(cls, slides: Sequence[SlideArrays], layout: Layout, config: SharedSpaceConfig) -> Standardiser:
+        """Measure slides, visiting them twice."""
+        own_mass = _masses(layout, config, config.scales)
+        seen = config.context_scales
+        if seen is not None and config.scales is not None:
+            seen = tuple(scale for scale in seen if scale in config.scales)
+        context_mass = _masses(layout, config, config.scales if seen is None else seen)
+        widths = [part.width for part in layout.parts]
+        columns = np.flatnonzero(np.repeat(context_mass, widths) * config.context_um > 0)
+        mean = np.mean([slide.features.mean(axis=0, dtype=np.float64) for slide in slides], axis=0)
+        raw = cls(config, mean, np.ones(len(mean)), columns, np.ones(len(columns)))
+        own, context, n = np.zeros(len(mean)), np.zeros(len(mean)), 0
         for slide in slides:
             values = raw.design(slide)
             n += len(values)
             squares = np.einsum("nf,nf->f", values, values, dtype=np.float64)
-            own += squares[: layout.width]
-            context += squares[layout.width :]
-        return cls(config, mean, _scale(own / n, weights), columns, _scale(context / n, weights[columns]))
+            own += squares[: len(mean)]
+            context[columns] += squares[len(mean) :]
+        scale = column_scale(own / n, layout, own_mass)
+        return cls(config, mean, scale, columns, column_scale(context / n, layout, context_mass)[columns])
+
+    def uncentred(self, slide: SlideArrays) -> FloatArray:
+        """Standardised features ``(n, F)``, not centred by slide."""
+        return (slide.features - self.mean.astype(np.float32)) * self.scale.astype(np.float32)
 
     def design(self, slide: SlideArrays) -> FloatArray:
         """Standardised features and their context ``(n, F + context columns)``."""
@@ -167,18 +203,13 @@ class _Standardiser:
         return weights[:width] * self.scale[:, None], context
 
 
-def _scale(variance: Matrix, weights: Matrix) -> Matrix:
-    """Column factors; a column that never varies gets none."""
-    moving = variance > 1e-12
-    return np.where(moving, np.sqrt(weights / np.where(moving, variance, 1.0)), 0.0)
-
-
 @dataclass(frozen=True, eq=False)
 class _ExpressionBasis:
-    """Mean of the slides' mean expression ``(G,)``, and principal directions ``(c, G)`` of the spots around it."""
+    """Mean of the slides' mean expression ``(G,)``, principal directions ``(c, G)`` of the spots, all their squares."""
 
     mean: Matrix
     loadings: Matrix
+    variance: float
 
 
 def _expression_basis(data: TrainingSet, config: SharedSpaceConfig) -> _ExpressionBasis:
@@ -192,10 +223,11 @@ def _expression_basis(data: TrainingSet, config: SharedSpaceConfig) -> _Expressi
     for slide, weight, _ in data:
         values = _centred_expression(slide, mean, config) * np.sqrt(weight)[:, None]
         scatter += values.T @ values
-    _, vectors = eigh(scatter)
-    loadings = vectors[:, ::-1][:, : config.components].T
+    n_kept = min(config.components, n_genes)
+    _, vectors = eigh(scatter, subset_by_index=(n_genes - n_kept, n_genes - 1))
+    loadings = vectors[:, ::-1].T
     sign = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
-    return _ExpressionBasis(mean, loadings * sign[:, None])
+    return _ExpressionBasis(mean, loadings * sign[:, None], float(np.trace(scatter)))
 
 
 def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceConfig) -> Matrix:
@@ -203,13 +235,14 @@ def _centred_expression(slide: SlideArrays, mean: Matrix, config: SharedSpaceCon
     return np.asarray(np.where(slide.measured, values, 0.0), dtype=np.float64)
 
 
-def _feature_basis(
-    slides: Sequence[SlideArrays], standard: _Standardiser, config: SharedSpaceConfig, seed: int
+def feature_basis(
+    slides: Sequence[SlideArrays], standard: Standardiser, config: SharedSpaceConfig, seed: int
 ) -> Matrix:
     """Orthonormal directions ``(F + context columns, p)`` that span the features of the landmark spots."""
     chosen = sampled_rows(slides, config.max_landmarks, seed)
     landmarks = np.concatenate([standard.design(slide)[rows] for slide, rows in zip(slides, chosen, strict=True)])
-    gram = (landmarks @ landmarks.T).astype(np.float64)
+    wide = landmarks.shape[0] < landmarks.shape[1]
+    gram = (landmarks @ landmarks.T if wide else landmarks.T @ landmarks).astype(np.float64)
     rank = min(config.max_rank, len(gram))
     values, vectors = eigh(gram, subset_by_index=(len(gram) - rank, len(gram) - 1))
     if not values[-1] > 0:
@@ -217,6 +250,8 @@ def _feature_basis(
             "Every spot has the same image features: the patches are blank, or the coordinates off the tissue."
         )
     kept = values > 1e-5 * values[-1]
+    if not wide:
+        return np.asarray(vectors[:, kept])
     directions = landmarks.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
     return np.asarray(directions, dtype=np.float64)
 
@@ -231,7 +266,7 @@ class _Sums:
     weight: float
 
 
-def _accumulate(data: TrainingSet, standard: _Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
+def _accumulate(data: TrainingSet, standard: Standardiser, basis: Matrix, expression: _ExpressionBasis) -> _Sums:
     rank, width = basis.shape[1], len(expression.loadings)
     gram = [np.zeros((rank, rank)) for _ in range(data.n_folds)]
     cross = [np.zeros((rank, width)) for _ in range(data.n_folds)]
@@ -268,7 +303,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
     curve = np.stack([_validate(parts, np.full(n_components, s) * unit, sums.square)[0] for s in STRENGTHS])
     penalty = STRENGTHS[curve.argmax(axis=0)] * caution
     correlation, slope, amplitude = _validate(parts, penalty * unit, sums.square)
-    values, vectors = eigh(gram)
+    values, vectors = eigh(gram, driver="evd")
     rotated = vectors.T @ cross
     coefficients = vectors @ (rotated / (np.maximum(values, 0.0)[:, None] + penalty * unit))
     return _Fitted(coefficients, penalty, correlation, slope, amplitude / np.sqrt(sums.weight))
@@ -277,7 +312,7 @@ def _ridge(sums: _Sums, *, caution: float) -> _Fitted:
 def _held_out(sums: _Sums, gram: Matrix, cross: Matrix) -> Iterator[tuple[Matrix, Matrix, Matrix, Matrix]]:
     """Per fold: eigenvalues and rotated cross-products of the rest; cross-products of the fold, rotated alike."""
     for fold_gram, fold_cross in zip(sums.gram, sums.cross, strict=True):
-        values, vectors = eigh(gram - fold_gram)
+        values, vectors = eigh(gram - fold_gram, driver="evd")
         rest = vectors.T @ (cross - fold_cross)
         yield np.maximum(values, 0.0), rest, vectors.T @ fold_gram @ vectors, vectors.T @ fold_cross
 
@@ -296,5 +331,5 @@ def _validate(
     return agree / np.sqrt(length * np.maximum(square, 1e-12)), slope, slope * np.sqrt(length)
 
 
-def _rounded(values: Matrix) -> list[float]:
+def _rounded(values: NDArray[np.floating]) -> list[float]:
     return [round(float(v), 4) for v in values]

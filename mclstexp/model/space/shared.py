@@ -8,8 +8,9 @@ are Gaussian. ``mclstexp.model.space.fit`` fits the space.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, MismatchError
 from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
+from mclstexp.model.space.level import Level, level_from_state
+from mclstexp.model.space.linear import ARRAYS as LINEAR_ARRAYS
+from mclstexp.model.space.linear import LinearMap
 from mclstexp.model.space.neighbourhood import SpatialMean, positions_um
 from mclstexp.settings import from_dict, to_dict
 from mclstexp.slide import Slide
@@ -29,9 +33,6 @@ ARRAYS = (
     "feature_mean",
     "image_own",
     "image_context",
-    "image_level",
-    "level_limit",
-    "level_mean",
     "amplitude",
     "expression_mean",
     "components",
@@ -51,9 +52,8 @@ class SharedSpace:
         ``(F,)`` mean of the training slides' feature means.
     image_own, image_context
         ``(F, c)`` from a patch's features, and from their mean over the neighbours, to components.
-    image_level, level_limit, level_mean
-        ``(F, c)`` from the mean features of a slide to its level, ``(c,)`` how far a level may go, and ``(G,)`` the
-        mean expression of a slide whose features are the training slides' mean.
+    level_of
+        Tells a slide's level from its features.
     amplitude
         ``(c,)`` spread of each predicted component on held-out slides.
     expression_mean
@@ -64,20 +64,24 @@ class SharedSpace:
         ``(c,)`` from components to coordinates.
     report
         What the fit found, plain JSON values: correlation, regularisation and slope of each component, the folds.
+    linear
+        A linear map of the features to expression, where predictions are blended with it.
     """
+
+    FROM_FEATURES: ClassVar[tuple[str, ...]] = ("image_own", "image_context")
+    """Names of the linear maps from features."""
 
     config: SharedSpaceConfig
     feature_mean: FloatArray
     image_own: FloatArray
     image_context: FloatArray
-    image_level: FloatArray
-    level_limit: FloatArray
-    level_mean: FloatArray
+    level_of: Level
     amplitude: FloatArray
     expression_mean: FloatArray
     components: FloatArray
     gain: FloatArray
     report: dict[str, Any]
+    linear: LinearMap | None = None
 
     @property
     def embed_dim(self) -> int:
@@ -88,6 +92,21 @@ class SharedSpace:
     def spot_context(self) -> str:
         """Which spots decide a spot's embedding."""
         return "the spot's own expression, relative to the mean expression of its slide"
+
+    def truncated(self, n_components: int) -> SharedSpace:
+        """Return the space of the first directions alone, as if it had been fitted with so many."""
+        kept = slice(0, n_components)
+        importance = self.gain[kept].astype(np.float64) * self.amplitude[kept]
+        gain = self.gain[kept] / max(float(np.linalg.norm(importance)), 1e-9)
+        part = {name: getattr(self, name)[:, kept] for name in ("image_own", "image_context")}
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, components=len(importance)),
+            amplitude=self.amplitude[kept],
+            components=self.components[kept],
+            gain=gain.astype(np.float32),
+            **part,
+        )
 
     def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32 of features ``(n, F)`` of all the slide's spots.
@@ -106,30 +125,51 @@ class SharedSpace:
 
     def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""
+        return self.narrowed(self.linear_components(features, xy_um))
+
+    def linear_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the components ``(n, c)`` as the linear map predicts them, however wide they spread."""
         if features.shape[1] != len(self.feature_mean):
             raise MismatchError(
                 f"Image features have {features.shape[1]} numbers, the model was trained on {len(self.feature_mean)}; "
                 "encode the slide with the model's own encoder and scales."
             )
+        return self.projected(features, xy_um, self.image_own, self.image_context)
+
+    def projected(
+        self, features: FloatArray, xy_um: NDArray[np.float64], own: FloatArray, context: FloatArray
+    ) -> NDArray[np.float64]:
+        """Return ``(n, k)`` a linear map of one whole slide's features and of their means over the neighbours.
+
+        Parameters
+        ----------
+        features, xy_um
+            ``(n, F)`` features and ``(n, 2)`` positions of all the slide's spots.
+        own, context
+            ``(F, k)`` weights of the features, relative to the slide's mean, and of their means.
+        """
         n, trust = len(features), self.config.shrink_spots
         centred = features - centre(features, self.feature_mean, trust)
-        predicted = (centred @ self.image_own).astype(np.float64)
-        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ self.image_context).astype(np.float64))
-        predicted += near - near.mean(axis=0) * n / (n + trust)
-        # An unfamiliar slide can send a component far outside what was seen; it may be narrower, never wider.
+        values = (centred @ own).astype(np.float64)
+        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ context).astype(np.float64))
+        return np.asarray(values + (near - near.mean(axis=0) * n / (n + trust)))
+
+    def narrowed(self, predicted: NDArray[np.float64]) -> FloatArray:
+        """Return a slide's predicted components ``(n, c)`` float32, none spread wider than on slides held out.
+
+        An unfamiliar slide can send a component far outside what was seen; it may be narrower, never wider.
+        """
+        n, trust = len(predicted), self.config.shrink_spots
         spread = np.sqrt(((predicted**2).sum(axis=0) + trust * self.amplitude**2) / (n + trust))
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)
 
-    def slide_level(self, features: FloatArray) -> FloatArray:
-        """Return ``(G,)`` the mean expression that a slide should have, by the mean of its features.
+    def slide_level(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return ``(G,)`` the mean expression that a slide should have by its features ``(n, F)``, and how sure it is.
 
-        Embeddings are relative to their slide and cannot say that. How far it lies from the training slides' is
-        bounded: a strange slide is no evidence.
+        Embeddings are relative to their slide and cannot say that.
         """
-        apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
-        components = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
-        return np.asarray(np.maximum(self.level_mean + components @ self.components, 0), dtype=np.float32)
+        return self.level_of(features - self.feature_mean)
 
     def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
         """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
@@ -175,13 +215,25 @@ class SharedSpace:
             expression, coordinates(query, self.config.radius), centre, slope, strength=strength
         )
 
+    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+        """Take a share of the prediction from the linear map, as in `Space.blend`."""
+        if self.linear is None or not share:
+            return expression
+        told = self.linear(features - self.feature_mean)[:, np.maximum(columns, 0)]
+        known = (columns >= 0) & np.isfinite(told)
+        mixed = (1 - np.float32(share)) * expression + np.float32(share) * told
+        return np.where(known, mixed, expression).astype(np.float32)
+
     def level(
         self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
-    ) -> FloatArray:
+    ) -> tuple[FloatArray, FloatArray]:
         """Bring the mean over the slide's spots to its level, as in `Space.level`."""
+        spread = np.zeros(len(common), dtype=np.float32)
         if own_scale:
-            common = np.where(columns >= 0, self.slide_level(features)[columns], common)
-        return relevel(expression, common, trust=self.config.shrink_spots)
+            level, error = self.slide_level(features)
+            common = np.where(columns >= 0, level[columns], common)
+            spread = np.where(columns >= 0, error[columns], spread)
+        return relevel(expression, common, trust=self.config.shrink_spots), spread
 
     def summary(self) -> list[str]:
         """Say how well the image predicts each component of expression on what was held out."""
@@ -200,6 +252,8 @@ class SharedSpace:
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the arrays and the facts that rebuild the space."""
         arrays = {f"shared.{name}": getattr(self, name) for name in ARRAYS}
+        parts = [self.level_of.state(), {} if self.linear is None else self.linear.state()]
+        arrays |= {f"shared.{name}": values for part in parts for name, values in part.items()}
         return arrays, {"shared": {"config": to_dict(self.config), "report": self.report}}
 
     @classmethod
@@ -217,7 +271,16 @@ class SharedSpace:
             raise FormatError(f"The model lacks {lacking} of its shared space; train it anew.")
         values = {name: np.asarray(arrays[f"shared.{name}"], dtype=np.float32) for name in ARRAYS}
         config = from_dict(SharedSpaceConfig, facts["shared"]["config"])
-        return cls(config=config, report=facts["shared"]["report"], **values)
+        level = level_from_state(arrays, values["components"], config.shrink_spots)
+        linear = {name: arrays.get(f"shared.linear.{name}") for name in LINEAR_ARRAYS}
+        whole = all(part is not None for part in linear.values())
+        return cls(
+            config=config,
+            report=facts["shared"]["report"],
+            level_of=level,
+            linear=LinearMap(**linear) if whole else None,  # type: ignore[arg-type]
+            **values,
+        )
 
 
 def centre(values: NDArray[Any], fallback: NDArray[Any], trust: float) -> FloatArray:

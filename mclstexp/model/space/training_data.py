@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,26 +60,99 @@ class SlideArrays:
 
 
 @dataclass(frozen=True)
+class FeatureBlock:
+    """Neighbouring columns of the features that belong together.
+
+    Attributes
+    ----------
+    width
+        Number of columns.
+    scale
+        Place of their field of view.
+    group
+        What of the encoder they are: ``early`` or ``late`` stages, or its ``last`` layer beside them.
+    mass
+        Variance that they are brought to, together.
+    columnwise
+        Whether each column is brought to one variance; else the block is scaled as a whole.
+    """
+
+    width: int
+    scale: int = 0
+    group: str = "early"
+    mass: float = 1.0
+    columnwise: bool = True
+
+
+class Layout(Protocol):
+    """Which columns of the features belong together."""
+
+    @property
+    def parts(self) -> tuple[FeatureBlock, ...]:
+        """Blocks, in the order of the columns."""
+        ...
+
+
+@dataclass(frozen=True)
 class FeatureLayout:
-    """Which columns of the features belong together: ``blocks`` widths (one a stage), repeated for every scale."""
+    """The encoder's features: ``blocks`` widths (one a stage), repeated for every scale.
+
+    ``names`` says what each block is, as `ImageEncoder.block_names` does; empty where nothing is known of them.
+    """
 
     blocks: tuple[int, ...]
     n_scales: int = 1
+    names: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
         """Length of a feature vector."""
         return sum(self.blocks) * self.n_scales
 
-    def column_weights(self) -> Matrix:
-        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280."""
-        one = np.concatenate([np.full(width, 1.0 / width) for width in self.blocks])
-        return np.tile(one, self.n_scales)
+    @property
+    def parts(self) -> tuple[FeatureBlock, ...]:
+        """A block a stage and scale, the encoder's last layer beside its stages told apart."""
+        idle = [name.endswith(".last") for name in self.names] or [False] * len(self.blocks)
+        idle = [False] * len(self.blocks) if all(idle) else idle
+        members = [name.rpartition(".")[0] for name in self.names] or [""] * len(self.blocks)
+        n_stages = {one: sum(m == one and not off for m, off in zip(members, idle, strict=True)) for one in members}
+        seen = dict.fromkeys(members, 0)
+        groups = []
+        for member, off in zip(members, idle, strict=True):
+            groups.append("last" if off else "early" if 2 * seen[member] < n_stages[member] else "late")
+            seen[member] += not off
+        return tuple(
+            FeatureBlock(width, scale, group)
+            for scale in range(self.n_scales)
+            for width, group in zip(self.blocks, groups, strict=True)
+        )
 
-    def columns_of_scales(self, scales: tuple[int, ...] | None) -> NDArray[np.bool_]:
-        """Mask ``(F,)`` of the columns of the given scales (None: all)."""
-        chosen = [scales is None or s in scales for s in range(self.n_scales)]
-        return np.repeat(np.asarray(chosen), sum(self.blocks))
+    def column_weights(self) -> Matrix:
+        """``1 / width of the column's block``: a stage of 16 channels counts as much as one of 1,280.
+
+        An encoder's last layer beside its stages counts nothing.
+        """
+        return np.concatenate([np.full(part.width, (part.group != "last") / part.width) for part in self.parts])
+
+
+def column_scale(variance: Matrix, layout: Layout, masses: Sequence[float] | None = None) -> Matrix:
+    """Return the factor ``(F,)`` of each column that brings every block to its mass; what never varies gets none.
+
+    Parameters
+    ----------
+    variance
+        ``(F,)`` of the columns.
+    masses
+        One a block in place of its own.
+    """
+    factors, start = [], 0
+    for part, mass in zip(layout.parts, masses or [part.mass for part in layout.parts], strict=True):
+        own = variance[start : start + part.width]
+        start += part.width
+        total = own if part.columnwise else np.full(part.width, own.sum() / part.width)
+        moving = total > 1e-12
+        factors.append(np.where(moving, np.sqrt(mass / part.width / np.where(moving, total, 1.0)), 0.0))
+    return np.concatenate(factors)
 
 
 FoldKind = Literal["patient", "slide", "block"]

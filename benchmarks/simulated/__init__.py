@@ -1,0 +1,1 @@
+"""Simulated cohorts of any size: features without pictures (``features``), and pictures of many tissues."""

@@ -11,10 +11,7 @@ import pandas as pd
 from mclstexp.predict.contributions import GROUPS, GeneSource, Group, summed
 from mclstexp.predict.evidence import spot_neighbours
 from mclstexp.predict.prediction import Prediction
-from mclstexp.predict.weights import effective_neighbours
-
-EVEN = 0.8
-"""Share of the neighbours that count effectively, above which no single one matters."""
+from mclstexp.predict.weights import EVEN, effective_neighbours
 
 SHARES = {"share_neighbours": "the neighbours' mean", "share_correction": "the linear correction",
           "share_level": "the slide's level"}  # fmt: skip

@@ -8,20 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mclstexp.errors import InputError
+from mclstexp.outputs.columns import SPOT_COLUMNS
 from mclstexp.outputs.maps.spots import PANEL, draw_slide, draw_values, limits_of, panel_height
 from mclstexp.outputs.maps.style import DPI, SURENESS, check_picture, new_figure, save_figure, shortened, style
 from mclstexp.predict.prediction import Prediction
 from mclstexp.types import FloatArray, StrPath
-
-FIELDS = {
-    "familiarity": ("familiarity", "percentile among the reference's patches"),
-    "similarity": ("similarity to the nearest spot", "cosine"),
-    "n_effective": ("effective number of neighbours", "neighbours"),
-    "share_neighbours": ("share of the neighbours' mean", "share of the departure from the mean"),
-    "share_correction": ("share of the correction", "share of the departure from the mean"),
-    "share_level": ("share of the slide's level", "share of the departure from the mean"),
-}
-"""Columns of a prediction's ``obs``: the map's title, and what the colours mean."""
 
 _ACROSS = 3
 
@@ -37,9 +28,9 @@ def field_maps(prediction: Prediction, path: StrPath, *, dpi: int = DPI, force: 
         When ``path`` exists and ``force`` is not set; when the operating system refuses the write.
     """
     path = check_picture(path, force=force)
-    known = {name: np.asarray(prediction.obs[name], np.float32) for name in FIELDS if name in prediction.obs}
+    known = {name: np.asarray(prediction.obs[name], np.float32) for name in SPOT_COLUMNS if name in prediction.obs}
     if not known:
-        raise InputError(f"The prediction has none of {', '.join(FIELDS)}; repeat mst query.")
+        raise InputError(f"The prediction has none of {', '.join(SPOT_COLUMNS)}; repeat mst query.")
     with style():
         save_figure(draw_fields(prediction, known), path, dpi=dpi)
 
@@ -52,7 +43,7 @@ def draw_fields(prediction: Prediction, fields: dict[str, FloatArray]) -> Figure
     figure.suptitle(shortened(prediction.slide_id, 60), fontsize=10, x=0.01, ha="left")
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for i, (name, values) in enumerate(fields.items()):
-        title, label = FIELDS[name]
+        title, label = SPOT_COLUMNS[name]
         draw_slide(grid[i], prediction, title, bar=i == 0)
         limits = (0.0, 100.0) if name == "familiarity" else limits_of([values])
         drawn = draw_values(grid[i], prediction, values, SURENESS, limits)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mclstexp.outputs.columns import SPOT_COLUMNS
 from mclstexp.outputs.images import view_of
 from mclstexp.outputs.origin import reference_at_hand
 from mclstexp.outputs.report.evidence import page_evidence
@@ -17,17 +18,8 @@ from mclstexp.outputs.report.pack import base64_text, numbers, packed, packed_ge
 from mclstexp.outputs.report.patches import page_patches
 from mclstexp.outputs.report.pictures import slide_picture
 from mclstexp.predict.prediction import Prediction
+from mclstexp.predict.weights import EVEN
 from mclstexp.types import FloatArray, Progress, StrPath
-
-OBS = {
-    "familiarity": ("Familiarity of the patch", "percentile: below 5 is unlike the reference"),
-    "n_effective": ("Effective number of neighbours", "neighbours"),
-    "similarity": ("Similarity of the nearest neighbour", "cosine"),
-    "share_neighbours": ("Share of the neighbours' mean", "share of the prediction"),
-    "share_correction": ("Share of the correction", "share of the prediction"),
-    "share_level": ("Share of the slide's level", "share of the prediction"),
-}
-"""Columns of spots with a name and a unit for people; others are shown by their own name."""
 
 _SHOWN_SETTINGS = ("panel_genes", "notes", "leakage", "command")
 
@@ -81,6 +73,7 @@ def described(prediction: Prediction, name: str) -> dict[str, Any]:
         "mpp": prediction.mpp,
         "diameter": float(prediction.spot_diameter_px),
         "fov_um": view_of(prediction).side_um,
+        "even": EVEN,
         "interval_level": settings.get("interval_level"),
         "spots": {
             "ids": prediction.spot_ids.tolist(),
@@ -116,12 +109,16 @@ def _of_genes(prediction: Prediction, column: str) -> list[float | None]:
 def _obs(prediction: Prediction) -> list[dict[str, Any]]:
     """Return every numeric column of the spots, those that have a name for people first."""
     columns = {name: np.asarray(values) for name, values in prediction.obs.items()}
-    order = [*(name for name in OBS if name in columns), *(name for name in columns if name not in OBS)]
+    order = [
+        *(name for name in SPOT_COLUMNS if name in columns),
+        *(name for name in columns if name not in SPOT_COLUMNS),
+    ]
     rows = []
     for name in order:
         if columns[name].dtype.kind not in "fiu":
             continue
-        label, unit = OBS.get(name, (name, ""))
+        title, unit = SPOT_COLUMNS.get(name, (name, ""))
+        label = title.capitalize() if name in SPOT_COLUMNS else title
         rows.append({"name": name, "label": label, "unit": unit, "values": packed(columns[name], "f4")})
     return rows
 

@@ -1,6 +1,5 @@
 "use strict";
 /* What is told of the chosen spot: its values, its own patch, its neighbours, and who they add up to. */
-const EVEN = 0.5;  // above this share of k, no single neighbour matters
 
 function evidenceOf(panel, spot, neighbours) {
   const { make } = dom, data = panel.data;
@@ -9,7 +8,7 @@ function evidenceOf(panel, spot, neighbours) {
   if (shares) parts.push(shares);
   if (!neighbours) return [...parts, make("p", { class: "note" }, "The prediction was saved without its neighbours.")];
   const effective = panel.obs.get("n_effective");
-  if (effective) parts.push(evenness(effective.values[spot], neighbours.k));
+  if (effective) parts.push(evenness(effective.values[spot], neighbours.k, data.even));
   return [...parts, ...sums(neighbours.sums), ...nearest(panel, neighbours)];
 }
 
@@ -65,10 +64,10 @@ function sharesOf(panel, spot) {
   return dom.make("p", {}, `Where the prediction comes from: ${text}.`);
 }
 
-function evenness(effective, k) {
+function evenness(effective, k, even) {
   if (!Number.isFinite(effective)) return "";
   const told = `${dom.number(effective, 0)} effective neighbours of ${k}.`;
-  if (effective < EVEN * k) return dom.make("p", {}, told);
+  if (effective <= even * k) return dom.make("p", {}, told);
   return dom.make("p", { class: "note" }, `${told} The weights are so even that no single neighbour decides: read them as the kind of tissue, not as the source of a value.`);
 }
 

@@ -66,6 +66,7 @@ def plain_prediction(
         "x_px": reference * 10.0,
         "y_px": reference * 5.0,
         "similarity": 1 - 0.01 * rank,
+        "label": [f"l{i % 2}{hostile}" for i in reference],
         "weight": np.repeat(rng.dirichlet(np.ones(k), size=n), 1, axis=0).ravel(),
     }
     return Prediction(

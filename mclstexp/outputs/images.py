@@ -71,6 +71,7 @@ def own_image(prediction: Prediction, folder: Path) -> tuple[ImageFile | None, s
     if prediction.thumbnail is not None and prediction.thumbnail_scale is not None:
         width = prediction.thumbnail.shape[1] / prediction.thumbnail_scale
         if abs(width - image.size_px[0]) > max(1.0, 0.002 * width):
+            image.close()
             return None, f"{path.name} is {image.size_px[0]} px wide now and was {width:.0f}"
     return image, ""
 
@@ -113,12 +114,10 @@ def find_image(
 
 def slide_image(entry: SlideEntry, reference: Path | str) -> tuple[ImageFile | None, str]:
     """Open the image of a reference's slide whose pixel size is known; else None and why."""
-    path, why = find_image(entry, reference, hashed_bytes=HASHED_BYTES)
-    if path is None:
-        return None, why
-    if entry.mpp is None:
-        return None, "pixel size unknown"
     try:
-        return open_image(path), ""
-    except InputError as error:
+        path, why = find_image(entry, reference, hashed_bytes=HASHED_BYTES)
+        if path is None:
+            return None, why
+        return (None, "pixel size unknown") if entry.mpp is None else (open_image(path), "")
+    except (InputError, OSError) as error:
         return None, str(error)

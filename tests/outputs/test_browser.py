@@ -139,6 +139,7 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
     page.choose_gene("erbb2", f"ERBB2{HOSTILE}")
     assert page.click_spot(*map(float, prediction.xy_px[0])) == f"s0{HOSTILE}"
     assert page.rows()[0][1:3] == [f"r0{HOSTILE}", f"x0{HOSTILE} at 0, 0 px"]
+    assert page.rows()[0][-1] == f"l0{HOSTILE}"
     assert page.browser.title == HOSTILE
     assert page.browser.execute_script("return window.hacked") is None
     assert page.all("img:not(.openseadragon-container img)") == []

@@ -124,6 +124,7 @@ def test_neighbours_of_the_page_are_those_of_the_prediction() -> None:
     for i, spot in enumerate(prediction.spot_ids):
         truth = prediction.neighbours(spot)
         assert [evidence.spot_ids[at] for at in evidence.spot[i]] == truth["spot"].tolist()[:3]
+        assert [evidence.labels[at] for at in evidence.spot[i]] == truth["label"].tolist()[:3]
         np.testing.assert_allclose(evidence.weight[i], truth["weight"].to_numpy()[:3])
         by_slide = truth.groupby("slide")["weight"].sum()
         held = {slide: weight for (slide, _, _), weight in zip(evidence.slides, evidence.by_slide[i], strict=True)}

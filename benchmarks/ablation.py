@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --protocols slide,b4
 
-Every part is a name and settings: `mst evaluate --set KEY=VALUE` repeats any line. Intervals are not calibrated, which
-changes no prediction. Other fields of view or views are encoded anew, a minute or two each, and kept in the cache.
+Every part is a name and settings: `mst evaluate --set KEY=VALUE` repeats any line. What a part sets is taken as given,
+and training chooses all else anew. Intervals are not calibrated, which changes no prediction. Another pooling or number
+of views is encoded anew, a minute or two each, and kept in the cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import _her2st as her2st
+import numpy as np
 from _her2st import B, C
 
 from mclstexp.config import ModelConfig, changed, recipe
@@ -25,48 +27,56 @@ Part = tuple[str, tuple[str, ...]]
 """A name, and the settings that take the part out."""
 
 PARTS: tuple[Part, ...] = (
+    ("nothing chosen, the recipe's own values", ("choose=[]",)),
     ("last layer alone, its mean", ("encoder.pooling=last",)),
     ("mean and spread for covariance", ("encoder.pooling=stages",)),
     ("one view", ("encoder.views=1",)),
+    ("early stages alone", ("shared.stages=early",)),
+    ("the last layer beside all stages", ("shared.stages=with last",)),
     ("no neighbouring spots", ("shared.context_um=0",)),
     ("keys of counts alone", ("key_mix=0",)),
+    ("keys of images alone", ("key_mix=1",)),
     ("no correction", ("correction=0",)),
     ("half the correction", ("correction=0.5",)),
+    ("no linear probe in the blend", ("blend=0",)),
     ("depth not weighed", ("retrieval.depth_weighted=false",)),
     ("slides not levelled", ("retrieval.slide_levelled=false",)),
-    ("no level from the image", ("shared.image_level=false",)),
+    ("every slide at the training mean", ("shared.level_weights=[0,0]",)),
+    ("level by spots that look alike", ("shared.level_weights=[1,0]",)),
+    ("level by slides that look alike", ("shared.level_weights=[0,1]",)),
     ("slides neither centred nor levelled", ("shared.shrink_spots=1e9",)),
     ("inverse square weights", ("retrieval.weights=inverse_square",)),
     ("2 components", ("shared.components=2",)),
+    ("6 components", ("shared.components=6",)),
     ("20 components", ("shared.components=20",)),
     ("50 neighbours", ("retrieval.k=50",)),
+    ("400 neighbours", ("retrieval.k=400",)),
     ("no caution", ("shared.caution=1",)),
 )
 """Parts that stand alone. `scale_parts` and `temperature_parts` add those that depend on the recipe's own values."""
 
 MEASURES = {"PCC all": "pcc", "HEG-50": "pcc_heg", "MSE": "mse", "MAE": "mae"}
+INNER = {"inner PCC": "pcc", "inner score": "score"}
+"""Figures of the inner validation that training makes its choices by, a mean over the folds."""
+
 SIDES: dict[str, dict[str, Sequence[str]]] = {"slide": {}, "b4": {"train": C, "test": B}, "c": {"train": B, "test": C}}
 
 
 def scale_parts(config: ModelConfig) -> list[Part]:
-    """Take each field of view out, and all but the patch itself; context follows the scales that remain."""
+    """Leave each field of view out, and all but the patch itself; features stay as they were encoded."""
     scales = config.encoder.scales
     if len(scales) < 2:
         return []
-    context = config.shared.context_scales
-    kept_sets = [(f"no field of view x {one:g}", [s for s in scales if s != one]) for one in scales]
+    every = range(len(scales))
+    kept_sets = [(f"no field of view x {scales[one]:g}", [i for i in every if i != one]) for one in every]
     if len(scales) > 2 and 1.0 in scales:
-        kept_sets.append(("one field of view", [1.0]))
-    parts: list[Part] = []
-    for name, kept in kept_sets:
-        places = [i for i, s in enumerate(kept) if context is None or scales.index(s) in context]
-        parts.append((name, (f"encoder.scales={kept}", f"shared.context_scales={places}")))
-    return parts
+        kept_sets.append(("one field of view", [scales.index(1.0)]))
+    return [(name, (f"shared.scales={kept}",)) for name, kept in kept_sets]
 
 
 def temperature_parts(config: ModelConfig) -> list[Part]:
-    """Halve and double the temperature."""
-    values = (config.retrieval.temperature * factor for factor in (0.5, 2.0))
+    """Take the recipe's temperature as given, half of it, and twice."""
+    values = (config.retrieval.temperature * factor for factor in (0.5, 1.0, 2.0))
     return [(f"temperature {value:g}", (f"retrieval.temperature={value:g}",)) for value in values]
 
 
@@ -86,7 +96,13 @@ def scored(
     method = RetrievalMethod(config, her2st.resources(options), her2st.SCALE)
     plan = her2st.plan(options, seeds=options.seeds, **SIDES[protocol])
     result = run_evaluation(slides, [method], plan, on_progress=her2st.pace(f"{protocol}, {label}"))
-    return {key: spread.mean for key, spread in result.summaries[0].values.items()}
+    return {key: spread.mean for key, spread in result.summaries[0].values.items()} | inner(result.folds)
+
+
+def inner(folds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the inner validation's figures, a mean over folds and seeds; None where nothing was chosen."""
+    recipes = [learned["recipe"] for fold in folds for learned in fold.get("learned", []) if "recipe" in learned]
+    return {name: float(np.mean([one[key] for one in recipes])) if recipes else None for name, key in INNER.items()}
 
 
 def run(options: argparse.Namespace, protocol: str, chosen: Sequence[Part]) -> list[dict[str, Any]]:
@@ -110,10 +126,10 @@ def show(protocol: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print a protocol's table: values, and their difference to the full recipe."""
     body = []
     for row in rows:
-        values = [row.get(key) for key in MEASURES.values()]
+        values = [row.get(key) for key in (*MEASURES.values(), *INNER)]
         changes = ["-" if row is rows[0] else change(row.get(key), rows[0].get(key)) for key in MEASURES.values()]
         body.append([row["part"], *values, *changes, row.get("note") or " ".join(row["set"])])
-    her2st.show(protocol, ["part", *MEASURES, *(f"{name} +-" for name in MEASURES), "settings"], body)
+    her2st.show(protocol, ["part", *MEASURES, *INNER, *(f"{name} +-" for name in MEASURES), "settings"], body)
 
 
 def change(value: float | None, full: float | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mclstexp.config import ModelConfig, RetrievalConfig, recipe
+from mclstexp.config import ModelConfig, RetrievalConfig, changed, recipe
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.evaluate.folds import SplitSpec
 from mclstexp.evaluate.methods import without_counts
@@ -19,7 +19,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "ablation", "familiarity", "cohort", "training")
+SCRIPTS = ("accuracy", "ablation", "choices", "familiarity", "cohort", "training")
 
 
 @pytest.fixture
@@ -63,21 +63,36 @@ def test_every_ablation_is_a_valid_setting(script):
         assert isinstance(with_settings(config, list(assignments)), ModelConfig)
 
 
-def test_context_follows_the_scales_that_an_ablation_leaves(script):
+def test_what_an_ablation_sets_is_not_chosen(script):
+    config = recipe("default")
+    for _, assignments in script("ablation").parts(config):
+        set_by_hand = {text.partition("=")[0] for text in assignments}
+        assert not set_by_hand & set(changed(config, list(assignments)).choose)
+
+
+def test_an_ablation_leaves_fields_of_view_out(script):
     ablation = script("ablation")
-    settings = ["encoder.scales=[0.5,1.0,2.0]", "shared.context_scales=[1,2]"]
-    config = with_settings(ModelConfig(), settings)
-    scales = {}
-    for name, assignments in ablation.scale_parts(config):
-        changed = with_settings(config, list(assignments))
-        scales[name] = (changed.encoder.scales, changed.shared.context_scales)
+    settings = with_settings(ModelConfig(), ["encoder.scales=[0.5,1.0,2.0]"])
+    scales = {
+        name: changed(settings, list(assignments)).shared.scales for name, assignments in ablation.scale_parts(settings)
+    }
     assert scales == {
-        "no field of view x 0.5": ((1.0, 2.0), (0, 1)),
-        "no field of view x 1": ((0.5, 2.0), (1,)),
-        "no field of view x 2": ((0.5, 1.0), (1,)),
-        "one field of view": ((1.0,), (0,)),
+        "no field of view x 0.5": (1, 2),
+        "no field of view x 1": (0, 2),
+        "no field of view x 2": (0, 1),
+        "one field of view": (1,),
     }
     assert ablation.scale_parts(ModelConfig()) == []
+
+
+def test_an_ablation_shows_the_inner_figures_where_there_are_some(script):
+    ablation = script("ablation")
+    folds = [
+        {"learned": [{"recipe": {"pcc": 0.25, "score": 0.5}}, {"recipe": {"pcc": 0.5, "score": 0.25}}]},
+        {"learned": [{"recipe": {"pcc": 0.75, "score": 0.75}}, {"seed": 0}]},
+    ]
+    assert ablation.inner(folds) == {"inner PCC": 0.5, "inner score": 0.5}
+    assert ablation.inner([{"learned": []}, {}]) == {"inner PCC": None, "inner score": None}
 
 
 def test_temperatures_are_relative_to_the_recipe(script):
@@ -86,7 +101,7 @@ def test_temperatures_are_relative_to_the_recipe(script):
         with_settings(config, list(assignments)).retrieval.temperature
         for _, assignments in script("ablation").temperature_parts(config)
     ]
-    assert values == pytest.approx([0.15, 0.6])
+    assert values == pytest.approx([0.15, 0.3, 0.6])
 
 
 def test_a_table_line_averages_slides_and_seeds(script):
@@ -168,14 +183,23 @@ def test_bias_is_what_is_predicted_over_what_is_measured(script, cohort, monkeyp
 
 def test_an_ablations_changes_stay_under_their_measure(script, capsys):
     ablation = script("ablation")
-    full = {"part": "the full recipe", "set": [], "pcc": 0.0, "pcc_heg": None, "mse": 0.5, "mae": 0.25}
-    changed = {"part": "one", "set": ["a=1"], "pcc": 0.125, "pcc_heg": 0.5, "mse": None, "mae": 0.5}
+    full = {
+        "part": "the full recipe",
+        "set": [],
+        "pcc": 0.0,
+        "pcc_heg": None,
+        "mse": 0.5,
+        "mae": 0.25,
+        "inner PCC": 0.75,
+    }
+    other = {"part": "one", "set": ["a=1"], "pcc": 0.125, "pcc_heg": 0.5, "mse": None, "mae": 0.5}
     same = {"part": "two", "set": ["b=1"], "note": "already so"}
-    ablation.show("slide", [full, changed, same])
+    ablation.show("slide", [full, other, same])
     *_, first, one, two = capsys.readouterr().out.splitlines()
     assert first.split()[-4:] == ["-"] * 4
-    assert one.split() == ["one", "0.1250", "0.5000", "-", "0.5000", "+0.1250", "-", "-", "+0.2500", "a=1"]
-    assert two.split() == ["two", *"--------", "already", "so"]
+    assert first.split()[-10:-4] == ["0.0000", "-", "0.5000", "0.2500", "0.7500", "-"]
+    assert one.split() == ["one", "0.1250", "0.5000", "-", "0.5000", "-", "-", "+0.1250", "-", "-", "+0.2500", "a=1"]
+    assert two.split() == ["two", *"----------", "already", "so"]
 
 
 def test_quarters_are_even_and_spread_over_the_slide(script):
@@ -348,7 +372,77 @@ def test_a_bulb_joins_a_reference_under_false_names_only(script, cohort, tmp_pat
     monkeypatch.setattr(mob, "read", lambda options: [bulb])
     monkeypatch.setattr(her2st, "read", lambda options, names: list(cohort[:3]))
     result = mob.run_foreign(options)
-    assert "measured none of the model's 12 genes" in result["own_names"]
+    assert "the panel's 12 genes (such as ERBB2) are not among the 40 measured" in result["own_names"]
     assert len(result["rows"]) == 9
     assert all(row["foreign_weight"] == 0 for row in result["rows"] if row["reference"] == "C alone")
     assert result["summary"]["foreign_weight"] > 0
+
+
+@pytest.fixture
+def tiny(script, monkeypatch):
+    """Return a tiny simulated side, on which few candidates are tried."""
+    from mclstexp.choose import ladder
+
+    choices = script("choices")
+    for name, values in [("COMPONENTS", (1, 6)), ("NEIGHBOURS", ((25, 0.02),)), ("CORRECTIONS", (0.0, 1.0))]:
+        monkeypatch.setattr(ladder, name, values)
+    monkeypatch.setattr(choices, "GENES", 20)
+    monkeypatch.setattr(choices, "WORLDS", ("few",))
+    settings = ['choose=["shared.components","retrieval.k","retrieval.temperature","correction"]']
+    ((_, read),) = choices.simulated_sides(argparse.Namespace(size=(2, 4, 1, 160), set=settings))
+    return read()
+
+
+def test_a_side_is_judged_choice_by_choice(script, tiny):
+    from mclstexp.choose.figures import figures
+    from mclstexp.model.space.reduce import Reduction
+
+    choices, held_out = script("choices"), script("_held_out")
+    row = choices.examined(tiny, "tiny")
+    assert not {slide.patient for slide in tiny.train} & {slide.patient for slide in tiny.test}
+    assert [one["setting"] for one in row["choices"]] == ["shared.components", "retrieval.k", "correction"]
+    assert row["with_choosing"]["cpu_seconds"] > row["without_choosing"]["cpu_seconds"] > 0
+    choices.show(row)
+    choices.show_sides([row])
+    for one in row["choices"]:
+        assert len(one["values"]) == len(one["inner"]) == len(one["held"]) > 1
+        # All other settings are those finally chosen, so the chosen candidate is the finished recipe.
+        assert one["held_chosen"] == pytest.approx(row["chosen"]["score"], abs=1e-4)
+        assert one["regret"]["chosen"] == max(one["held"]) - one["held"][one["chosen"]] >= 0
+        assert one["as_good"]["chosen"] == (one["regret"]["chosen"] <= choices.NOISE)
+    # The oracle is what training and a query do, by the same predictor.
+    by_hand = choices.with_hand(tiny.config, ["choose=[]", "shared.components=6", "retrieval.k=25"])
+    cohort = script("simulated.nature").Cohort(tiny.train, tiny.test, tiny.layout)
+    answer = script("_contenders").default(cohort, by_hand)
+    held = held_out.HeldOut(tiny, Reduction.fit(tiny.train, tiny.layout))
+    expected = figures([slide.expression for slide in tiny.test], answer.means, held.plain)
+    assert held.score(by_hand).score == pytest.approx(expected.score, abs=1e-3)
+    assert held.score(by_hand).mse == pytest.approx(expected.mse, rel=1e-3)
+
+
+def test_shares_and_regrets_of_choices(script, capsys):
+    choices = script("choices")
+
+    class Held:
+        side = argparse.Namespace(config=recipe("default"))
+
+        def score(self, config):
+            return argparse.Namespace(score={2: 0.1, 4: 0.5, 6: 0.3, 9: 0.499}[config.shared.components])
+
+    curve = {"setting": "shared.components", "settings": ["shared.components"], "values": [2, 4, 6, 9], "chosen": 3}
+    one = choices.judged({**curve, "score": [0.1, 0.2, 0.2, 0.4]}, Held(), recipe("default"))
+    assert (one["inner_best"], one["held_best"], one["held_recipe"]) == (3, 1, 0.3)
+    level = choices.judged({**curve, "score": [0.1, 0.4, 0.2, 0.4]}, Held(), recipe("default"))
+    assert level["inner_best"] == 3
+    assert one["regret"] == pytest.approx({"chosen": 0.001, "fixed": 0.2, "by_lot": 0.5 - 1.399 / 4})
+    assert one["as_good"] == {"chosen": True, "fixed": False, "by_lot": 0.5}
+    worse = choices.judged({**curve, "score": [0.4, 0.2, 0.2, 0.1], "chosen": 0}, Held(), recipe("default"))
+    rows = [{"held_out": "patient", "choices": [one]}, {"held_out": "block", "choices": [worse]}]
+    found = choices.summaries(rows)
+    assert list(found) == ["all", "by patient", "by block", "shared.components"]
+    assert found["all"]["as good, chosen"] == 0.5
+    assert found["by block"]["regret, chosen"] == pytest.approx(0.4)
+    choices.show_summaries(found)
+    assert "by block" in capsys.readouterr().out
+    pair = choices.settings_of(["retrieval.k", "retrieval.temperature"], [50, 0.05])
+    assert pair == (("retrieval.k", 50), ("retrieval.temperature", 0.05))

@@ -139,6 +139,25 @@ def stained_arrays(
     )
 
 
+CURVED_LAYOUT = FeatureLayout((20,))
+CURVED_PANEL = GenePanel(tuple(f"GENE{i:02d}" for i in range(12)))
+
+
+def curved_arrays(number: int, n: int = 250) -> SlideArrays:
+    """A slide whose expression follows the product of two factors, and its picture the factors themselves."""
+    world, rng = np.random.default_rng(3), np.random.default_rng([4, number])
+    to_image, to_genes = world.normal(size=(2, 20)), world.normal(size=(2, 12))
+    hidden = rng.normal(size=(n, 2))
+    shown = np.stack([hidden[:, 0], 2 * hidden[:, 0] * hidden[:, 1]], axis=1)
+    features = hidden @ to_image + 0.1 * rng.normal(size=(n, 20)) + rng.normal(size=20)
+    expression = shown @ to_genes + 0.3 * rng.normal(size=(n, 12)) + 8
+    measured = np.ones(12, dtype=bool)
+    slide, patient = f"S{number}", f"P{number}"
+    return SlideArrays(
+        slide, patient, features.astype(np.float32), expression.astype(np.float32), measured, square_um(n)
+    )
+
+
 NOISY_LAYOUT = FeatureLayout((12, 8))
 NOISY_PANEL = GenePanel(tuple(f"GENE{i:02d}" for i in range(30)))
 

@@ -59,7 +59,6 @@ def views(config: ModelConfig) -> list[Step]:
     n_scales = len(config.encoder.scales)
     every = tuple(range(n_scales))
     fields: list[tuple[int, ...] | None] = [None, *((*every[:i], *every[i + 1 :]) for i in every)]
-    fields += [(i,) for i in every] if n_scales > 2 else []
     return _wanted(
         config,
         [

@@ -121,7 +121,7 @@ def _mean_of_known(mean: FloatArray) -> FloatArray:
     """Return ``(n_genes,)`` the mean over the spots where a gene is known, 0 where it is known nowhere."""
     known = ~np.isnan(mean)
     total = np.where(known, mean, 0).sum(axis=0, dtype=np.float64)
-    return (total / np.maximum(known.sum(axis=0), 1)).astype(np.float32)
+    return np.asarray(total / np.maximum(known.sum(axis=0), 1), dtype=np.float32)
 
 
 class Predictor:

@@ -55,7 +55,9 @@ def test_what_a_prediction_holds(library: Library, reference: Reference, query: 
     assert np.isfinite(prediction.mean).all()
     assert (prediction.lower <= prediction.mean).all()
     assert (prediction.mean <= prediction.upper).all()
-    assert set(prediction.obs) == {"similarity", "n_effective", "familiarity"}
+    shares = [f"share_{part}" for part in ("neighbours", "correction", "level")]
+    assert set(prediction.obs) == {"similarity", "n_effective", "familiarity", *shares}
+    np.testing.assert_allclose(sum(prediction.obs[share] for share in shares), 1, atol=1e-6)
     assert np.isfinite(prediction.var["reliability"]).any()
     settings = prediction.settings
     assert (settings["model"], settings["recipe"]) == (library.model.digest, "default")

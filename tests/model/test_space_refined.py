@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from worlds import NOISY_LAYOUT, NOISY_PANEL, noisy_arrays, square_um
+from worlds import CURVED_LAYOUT, NOISY_LAYOUT, NOISY_PANEL, curved_arrays, noisy_arrays
 
 from mclstexp.config import SharedSpaceConfig, configure
 from mclstexp.errors import FormatError, InputError
 from mclstexp.model.model import Model
 from mclstexp.model.space.contrast import ContrastSettings, Refinement, contrastive_loss, refine
 from mclstexp.model.space.fit import fit_shared_space
+from mclstexp.model.space.reduce import Reduction
 from mclstexp.model.space.refined import Head, HeadSizes, RefinedSpace
 from mclstexp.model.space.shared import SharedSpace
-from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
+from mclstexp.model.space.training_data import SlideArrays
 from mclstexp.predict.memory import MemoryReference, embed_patches
 from mclstexp.predict.predictor import Predictor, Query
 from mclstexp.slide import Slide
 
 CONFIG = configure("default", settings={"encoder.scales": [1.0], "shared.context_scales": [0], "shared.components": 3})
-CURVED_LAYOUT = FeatureLayout((20,))
 SMALL = ContrastSettings(directions=8, hidden=32, lr=5e-3, batch=64, validate_every=1)
 
 
@@ -44,21 +44,6 @@ def around(space: SharedSpace, *, trained: bool = True) -> RefinedSpace:
     refined = RefinedSpace.around(space, own=own, context=context, slide=slide, unit=unit, head=head)
     report = {**space.report, "refined": {"epochs": 7, "validation": [0.5, 0.6]}}
     return dataclasses.replace(refined, report=report)
-
-
-def curved_arrays(number: int, n: int = 250) -> SlideArrays:
-    """A slide whose expression follows the product of two factors, and its picture the factors themselves."""
-    world, rng = np.random.default_rng(3), np.random.default_rng([4, number])
-    to_image, to_genes = world.normal(size=(2, 20)), world.normal(size=(2, 12))
-    hidden = rng.normal(size=(n, 2))
-    shown = np.stack([hidden[:, 0], 2 * hidden[:, 0] * hidden[:, 1]], axis=1)
-    features = hidden @ to_image + 0.1 * rng.normal(size=(n, 20)) + rng.normal(size=20)
-    expression = shown @ to_genes + 0.3 * rng.normal(size=(n, 12)) + 8
-    measured = np.ones(12, dtype=bool)
-    slide, patient = f"S{number}", f"P{number}"
-    return SlideArrays(
-        slide, patient, features.astype(np.float32), expression.astype(np.float32), measured, square_um(n)
-    )
 
 
 def agreement(space: SharedSpace, slide: SlideArrays) -> float:
@@ -157,7 +142,7 @@ class TestTraining:
     def test_components_stay_components(
         self, curved: tuple[SharedSpace, list[SlideArrays], SlideArrays], refinement: Refinement
     ) -> None:
-        """The correction multiplies differences of components by slopes; errors count by the closed form's gain."""
+        """The one that counts most keeps its measure; one that the closed form cannot predict is left too small."""
         _, _, held = curved
         assert refinement.space is not None
         image = refinement.space.image_components(held.features, held.xy_um)
@@ -217,6 +202,23 @@ class TestSpace:
         in_order = refined.image_components(noisy[0].features, noisy[0].xy_um)
         np.testing.assert_allclose(shuffled, in_order[order], rtol=1e-3, atol=1e-4)
         assert np.abs(in_order - closed.image_components(noisy[0].features, noisy[0].xy_um)).max() > 0.1
+
+    def test_is_lifted_from_reduced_features_to_the_encoder_s_own(self, noisy: list[SlideArrays]) -> None:
+        reduction = Reduction.fit(noisy, NOISY_LAYOUT)
+        small = [reduction(slide) for slide in noisy]
+        refined = around(fit_shared_space(small, reduction.layout, CONFIG.shared))
+        lifted = reduction.lift(refined)
+        assert isinstance(lifted, RefinedSpace)
+        for slide, reduced in zip(noisy, small, strict=True):
+            expected = refined.image_components(reduced.features, reduced.xy_um)
+            found = lifted.image_components(slide.features, slide.xy_um)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+    def test_cannot_be_cut(self, closed: SharedSpace) -> None:
+        refined = around(closed)
+        assert refined.truncated(3) is refined
+        with pytest.raises(InputError, match="3 components cannot be cut to 2"):
+            refined.truncated(2)
 
     def test_an_unfamiliar_slide_is_kept_within_what_was_seen(
         self, noisy: list[SlideArrays], closed: SharedSpace

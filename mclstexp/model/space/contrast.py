@@ -130,10 +130,10 @@ def refine(
     InputError
         Without epochs or slides.
 
-    Examples
-    --------
-    >>> tried = refine(space, slides, layout, validate=score)
-    >>> final = refine(whole, all_slides, layout, validate=None, epochs=tried.epochs).space
+    Notes
+    -----
+    Two calls belong together: ``tried = refine(space, some, layout, validate=score)`` finds how many epochs pay, and
+    ``refine(whole, slides, layout, validate=None, epochs=tried.epochs)`` trains on all slides.
     """
     if epochs < 1 or not slides:
         raise InputError(f"Refining takes 1 epoch and 1 slide at least, not {epochs} and {len(slides)}.")

@@ -1,6 +1,5 @@
-"""The notebook runs from top to bottom on simulated slides, and its committed outputs are small."""
+"""The notebook runs from top to bottom on simulated slides."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -27,13 +26,6 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for said in ("Reference(", "gene-gene correlation", "ARI", "in the best tenth", "linear probe"):
         assert any(said in text for text in tables), said
     assert sum("image/png" in data for cell in notebook.cells for data in outputs(cell)) == 3
-
-
-def test_the_committed_notebook_has_its_outputs_and_is_small() -> None:
-    assert NOTEBOOK.stat().st_size < 1_000_000
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert sum(bool(cell["outputs"]) for cell in cells) >= len(cells) - 1
-    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
 
 
 def outputs(cell: dict) -> list[dict]:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup browser demo test lint wheel ci clean
+.PHONY: setup browser demo test lint docs wheel ci clean
 
 setup: $(READY)
 
@@ -33,10 +33,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 wheel: setup
 	sh .ci/wheel $(BIN)/python
 
-ci: test lint wheel
+ci: test lint docs wheel
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

@@ -112,7 +112,9 @@ def _wanted(config: ModelConfig, chosen: list[Step]) -> list[Step]:
             tuple((name, value) for name, value in candidate if name in config.choose) for candidate in step.candidates
         )
         if len(kept) > 1:
-            wanted.append(dataclasses.replace(step, candidates=tuple(kept)))
+            candidates = tuple(kept)
+            # Where k is set by hand, the step is the temperature's, and the record has to say so.
+            wanted.append(dataclasses.replace(step, name=candidates[0][0][0], candidates=candidates))
     return wanted
 
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint wheel ci clean
+.PHONY: setup browser demo test lint docs wheel ci clean
 
 setup: $(READY)
 
@@ -17,10 +17,14 @@ $(READY): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	  sha256sum < requirements.lock > $(READY); fi
 
+# The tests of mst report and mst serve drive a real browser, which is no Python package.
+browser:
+	@sh .ci/browser
+
 demo: setup
 	$(BIN)/mst demo -o demo --force
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest -q
 
 lint: setup
@@ -29,10 +33,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 wheel: setup
 	sh .ci/wheel $(BIN)/python
 
-ci: test lint wheel
+ci: test lint docs wheel
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

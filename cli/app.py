@@ -103,7 +103,20 @@ def _fail(message: str) -> None:
 
 
 def _register() -> None:
-    from mclstexp.cli import build_index, check, demo, evaluate, neighbours, plot, query, reference, train
+    from mclstexp.cli import (
+        build_index,
+        check,
+        demo,
+        evaluate,
+        export,
+        neighbours,
+        plot,
+        query,
+        reference,
+        report,
+        serve,
+        train,
+    )
 
     app.command("demo")(demo.demo)
     app.command("check")(check.check)
@@ -112,6 +125,9 @@ def _register() -> None:
     app.command("query")(query.query)
     app.command("neighbours")(neighbours.neighbours)
     app.command("plot")(plot.plot)
+    app.command("report")(report.report)
+    app.command("serve")(serve.serve)
+    app.command("export")(export.export)
     app.command("evaluate")(evaluate.evaluate)
     app.command("add")(build_index.add)
     for verb in ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize"):

@@ -85,7 +85,7 @@ def _score(prediction: "Prediction", cohort: "CohortPaths", folder: Path) -> str
     from mclstexp.data.genes.expression import expression_for
     from mclstexp.data.readers import read_slides
     from mclstexp.metrics import pearson_by_gene
-    from mclstexp.outputs.maps import gene_map
+    from mclstexp.outputs.maps import gene_maps
     from mclstexp.settings import from_dict
 
     (measured,) = read_slides(cohort.query_truth)
@@ -102,6 +102,7 @@ def _score(prediction: "Prediction", cohort: "CohortPaths", folder: Path) -> str
     for gene in GENES:
         column = prediction.genes.find(gene)
         if column is not None:
-            gene_map(prediction, gene, folder / f"{gene}.png", truth=ad.read_h5ad(cohort.query_truth))
+            truth_counts = ad.read_h5ad(cohort.query_truth)
+            gene_maps(prediction, [gene], folder / f"{gene}.png", truth=truth_counts, show="expression")
             rows.append([gene, 1, float(correlation[column])])
     return table(["held-out slide", "genes", "mean PCC"], rows)

@@ -11,7 +11,10 @@ from mclstexp.cli._output import emit, note, progress
 
 def query(
     image: Annotated[Path, typer.Argument(help="The slide's image.")],
-    coords: Annotated[Path, typer.Argument(help="The spots' coordinates at full resolution: CSV, TSV or Parquet.")],
+    coords: Annotated[
+        Path | None,
+        typer.Argument(help="The spots' coordinates at full resolution: CSV, TSV or Parquet; not with --features."),
+    ] = None,
     reference: options.ReferenceOption = None,
     output: Annotated[
         Path | None,
@@ -21,6 +24,10 @@ def query(
     ] = None,
     genes: Annotated[
         str | None, typer.Option("--genes", help="Names such as ERBB2,CD3E, a file, or 'all' [default: the panel].")
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="Tiles that TRIDENT or CLAM encoded (.h5); the reference's encoder is needed."),
     ] = None,
     k: Annotated[
         int | None, typer.Option("-k", "--k", min=1, max=1_000_000, help="Neighbours per spot [default: the model's].")
@@ -84,6 +91,7 @@ def query(
     """
     from mclstexp.data.positions.files import CoordsColumns
     from mclstexp.data.positions.query import read_query
+    from mclstexp.data.tile_features import read_features
     from mclstexp.index.filter import Filter
     from mclstexp.model.model import Model
     from mclstexp.predict.evidence import neighbours_path
@@ -94,14 +102,21 @@ def query(
         check_output(path, force=force)
     condition = Filter(tuple(exclude_patient or ()), tuple(exclude_slide or ()), tuple(only_cohort or ()), where)
     opened = options.open_reference(None, reference, version=version, device=device, cache=cache)
-    columns = CoordsColumns(x_column, y_column, id_column, origin, tile_px, units, pitch_um)
-    slide = read_query(image, coords, mpp=mpp, columns=columns, check_tissue=tissue_check, patient=patient)
+    side = tile_px if features is None else None
+    columns = CoordsColumns(x_column, y_column, id_column, origin, side, units, pitch_um)
+    tiles = None if features is None else read_features(features, tile_px=tile_px)
+    if tiles is None:
+        slide = read_query(image, coords, mpp=mpp, columns=columns, check_tissue=tissue_check, patient=patient)
+    else:
+        _refuse_coordinates(coords, told=columns != CoordsColumns())
+        slide = tiles.slide(image, mpp=mpp, patient=patient)
     if model is not None:
         opened.use_model(Model.load(model, device=device, cache=options.cache_of(cache)))
     prediction = opened.query(
         slide,
         genes=options.gene_choice(genes),  # type: ignore[arg-type]
         filter=condition,
+        features=tiles,
         search=search,
         k=k,
         weights=weights,
@@ -112,3 +127,12 @@ def query(
     prediction.save(output, force=force)
     note(f"{prediction!r} from {opened!r}")
     emit(str(output))
+
+
+def _refuse_coordinates(coords: Path | None, *, told: bool) -> None:
+    """Refuse what says where spots lie where the tiles say it."""
+    if coords is not None or told:
+        raise typer.BadParameter(
+            "the tiles' own coordinates are taken; leave the file of coordinates and its options out.",
+            param_hint="--features",
+        )

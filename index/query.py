@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.data.positions.lattice import pitch_px
+from mclstexp.data.tile_features import TileFeatures
+from mclstexp.errors import MismatchError
 from mclstexp.index.familiarity import familiarity
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.leakage import leakage_warnings
@@ -45,6 +47,7 @@ class QueryOptions:
     retrieval: RetrievalConfig | None = None
     normalisation: Normalisation | None = None
     filter: Filter | None = None
+    features: TileFeatures | None = None
     search: Search = "faiss"
     device: Device = "auto"
     thumbnail: bool = True
@@ -66,7 +69,7 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     genes = choose_genes(store, options.genes)
     allowed = allowed_rows(store, options.filter)
     leaks = leakage_warnings(slide, store, trained_on=model.slides, allowed=allowed)
-    features = model.features(slide, on_progress=options.on_progress)
+    features, checked = _features(slide, model, options)
     query = Query(
         embedding=model.space.embed_images(features, slide),
         features=features,
@@ -83,13 +86,22 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     percentile = familiarity(store, predicted.neighbours, device=options.device, on_progress=options.on_progress)
     if model.calibration is not None and distance is not None:
         percentile = smaller_percentile(percentile, model.calibration.familiarity(distance))
-    notes = [*slide.notes, *leaks, *_unfamiliar(percentile), *_few_neighbours(predicted, query, slide)]
+    notes = [*slide.notes, *leaks, *checked, *_unfamiliar(percentile), *_few_neighbours(predicted, query, slide)]
     prediction = _assemble(slide, predicted, query, percentile, model, store, options)
     if model.calibration is not None and distance is not None:
         prediction, note = _with_calibration(prediction, predicted, query, model, distance)
         notes += note
     settings = {**prediction.settings, "leakage": "\n".join(leaks), "notes": notes}
     return replace(prediction, settings=settings)
+
+
+def _features(slide: Slide, model: Model, options: QueryOptions) -> tuple[FloatArray, list[str]]:
+    """Return the slide's image features: encoded, or given and checked, and how."""
+    if options.features is None:
+        return model.features(slide, on_progress=options.on_progress), []
+    if len(options.features) != len(slide):
+        raise MismatchError(f"{options.features.name} has {len(options.features)} tiles, the slide {len(slide)} spots.")
+    return options.features.values, [model.check_features(options.features, slide)]
 
 
 def _unfamiliar(percentile: FloatArray) -> list[str]:
@@ -169,6 +181,7 @@ def _assemble(
         thumbnail_scale=thumbnail.shape[1] / image.size_px[0] if thumbnail is not None and image else None,
         spot_diameter_px=_spot_diameter(spots.xy_px),
         mpp=slide.mpp,
+        embedding=query.embedding,
     )
 
 
@@ -205,7 +218,7 @@ def _evidence(
     present = neighbours.ids >= 0
     query, rank = np.nonzero(present)
     ids = neighbours.ids[present]
-    spots = store.spots(ids, ["spot_id", "array_row", "array_col", "x_px", "y_px"])
+    spots = store.spots(ids, ["spot_id", "array_row", "array_col", "x_px", "y_px", "label"])
     numbers = pa.array(store.slide_numbers(ids))
     columns = {
         "query_spot": pa.array(spot_ids.tolist(), pa.string()).take(pa.array(query)),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
-from mclstexp.errors import FormatError, InputError
+from mclstexp.errors import InputError
 from mclstexp.index.filter import Filter
 from mclstexp.index.search.backend import Search
-from mclstexp.index.store import summary
 from mclstexp.index.store.store import ReferenceStore
-from mclstexp.index.store.tags import resolve_version
-from mclstexp.index.store.writer import AddReport
+from mclstexp.index.upkeep import Upkeep
 from mclstexp.index.verify.findings import Report
 from mclstexp.index.verify.run import verify
 from mclstexp.notes import warn
@@ -22,11 +20,14 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide, count_patients
 from mclstexp.text import counted, some
-from mclstexp.types import Device, Progress, StrPath
+from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    import anndata as ad
     import pandas as pd
+    import pyarrow as pa
 
+    from mclstexp.data.tile_features import TileFeatures
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
@@ -35,7 +36,7 @@ IndexKind = Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"]
 """Kinds of search index; ``auto`` goes by the number of spots."""
 
 
-class Reference:
+class Reference(Upkeep):
     """A reference library of spots that can be searched by histology. It owns its store and its model.
 
     Each change is one commit: killed at any moment, the reference opens at its last whole state. After a change the
@@ -51,9 +52,6 @@ class Reference:
     >>> prediction  # doctest: +ELLIPSIS
     Prediction('slide', ... spots, 1 gene..., log1p(counts per 10,000 of the panel))
     """
-
-    def __init__(self, store: ReferenceStore, *, device: Device = "auto", cache: Cache = True) -> None:
-        self._store, self._device, self._cache = store, device, cache
 
     @classmethod
     def build(
@@ -144,55 +142,6 @@ class Reference:
         """
         return cls(ReferenceStore.open(path, version=version), device=device, cache=cache)
 
-    @cached_property
-    def model(self) -> Model:
-        """The reference's own model, loaded when it is first needed.
-
-        Raises
-        ------
-        FormatError
-            When the copy is missing or damaged.
-        """
-        from mclstexp.model.model import Model
-
-        folder = self._store.model_folder
-        if not folder.is_dir():
-            raise FormatError(
-                f"Reference {self._store.root} holds no copy of its model; give the model with --model FOLDER."
-            )
-        return self._checked(Model.load(folder, device=self._device, cache=self._cache))
-
-    def use_model(self, model: Model) -> None:
-        """Take a model that was loaded elsewhere in place of the reference's own copy.
-
-        Raises
-        ------
-        MismatchError
-            When it is another model than the reference was built with.
-        """
-        self.__dict__["model"] = self._checked(model)
-
-    def _checked(self, model: Model) -> Model:
-        from mclstexp.index.encode import identity_of
-
-        self._store.check_identity(identity_of(model))
-        return model
-
-    @property
-    def path(self) -> Path | str:
-        """Folder of the reference, or its URI."""
-        return self._store.root
-
-    @property
-    def store(self) -> ReferenceStore:
-        """What lies on disk: tables, index, versions. Internal; it may change."""
-        return self._store
-
-    @property
-    def version(self) -> int:
-        """Number of the open version."""
-        return self._store.version
-
     @property
     def genes(self) -> GenePanel:
         """Every gene that some slide measured: what may be asked for."""
@@ -233,6 +182,7 @@ class Reference:
         weights: Literal["softmax", "inverse_square"] | None = None,
         temperature: float | None = None,
         normalisation: Normalisation | None = None,
+        features: TileFeatures | None = None,
         search: Search = "faiss",
         device: Device | None = None,
         thumbnail: bool = True,
@@ -256,6 +206,9 @@ class Reference:
             Number of neighbours and how they are weighed; None takes the model's, which alone have intervals.
         normalisation
             Scale of the prediction; None takes the model's.
+        features
+            The slide's tiles as another tool encoded them (`read_features`), in place of encoding them here; checked
+            to be of the reference's own encoder.
         search
             What finds the neighbours: ``faiss``, ``lancedb`` (the table's own index), or ``exact`` (every key on the
             CPU, whatever the size). Similarities and ties are settled the same way after each.
@@ -290,6 +243,7 @@ class Reference:
             retrieval=self._retrieval(asked) if asked else None,
             normalisation=normalisation,
             filter=filter,
+            features=features,
             search=search,
             device=device or self._device,
             thumbnail=thumbnail,
@@ -302,136 +256,78 @@ class Reference:
         prediction = predict_slide(slide, self.model, self._store, options)
         for note in prediction.notes[len(slide.notes) :]:
             warn(note)
-        return prediction
+        return replace(prediction, reference=self)
+
+    def values_of(self, neighbours: pa.Table, gene: str, normalisation: Normalisation) -> FloatArray:
+        """Return a gene's expression at rows of a prediction's table of neighbours; see `Prediction.neighbours`.
+
+        Returns
+        -------
+        ``(n,)`` float32 on the scale of ``normalisation``; NaN where the gene was not measured.
+
+        Raises
+        ------
+        InputError, MismatchError
+            No slide measured the gene; the rows are other spots in this reference.
+        """
+        from mclstexp.index.evidence import values_of
+
+        return values_of(self._store, neighbours, gene, normalisation)
+
+    def check_neighbours(self, neighbours: pa.Table) -> None:
+        """Refuse to be taken for the reference of a prediction that was made from another one.
+
+        Raises
+        ------
+        MismatchError
+            When a row of the prediction's table of neighbours is missing here, or is another spot.
+        """
+        from mclstexp.index.evidence import check_rows
+
+        check_rows(self._store, neighbours)
 
     def _retrieval(self, changes: list[str]) -> RetrievalConfig:
         return with_settings(self.model.config.retrieval, changes)
 
-    def add(
-        self,
-        slides: Sequence[Slide],
-        *,
-        replace: bool = False,
-        message: str = "",
-        command: str = "",
-        on_progress: Progress | None = None,
-    ) -> AddReport:
-        """Encode and add slides that the reference does not hold yet; nothing else is touched.
+    def to_anndata(self, *, filter: Filter | None = None, genes: GenePanel | Sequence[str] | None = None) -> ad.AnnData:
+        """Return spots as AnnData: raw counts, patient, slide, cohort and label, position and embedding.
 
         Parameters
         ----------
-        slides
-            Slides with counts.
-        replace
-            Let a slide of the same name and other content take the old one's place.
-        message, command
-            What the history says.
-        on_progress
-            Called with (step, done, total).
-
-        Returns
-        -------
-        AddReport
-            Names of the slides that were added, replaced and skipped (there already).
+        filter
+            Which spots; None for all.
+        genes
+            Symbols or Ensembl ids; None for every gene that some slide measured. Zeros of genes that a slide did not
+            measure are unknown: ``varm["measured"][:, obs["gene_list"]]`` says which.
 
         Raises
         ------
-        ExistsAlreadyError
-            When a slide's name is taken by other content and ``replace`` is not set.
-        InputError, LockedError, StorageError
-            A slide has no counts; an earlier version is open; another process writes; the disk refused.
+        InputError
+            A gene or filter does not fit the reference.
         """
-        from mclstexp.index.encode import slide_records
+        from mclstexp.index.export import reference_anndata
 
-        records = slide_records(slides, self.model, on_progress=on_progress)
-        text = message or f"add {counted(len(slides), 'slide')}"
-        report = self._store.add(records, replace=replace, message=text, command=command)
-        for name, same in report.duplicates.items():
-            warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
-        for note in report.notes:
-            warn(note)
-        return report
+        return reference_anndata(self._store, filter, genes)
 
-    def remove(
+    def export(
         self,
+        path: StrPath,
         *,
-        slides: Sequence[str] = (),
-        patients: Sequence[str] = (),
-        cohorts: Sequence[str] = (),
-        message: str = "",
-        command: str = "",
-    ) -> list[str]:
-        """Remove slides by name, patient or cohort, and return their names. Earlier versions keep them.
+        filter: Filter | None = None,
+        genes: GenePanel | Sequence[str] | None = None,
+        force: bool = False,
+        on_progress: Progress | None = None,
+    ) -> int:
+        """Write spots as ``.h5ad`` (see `to_anndata`) or ``.parquet``, counts a slide at a time; return their number.
 
         Raises
         ------
-        InputError
-            When a name matches nothing, nothing is named, or nothing would remain.
+        InputError, ExistsAlreadyError, StorageError
+            Another suffix, gene or filter; something is at ``path``; the disk refused.
         """
-        entries = self._store.remove(
-            slides=slides, patients=patients, cohorts=cohorts, message=message, command=command
-        )
-        return [entry.slide_id for entry in entries]
+        from mclstexp.index.export import write_reference
 
-    def restore(self, version: int | str, *, message: str = "", command: str = "") -> None:
-        """Make an earlier version the newest, as a version of its own; nothing is lost.
-
-        Raises
-        ------
-        InputError
-            When there is no such version or tag, or it is the newest.
-        """
-        self._store.restore(version, message=message, command=command)
-
-    def optimize(self, *, table_index: bool = False, message: str = "", command: str = "") -> None:
-        """Join what many adds left in small pieces, and build the search index anew. The answers stay.
-
-        With ``table_index`` the table gets an index of LanceDB's own, too, which ``search="lancedb"`` then uses.
-        """
-        self._store.optimize(message=message, command=command)
-        if table_index:
-            self._store.index_table()
-
-    def tag(self, name: str, version: int | str | None = None, *, force: bool = False) -> int:
-        """Name a version (None: the open one), and return its number.
-
-        Raises
-        ------
-        InputError, ExistsAlreadyError
-            The name cannot be used or there is no such version; the tag exists and ``force`` is not set.
-        """
-        number = self.version if version is None else resolve_version(self._store.snapshot, version)
-        self._store.tag(name, number, force=force)
-        return number
-
-    def untag(self, name: str) -> int:
-        """Remove a tag, and return the number of its version, which stays.
-
-        Raises
-        ------
-        InputError
-            When there is no such tag.
-        """
-        number = resolve_version(self._store.snapshot, name)
-        self._store.untag(name)
-        return number
-
-    @property
-    def tags(self) -> dict[str, int]:
-        """Tags and their versions."""
-        return self._store.tags()
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return every version, oldest first: ``version``, ``time``, ``message``, ``command``, ``spots``, ..."""
-        return summary.commits(self._store)
-
-    def info(self) -> dict[str, Any]:
-        """Return what the reference is, as plain values: model, panel, settings, size, index, disk use."""
-        return summary.describe(self._store)
-
-    def cohorts(self) -> list[dict[str, Any]]:
-        """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
-        return summary.cohort_tree(self._store)
+        return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
     @staticmethod
     def verify(path: StrPath, *, repair: bool = False, on_progress: Progress | None = None) -> Report:

@@ -16,17 +16,22 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _PUBLIC = {
     "Filter": "mclstexp.index.filter",
+    "FeatureModel": "mclstexp.index.adapters",
     "GenePanel": "mclstexp.panel",
     "MclstexpError": "mclstexp.errors",
     "MclstexpWarning": "mclstexp.errors",
     "Model": "mclstexp.model.model",
     "Prediction": "mclstexp.predict.prediction",
+    "PatchEncoder": "mclstexp.index.adapters",
     "ProgressBar": "mclstexp.progress",
     "Reference": "mclstexp.index.reference",
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
+    "export": "mclstexp.outputs.export",
+    "read_features": "mclstexp.data.tile_features",
     "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",
+    "report": "mclstexp.outputs.report",
     "train": "mclstexp.train",
 }
 

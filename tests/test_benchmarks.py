@@ -28,7 +28,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "encoding"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report"])
 def test_each_imports(script, name):
     assert callable(script(name).main)
 

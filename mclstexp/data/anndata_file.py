@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
+import pandas as pd
 
 from mclstexp.errors import InputError
+
+COMPRESSION = {"compression": "gzip", "compression_opts": 4}
+"""How arrays of an ``.h5ad`` are packed."""
 
 
 def write_h5ad(adata: ad.AnnData, path: Path) -> None:
     """Write ``adata`` compressed; the same content gives the same bytes.
+
+    Strings are written plainly and empty slots not at all, so that R's readers (anndataR, zellkonverter), which know
+    fewer encodings than Python's, open the file.
 
     Raises
     ------
@@ -22,9 +32,82 @@ def write_h5ad(adata: ad.AnnData, path: Path) -> None:
     # HDF5 1.14 writes on closing, and kills the process when that write fails. In memory it cannot fail.
     whole = io.BytesIO()
     with h5py.File(whole, "w") as file:
-        ad.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 4})
+        write_plainly(file, adata)
     with path.open("wb") as target:
         target.write(whole.getbuffer())
+
+
+@contextmanager
+def large_h5ad(path: Path) -> Iterator[h5py.File]:
+    """Open a new ``.h5ad`` to be written part by part, for what does not fit into memory twice.
+
+    Raises
+    ------
+    OSError
+        When the operating system refused a write; HDF5 itself is not told, since it would end the process.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        target = _Forgiving(raw)
+        try:
+            with h5py.File(target, "w") as file:
+                yield file
+        finally:
+            if target.refused is not None:
+                raise target.refused
+
+
+class _Forgiving:
+    """A file that takes every write; the first one that was refused is kept for whoever asks afterwards."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.refused: OSError | None = None
+        self.seek, self.tell, self.readinto, self.read = raw.seek, raw.tell, raw.readinto, raw.read
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while self.refused is None and written < len(view):
+            try:
+                written += self._raw.write(view[written:])
+            except OSError as error:
+                self.refused = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return int(self._raw.truncate(size))
+        except OSError as error:
+            self.refused = self.refused or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: the file has no buffer."""
+
+
+def write_plainly(file: h5py.File, adata: ad.AnnData) -> None:
+    """Write ``adata`` into an open file with the encodings that every reader knows."""
+    plain = adata.copy() if any(_fancy(frame) for frame in (adata.obs, adata.var)) else adata
+    if plain is not adata:
+        plain.obs, plain.var = plain_frame(plain.obs), plain_frame(plain.var)
+    ad.io.write_elem(file, "/", plain, dataset_kwargs=COMPRESSION)
+    for name in list(file):
+        if file[name].attrs.get("encoding-type") == "null":
+            del file[name]
+
+
+def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose text, index included, is of dtype object, and whose categories are their values."""
+    columns = {name: column.astype(object) if _is_text(column.dtype) else column for name, column in frame.items()}
+    return pd.DataFrame(columns, index=pd.Index(frame.index.to_numpy(dtype=object), dtype=object))
+
+
+def _fancy(frame: pd.DataFrame) -> bool:
+    return any(_is_text(dtype) for dtype in (frame.index.dtype, *frame.dtypes))
+
+
+def _is_text(dtype: object) -> bool:
+    return isinstance(dtype, pd.StringDtype | pd.CategoricalDtype)
 
 
 def read_anndata(path: Path) -> ad.AnnData:

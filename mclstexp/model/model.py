@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mclstexp.config import ModelConfig
 from mclstexp.data.anndata_file import reason
 from mclstexp.data.genes.expression import expression_for
+from mclstexp.data.tile_features import TileFeatures
 from mclstexp.device import resolve_device
 from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.calibration import Calibration
@@ -24,6 +25,7 @@ from mclstexp.model.folder import ModelFiles, read_model, write_model
 from mclstexp.model.image.backbone import state_digest
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import Cache, feature_cache, slide_features
+from mclstexp.model.image.given import check_given
 from mclstexp.model.network.layers import ContrastiveNetwork
 from mclstexp.model.network.space import NetworkSpace
 from mclstexp.model.space.base import Space, fused_keys
@@ -176,6 +178,16 @@ class Model:
     def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return the image features ``(n, F)`` float32 of a slide's spots."""
         return slide_features(slide, self.encoder, self.config.patch, cache=self._cache, on_progress=on_progress)
+
+    def check_features(self, features: TileFeatures, slide: Slide) -> str:
+        """Refuse features of another encoder than the model's own; return how that was checked, in a sentence.
+
+        Raises
+        ------
+        MismatchError
+            When they differ, with both values.
+        """
+        return check_given(features, slide, self.encoder, self.config.patch)
 
     def embed_patches(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return unit embeddings ``(n, d)`` float32 of a slide's patches.

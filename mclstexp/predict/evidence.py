@@ -28,13 +28,31 @@ NEIGHBOUR_SCHEMA = pa.schema(
         ("y_px", pa.float64()),
         ("similarity", pa.float32()),
         ("weight", pa.float32()),
+        ("label", pa.string()),
     ]
 )
 """Columns of the neighbours' table: a row for each query spot and neighbour, ``rank`` 1 the most similar."""
 
+_LATER = ("label",)
+"""Columns that earlier predictions lack: null in what is read of them."""
+
 SHOWN = (
-    "patient", "slide", "spot", "similarity", "weight", "cohort", "array_row", "array_col", "x_px", "y_px", "row_id"
+    "patient", "slide", "spot", "similarity", "weight", "label", "cohort",
+    "array_row", "array_col", "x_px", "y_px", "row_id",
 )  # fmt: skip
+
+
+def lacking(table: pa.Table) -> list[str]:
+    """Return the columns that a table of neighbours must have, and that this one has not."""
+    return [name for name in NEIGHBOUR_SCHEMA.names if name not in (*table.column_names, *_LATER)]
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """Return a table of neighbours with every column; what an earlier program did not write is null."""
+    for name in _LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, NEIGHBOUR_SCHEMA.field(name).type))
+    return table
 
 
 def neighbours_path(path: Path) -> Path:
@@ -97,7 +115,7 @@ def read_neighbours(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({reason(error)}).") from error
-    absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in table.column_names]
+    absent = lacking(table)
     if absent:
         raise InputError(f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}.")
-    return table
+    return completed(table)

@@ -23,26 +23,27 @@ from mclstexp.config import Normalisation
 from mclstexp.data.anndata_file import read_anndata, write_h5ad
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
+from mclstexp.predict.contributions import GeneSource, Group, gene_contributions, weights_by
 from mclstexp.predict.evidence import (
     NEIGHBOUR_SCHEMA,
     SHOWN,
     check_one_run,
+    completed,
+    lacking,
     neighbours_path,
     read_neighbours,
     spot_neighbours,
 )
+from mclstexp.predict.formats.geojson import ObjectType, to_geojson
+from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata
+from mclstexp.predict.formats.spatial import to_spatialdata
+from mclstexp.predict.formats.tables import to_dataframe
+from mclstexp.predict.formats.tiles import to_wsidata
 from mclstexp.settings import from_dict
+from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import counted, duplicates
 from mclstexp.types import FloatArray, StrPath
-
-FORMAT_VERSION = 1
-"""Version of the prediction's layout in ``uns["mclstexp"]``; apart from the package's version."""
-
-LOWRES_PX = 600
-"""Longer side of the smaller of the two images in ``uns["spatial"]``."""
-
-_LAYERS = ("sd", "lower", "upper", "retrieved")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,10 @@ class Prediction:
         ``(h, w, 3)`` uint8 image and its pixels per full-resolution pixel, or None.
     mpp
         Pixel size at full resolution in um, or None when unknown.
+    embedding
+        ``(n, d)`` float32 embeddings of the patches, in the space of the reference's; or None.
+    reference
+        The reference that it was just made from; None for one that was read from a file.
 
     Examples
     --------
@@ -112,12 +117,14 @@ class Prediction:
     thumbnail: NDArray[np.uint8] | None = None
     thumbnail_scale: float | None = None
     mpp: float | None = None
+    embedding: FloatArray | None = None
+    reference: GeneSource | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "spot_ids", np.asarray(self.spot_ids, dtype=np.str_))
         set_(self, "xy_px", np.asarray(self.xy_px, dtype=np.float64))
-        for name in ("mean", *_LAYERS):
+        for name in ("mean", *LAYERS, "embedding"):
             if getattr(self, name) is not None:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.float32))
         for name in ("array_row", "array_col"):
@@ -125,15 +132,18 @@ class Prediction:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.int64))
         self._check_shapes()
         self._check_evidence()
+        set_(self, "evidence", completed(self.evidence))
 
     def _check_shapes(self) -> None:
         n, g = len(self.spot_ids), len(self.genes)
-        for name in ("mean", *_LAYERS):
+        for name in ("mean", *LAYERS):
             values = getattr(self, name)
             if values is not None and values.shape != (n, g):
                 raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
         if self.xy_px.shape != (n, 2):
             raise InputError(f"A prediction of {n} spots has coordinates of shape {self.xy_px.shape}.")
+        if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != n):
+            raise InputError(f"A prediction of {n} spots has embeddings of shape {self.embedding.shape}.")
         columns = {"array_row": self.array_row, "array_col": self.array_col, **self.obs}
         for name, column in columns.items():
             if column is not None and len(column) != n:
@@ -153,7 +163,7 @@ class Prediction:
         if self.thumbnail is not None and (self.thumbnail.ndim != 3 or self.thumbnail.dtype != np.uint8):
             shape, dtype = self.thumbnail.shape, self.thumbnail.dtype
             raise InputError(f"A thumbnail is (h, w, 3) uint8, got {shape} {dtype}.")
-        absent = [name for name in NEIGHBOUR_SCHEMA.names if name not in self.evidence.column_names]
+        absent = lacking(self.evidence)
         if absent:
             raise InputError(f"The table of neighbours lacks the columns {', '.join(absent)}.")
         unknown = set(pc.unique(self.evidence["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
@@ -188,23 +198,88 @@ class Prediction:
         """The prediction as scanpy, squidpy and SpatialData read it; made once."""
         return self.to_anndata()
 
-    def neighbours(self, spot: str) -> pd.DataFrame:
+    def neighbours(self, spot: str, gene: str | None = None, reference: GeneSource | None = None) -> pd.DataFrame:
         """Return the reference spots that a spot's prediction was made from, the most similar first.
+
+        Parameters
+        ----------
+        spot
+            Id of a spot of the query slide.
+        gene
+            Symbol or Ensembl id of any gene that the reference measured: adds its value at each neighbour, on the
+            prediction's scale, and its contribution, weight x value. Contributions sum to the neighbours' mean, which
+            is the layer ``retrieved`` (or ``X`` where there is no such layer).
+        reference
+            Where the gene is read. A prediction that `Reference.query` has just returned knows its own.
 
         Returns
         -------
         pandas.DataFrame
-            A row a neighbour, by ``rank``: ``patient``, ``slide``, ``spot``, ``similarity``, ``weight``, ``cohort``,
-            ``array_row``, ``array_col``, ``x_px``, ``y_px``, ``row_id``.
+            A row a neighbour, by ``rank``: ``patient``, ``slide``, ``spot``, ``similarity``, ``weight``, with a gene
+            ``value`` and ``contribution``, then ``label``, ``cohort``, ``array_row``, ``array_col``, ``x_px``,
+            ``y_px``, ``row_id``.
 
         Raises
         ------
-        InputError
-            When the prediction has no such spot.
+        InputError, MismatchError
+            When the prediction has no such spot, the reference has no such gene or is another one, or none is given.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> prediction = Prediction.load("slide.h5ad")
+        >>> reference = mst.Reference.open("reference/")
+        >>> list(prediction.neighbours(prediction.spot_ids[0], "ERBB2", reference).columns[3:7])
+        ['similarity', 'weight', 'value', 'contribution']
         """
         rows = spot_neighbours(self.evidence, spot, self.slide_id)
         frame: pd.DataFrame = rows.drop_columns(["query_spot"]).to_pandas().rename(columns={"spot_id": "spot"})
-        return frame.set_index("rank")[list(SHOWN)]
+        frame = frame.set_index("rank")[list(SHOWN)]
+        if gene is not None:
+            value = self._values_of(rows, gene, reference)
+            frame.insert(5, "value", value)
+            frame.insert(6, "contribution", self.contribution_of(frame["weight"].to_numpy(), value))
+        return frame
+
+    def _values_of(self, rows: pa.Table, gene: str, reference: GeneSource | None) -> FloatArray:
+        source = reference or self.reference
+        if source is None:
+            place, version = (self.settings.get(name) for name in ("reference", "reference_version"))
+            raise InputError(
+                f"A gene's values at the neighbours are read from the reference: give "
+                f"reference=mclstexp.Reference.open({str(place or 'reference')!r}, version={version})."
+            )
+        if "normalisation" not in self.settings:
+            raise InputError(
+                "The prediction does not say its normalisation, so no gene's values can be compared to it."
+            )
+        return source.values_of(rows, gene, from_dict(Normalisation, self.settings["normalisation"]))
+
+    def contribution_of(self, weight: FloatArray, value: FloatArray) -> FloatArray:
+        """Return ``(k,)`` float32 what each of a spot's neighbours contributes to a gene's mean; NaN: nothing known."""
+        retrieval = self.settings.get("retrieval", {})
+        return gene_contributions(weight, value, float(retrieval.get("min_measured", 0.0)))
+
+    def contributions(self, by: Group = "patient") -> pd.DataFrame:
+        """Return how much of each spot's weight is whose.
+
+        Parameters
+        ----------
+        by
+            ``slide``, ``patient`` or ``cohort``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a spot, a column a slide, patient or cohort, the heaviest on the whole first; rows sum to one.
+
+        Examples
+        --------
+        >>> prediction = Prediction.load("slide.h5ad")
+        >>> bool((prediction.contributions(by="cohort").sum(axis=1).round(3) == 1).all())
+        True
+        """
+        return weights_by(self.evidence, self.spot_ids.tolist(), by)
 
     def __repr__(self) -> str:
         size = f"{counted(len(self), 'spot')}, {counted(len(self.genes), 'gene')}"
@@ -212,46 +287,56 @@ class Prediction:
 
     def to_anndata(self) -> ad.AnnData:
         """Return the prediction as scanpy, squidpy and SpatialData read it, without the neighbours."""
-        obs = pd.DataFrame(index=pd.Index(self.spot_ids.astype(object)))
-        obs["in_tissue"] = np.ones(len(self), dtype=np.int64)
-        if self.array_row is not None and self.array_col is not None:
-            obs["array_row"], obs["array_col"] = self.array_row, self.array_col
-        for name, column in self.obs.items():
-            obs[name] = _column(column)
-        var = pd.DataFrame(index=pd.Index(np.asarray(self.genes.symbols, dtype=object)))
-        var["gene_ids"] = np.asarray(self.genes.ensembl, dtype=object)
-        for name, column in self.var.items():
-            var[name] = _column(column)
-        layers = {name: getattr(self, name) for name in _LAYERS if getattr(self, name) is not None}
-        uns = {"spatial": {self.slide_id: self._spatial()}, "mclstexp": self._provenance()}
-        if self.thumbnail is None:
-            del uns["spatial"]  # scanpy and squidpy fail on an entry without an image, and draw without the entry
-        return ad.AnnData(self.mean, obs=obs, var=var, layers=layers, obsm={"spatial": self.xy_px}, uns=uns)
+        return to_anndata(self)
 
-    def _spatial(self) -> dict[str, Any]:
-        if self.thumbnail is None or self.thumbnail_scale is None:
-            return {}
-        lowres, shrink = _shrink(self.thumbnail, LOWRES_PX)
-        factors = {
-            "tissue_hires_scalef": float(self.thumbnail_scale),
-            "tissue_lowres_scalef": float(self.thumbnail_scale * shrink),
-            "spot_diameter_fullres": float(self.spot_diameter_px),
-        }
-        if self.mpp is not None:
-            factors["microns_per_pixel"] = float(self.mpp)
-        return {"images": {"hires": self.thumbnail, "lowres": lowres}, "scalefactors": factors, "metadata": {}}
+    def to_dataframe(self, genes: Sequence[str] | None = None, *, layers: Sequence[str] = ("mean",)) -> pd.DataFrame:
+        """Return a row a spot: position, evidence, and a column a gene (``ERBB2``, ``ERBB2 sd``); None for all genes.
 
-    def _provenance(self) -> dict[str, Any]:
-        scalars = {key: value for key, value in self.settings.items() if isinstance(value, str | bool | int | float)}
-        record = {
-            **scalars,
-            "format_version": FORMAT_VERSION,
-            "slide": self.slide_id,
-            "scale": self.scale,
-            "spot_diameter_px": float(self.spot_diameter_px),
-            "settings": json.dumps(dict(self.settings), sort_keys=True),
-        }
-        return record if self.mpp is None else {**record, "mpp": float(self.mpp)}
+        Raises
+        ------
+        InputError
+            For a gene or layer that the prediction does not have.
+        """
+        return to_dataframe(self, genes, layers)
+
+    def to_geojson(
+        self,
+        genes: Sequence[str] | None = None,
+        *,
+        layers: Sequence[str] = ("mean",),
+        object_type: ObjectType = "detection",
+    ) -> dict[str, Any]:
+        """Return the FeatureCollection that QuPath imports: a circle a spot, genes and evidence as measurements.
+
+        Raises
+        ------
+        InputError
+            For a gene or layer that the prediction does not have, or more than a million measurements of all genes.
+        """
+        return to_geojson(self, genes, layers=layers, object_type=object_type)
+
+    def to_spatialdata(self, genes: Sequence[str] | None = None, *, image: SlideImage | None = None) -> Any:
+        """Return a ``spatialdata.SpatialData``: pictures, circles and table, as spatialdata-io reads Visium.
+
+        Coordinate systems are the slide's name (full resolution) and ``_downscaled_hires`` and ``_downscaled_lowres``
+        of it. ``image`` adds the slide itself as a pyramid, read when it is needed.
+
+        Raises
+        ------
+        InputError
+            Without ``pip install "mclstexp[spatialdata]"``, or for a gene that the prediction does not have.
+        """
+        return to_spatialdata(self, genes, image=image)
+
+    def to_wsidata(self, genes: Sequence[str] | None = None) -> Any:
+        """Return what LazySlide keeps of a slide, as ``SpatialData``: patches as ``tiles``, table ``mclstexp_tiles``.
+
+        Raises
+        ------
+        InputError
+            As `to_spatialdata`, and where the size of the patches is unknown.
+        """
+        return to_wsidata(self, genes)
 
     @classmethod
     def from_anndata(cls, adata: ad.AnnData, evidence: pa.Table | None = None) -> Prediction:
@@ -262,35 +347,7 @@ class Prediction:
         InputError
             When ``adata`` is no prediction, or one of another format version.
         """
-        record = adata.uns.get("mclstexp")
-        if not isinstance(record, Mapping) or "format_version" not in record:
-            raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp'].")
-        if int(record["format_version"]) != FORMAT_VERSION:
-            version = int(record["format_version"])
-            raise InputError(
-                f"The prediction has format version {version}, this program reads {FORMAT_VERSION}; repeat mst query."
-            )
-        slide = str(record["slide"])
-        spatial = adata.uns.get("spatial", {}).get(slide)
-        own = {"in_tissue", "array_row", "array_col"}
-        grid = {name: adata.obs[name].to_numpy() for name in ("array_row", "array_col") if name in adata.obs}
-        return cls(
-            slide_id=slide,
-            spot_ids=adata.obs_names.to_numpy().astype(np.str_),
-            xy_px=np.asarray(adata.obsm["spatial"], dtype=np.float64),
-            genes=GenePanel(tuple(adata.var_names), tuple(adata.var["gene_ids"].astype(str))),
-            mean=np.asarray(adata.X),
-            settings=json.loads(str(record["settings"])),
-            spot_diameter_px=float(record["spot_diameter_px"]),
-            obs={str(name): adata.obs[name].to_numpy() for name in adata.obs if name not in own},
-            var={str(name): adata.var[name].to_numpy() for name in adata.var if name != "gene_ids"},
-            evidence=NEIGHBOUR_SCHEMA.empty_table() if evidence is None else evidence,
-            thumbnail=None if spatial is None else np.asarray(spatial["images"]["hires"], dtype=np.uint8),
-            thumbnail_scale=None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
-            mpp=float(record["mpp"]) if "mpp" in record else None,
-            **grid,
-            **{name: np.asarray(adata.layers[name]) if name in adata.layers else None for name in _LAYERS},
-        )
+        return cls(**fields_of(adata), evidence=NEIGHBOUR_SCHEMA.empty_table() if evidence is None else evidence)
 
     def save(self, path: StrPath, *, force: bool = False) -> None:
         """Write ``path`` (``.h5ad``) and the neighbours beside it; both wholly or, when interrupted, neither.
@@ -343,17 +400,3 @@ def scale_name(normalisation: Normalisation) -> str:
     log = "log1p(" if normalisation.log == "natural" else "log10(1 + "
     of = "the panel" if normalisation.total == "panel" else "all genes"
     return f"{log}counts per {normalisation.target_sum:,.0f} of {of})"
-
-
-def _column(values: NDArray[Any] | Sequence[Any]) -> NDArray[Any]:
-    array = np.asarray(values)
-    return array.astype(object) if array.dtype.kind in "US" else array
-
-
-def _shrink(image: NDArray[np.uint8], max_px: int) -> tuple[NDArray[np.uint8], float]:
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    factor = min(1.0, max_px / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), dtype=np.uint8), factor

@@ -18,6 +18,9 @@ EXACT_MATCH = 1e-12
 
 KEYS_AT_A_TIME = 32_768
 
+EVEN = 0.8
+"""Share of the neighbours that count effectively, above which no single one matters."""
+
 
 def neighbour_weights(
     similarity: FloatArray,

@@ -77,7 +77,7 @@ def test_a_patient_left_out_is_no_neighbour(built: Path, world: CohortPaths, mst
 def test_neighbours_and_plot(built: Path, mst: Run, tmp_path: Path) -> None:
     spot = ad.read_h5ad(built / "p.h5ad").obs_names[0]
     listed = json.loads(mst("neighbours", built / "p.h5ad", spot, "--top", 3, "--json").stdout)
-    assert len(listed) == 3
+    assert len(listed["neighbours"]) == 3
     mst("plot", built / "p.h5ad", "--gene", "ERBB2", "-o", tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 

@@ -73,7 +73,7 @@ def test_weights_of_another_number_than_encoders_are_refused(world: CohortPaths,
         (["evaluate", "refs", "--seeds", "99999999999"], "--seeds"),
         (["demo", "--patients", "1"], "'--patients'"),
         (["info", "one/", "-r", "another/"], "--reference"),
-        (["plot", "p.h5ad"], "'--gene'"),
+        (["plot", "p.h5ad"], "--gene"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_option(mst: Run, words: list[str], says: str) -> None:

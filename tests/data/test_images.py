@@ -12,6 +12,7 @@ from PIL import Image
 from mclstexp.data.images import FORMATS, IMAGE_SUFFIXES, open_image
 from mclstexp.data.images import pixels as image_module
 from mclstexp.data.images.pixels import crop_padded
+from mclstexp.data.synthetic.cohort import write_pyramid
 from mclstexp.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (310, 421, 3), dtype=np.uint8)
@@ -58,6 +59,30 @@ def test_region_is_the_padded_slice(tmp_path, x, y, w, h):
         tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64), compression="zlib")
     np.testing.assert_array_equal(open_image(path).read_region(x, y, w, h), padded(x, y, w, h))
     np.testing.assert_array_equal(crop_padded(RGB, x, y, w, h), padded(x, y, w, h))
+
+
+SMOOTH = np.asarray(Image.fromarray(RGB[:8, :10]).resize((1600, 1200), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("kind", ["pyramid", "flat", "png"])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1600, 1200), (400, 300, 512, 512), (1200, 900, 800, 600), (-300, -200, 600, 600)]
+)
+def test_a_reduced_region_is_the_region_reduced(tmp_path, kind, box):
+    path = tmp_path / ("a.png" if kind == "png" else "a.tif")
+    if kind == "pyramid":
+        write_pyramid(SMOOTH, path, mpp=0.5, tile_px=128)
+    elif kind == "flat":
+        tifffile.imwrite(path, SMOOTH, photometric="rgb", tile=(128, 128))
+    else:
+        Image.fromarray(SMOOTH).save(path)
+    size = (box[2] // 8, box[3] // 8)
+    with open_image(path) as image:
+        reduced = image.read_reduced(*box, size)
+        whole = image.read_region(*box)
+    truth = np.asarray(Image.fromarray(whole).resize(size, Image.Resampling.BOX), dtype=float)
+    assert reduced.shape == truth.shape
+    assert np.abs(reduced - truth).mean() < 6
 
 
 def test_jpeg_tiles_decode_like_tifffile(tmp_path):

@@ -11,6 +11,11 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.data.images.pixels import reduce, resize
+
+BAND_PX = 1024
+"""Rows of a region that are held at once while it is reduced."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -64,6 +69,20 @@ class ImageFile(ABC):
     @abstractmethod
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
+
+    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a region of the full resolution as ``(size[1], size[0], 3)`` uint8 RGB.
+
+        Band by band, so that a region of any size needs the memory of a band; a format with a pyramid reads the level
+        that fits.
+        """
+        factor = max(1, min(width // max(size[0], 1), height // max(size[1], 1)))
+        band = factor * max(1, BAND_PX // factor)
+        strips = [
+            reduce(self.read_region(x, top, width, min(band, y + height - top)), factor)
+            for top in range(y, y + height, band)
+        ]
+        return resize(np.concatenate(strips), size)
 
     @abstractmethod
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:

@@ -61,6 +61,15 @@ class OpenSlideImage(ImageFile):
 
             return paste_region(self.size_px, (x, y, width, height), read)
 
+    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a region as ``(size[1], size[0], 3)`` uint8 RGB, from the level of the pyramid that fits."""
+        with _reading(self._path):
+            slide = self._open()
+            level = slide.get_best_level_for_downsample(max(1.0, width / size[0]))
+            scale = float(slide.level_downsamples[level])
+            part = (max(1, round(width / scale)), max(1, round(height / scale)))
+            return resize(to_rgb8(np.asarray(slide.read_region((x, y), level, part)), self._path), size)
+
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
         target = thumbnail_size(self.size_px, max_px)

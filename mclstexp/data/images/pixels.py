@@ -53,6 +53,13 @@ def resize(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
 
 
+def reduce(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Shrink ``(h, w, 3)`` uint8 by a whole factor, each pixel the mean of a square."""
+    from PIL import Image
+
+    return rgb if factor == 1 else np.asarray(Image.fromarray(rgb).reduce(factor))
+
+
 def thumbnail_size(size: tuple[int, int], max_px: int) -> tuple[int, int]:
     """Width and height of the thumbnail whose longer side is at most ``max_px``, never enlarged."""
     scale = min(1.0, max_px / max(size))

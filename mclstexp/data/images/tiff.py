@@ -22,6 +22,9 @@ from mclstexp.errors import InputError
 CACHE_BYTES = 128 * 2**20
 """Decoded tiles that one open image keeps: spots in array order mostly hit the tiles of their neighbours."""
 
+REDUCED_PX = 8192
+"""Longer side of a region of a pyramid's level that is read in one piece."""
+
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PHOTOMETRIC = {0: "white is zero", 1: "black is zero", 2: "RGB", 6: "YCbCr"}
@@ -65,6 +68,19 @@ class TiffImage(ImageFile):
         with _reading(self._path):
             self._open()
             return paste_region(self.size_px, (x, y, width, height), lambda *box: self._read(0, *box))
+
+    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a region as ``(size[1], size[0], 3)`` uint8 RGB, from the level of the pyramid that fits."""
+        with _reading(self._path):
+            self._open()
+            fitting = [i for i, level in enumerate(self._levels) if level.size[0] * width >= size[0] * self.size_px[0]]
+            level = max(fitting, default=0)
+            scale = self._levels[level].size[0] / self.size_px[0]
+            if level == 0 or max(width, height) * scale > REDUCED_PX:
+                return super().read_reduced(x, y, width, height, size)
+            box = (round(x * scale), round(y * scale), max(1, round(width * scale)), max(1, round(height * scale)))
+            rgb = paste_region(self._levels[level].size, box, lambda *inside: self._read(level, *inside))
+            return resize(rgb, size)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""

@@ -1,0 +1,204 @@
+"""A reference's store and model, and what looks after them: add, remove, restore, optimize, tag, history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mclstexp.errors import FormatError
+from mclstexp.index.store import summary
+from mclstexp.index.store.store import ReferenceStore
+from mclstexp.index.store.tags import resolve_version
+from mclstexp.index.store.writer import AddReport
+from mclstexp.notes import warn
+from mclstexp.slide import Slide
+from mclstexp.text import counted
+from mclstexp.types import Device, Progress
+
+if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    from mclstexp.model.image.features import Cache
+    from mclstexp.model.model import Model
+
+
+class Upkeep:
+    """What `mclstexp.Reference` owns, and every change to it."""
+
+    def __init__(self, store: ReferenceStore, *, device: Device = "auto", cache: Cache = True) -> None:
+        self._store, self._device, self._cache = store, device, cache
+
+    @cached_property
+    def model(self) -> Model:
+        """The reference's own model, loaded when it is first needed.
+
+        Raises
+        ------
+        FormatError
+            When the copy is missing or damaged.
+        """
+        from mclstexp.model.model import Model
+
+        folder = self._store.model_folder
+        if not folder.is_dir():
+            raise FormatError(
+                f"Reference {self._store.root} holds no copy of its model; give the model with --model FOLDER."
+            )
+        return self._checked(Model.load(folder, device=self._device, cache=self._cache))
+
+    def use_model(self, model: Model) -> None:
+        """Take a model that was loaded elsewhere in place of the reference's own copy.
+
+        Raises
+        ------
+        MismatchError
+            When it is another model than the reference was built with.
+        """
+        self.__dict__["model"] = self._checked(model)
+
+    def _checked(self, model: Model) -> Model:
+        from mclstexp.index.encode import identity_of
+
+        self._store.check_identity(identity_of(model))
+        return model
+
+    @property
+    def path(self) -> Path | str:
+        """Folder of the reference, or its URI."""
+        return self._store.root
+
+    @property
+    def store(self) -> ReferenceStore:
+        """What lies on disk: tables, index, versions. Internal; it may change."""
+        return self._store
+
+    @property
+    def version(self) -> int:
+        """Number of the open version."""
+        return self._store.version
+
+    def add(
+        self,
+        slides: Sequence[Slide],
+        *,
+        replace: bool = False,
+        message: str = "",
+        command: str = "",
+        on_progress: Progress | None = None,
+    ) -> AddReport:
+        """Encode and add slides that the reference does not hold yet; nothing else is touched.
+
+        Parameters
+        ----------
+        slides
+            Slides with counts.
+        replace
+            Let a slide of the same name and other content take the old one's place.
+        message, command
+            What the history says.
+        on_progress
+            Called with (step, done, total).
+
+        Returns
+        -------
+        AddReport
+            Names of the slides that were added, replaced and skipped (there already).
+
+        Raises
+        ------
+        ExistsAlreadyError
+            When a slide's name is taken by other content and ``replace`` is not set.
+        InputError, LockedError, StorageError
+            A slide has no counts; an earlier version is open; another process writes; the disk refused.
+        """
+        from mclstexp.index.encode import slide_records
+
+        records = slide_records(slides, self.model, on_progress=on_progress)
+        text = message or f"add {counted(len(slides), 'slide')}"
+        report = self._store.add(records, replace=replace, message=text, command=command)
+        for name, same in report.duplicates.items():
+            warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
+        for note in report.notes:
+            warn(note)
+        return report
+
+    def remove(
+        self,
+        *,
+        slides: Sequence[str] = (),
+        patients: Sequence[str] = (),
+        cohorts: Sequence[str] = (),
+        message: str = "",
+        command: str = "",
+    ) -> list[str]:
+        """Remove slides by name, patient or cohort, and return their names. Earlier versions keep them.
+
+        Raises
+        ------
+        InputError
+            When a name matches nothing, nothing is named, or nothing would remain.
+        """
+        entries = self._store.remove(
+            slides=slides, patients=patients, cohorts=cohorts, message=message, command=command
+        )
+        return [entry.slide_id for entry in entries]
+
+    def restore(self, version: int | str, *, message: str = "", command: str = "") -> None:
+        """Make an earlier version the newest, as a version of its own; nothing is lost.
+
+        Raises
+        ------
+        InputError
+            When there is no such version or tag, or it is the newest.
+        """
+        self._store.restore(version, message=message, command=command)
+
+    def optimize(self, *, table_index: bool = False, message: str = "", command: str = "") -> None:
+        """Join what many adds left in small pieces, and build the search index anew. The answers stay.
+
+        With ``table_index`` the table gets an index of LanceDB's own, too, which ``search="lancedb"`` then uses.
+        """
+        self._store.optimize(message=message, command=command)
+        if table_index:
+            self._store.index_table()
+
+    def tag(self, name: str, version: int | str | None = None, *, force: bool = False) -> int:
+        """Name a version (None: the open one), and return its number.
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError
+            The name cannot be used or there is no such version; the tag exists and ``force`` is not set.
+        """
+        number = self.version if version is None else resolve_version(self._store.snapshot, version)
+        self._store.tag(name, number, force=force)
+        return number
+
+    def untag(self, name: str) -> int:
+        """Remove a tag, and return the number of its version, which stays.
+
+        Raises
+        ------
+        InputError
+            When there is no such tag.
+        """
+        number = resolve_version(self._store.snapshot, name)
+        self._store.untag(name)
+        return number
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Tags and their versions."""
+        return self._store.tags()
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return every version, oldest first: ``version``, ``time``, ``message``, ``command``, ``spots``, ..."""
+        return summary.commits(self._store)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the reference is, as plain values: model, panel, settings, size, index, disk use."""
+        return summary.describe(self._store)
+
+    def cohorts(self) -> list[dict[str, Any]]:
+        """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
+        return summary.cohort_tree(self._store)

@@ -1,0 +1,119 @@
+"""Finding again the reference that a prediction was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mclstexp.errors import FormatError, InputError
+from mclstexp.index.reference import Reference
+from mclstexp.notes import warn
+from mclstexp.predict.prediction import Prediction
+from mclstexp.types import Device, StrPath
+
+
+def reference_of(
+    prediction: Prediction,
+    given: StrPath | None = None,
+    *,
+    version: int | str | None = None,
+    beside: StrPath = ".",
+    device: Device = "cpu",
+    cache: bool = True,
+) -> Reference:
+    """Open the reference that a prediction was made from, at the version that it was made from.
+
+    Parameters
+    ----------
+    given
+        Its folder or URI where it lies now; None takes what the prediction recorded, here or beside its file.
+    version
+        Number or tag; None takes the recorded one, or the newest where that is no longer there, with a warning.
+    beside
+        Folder of the prediction's file, against which a recorded relative path is tried, too.
+    device, cache
+        Where it searches and computes, and whether image features are kept on disk.
+
+    Raises
+    ------
+    InputError, FormatError
+        There is no reference there, or it has no such version; it is damaged.
+    """
+    place = str(given) if given is not None else _recorded(prediction, Path(beside))
+    wanted = version if version is not None else prediction.settings.get("reference_version")
+    if wanted is None or version is not None:
+        return Reference.open(place, version=version, device=device, cache=cache)
+    newest = Reference.open(place, device=device, cache=cache)
+    if newest.version == wanted:
+        return newest
+    try:
+        return Reference.open(place, version=int(wanted), device=device, cache=cache)
+    except InputError:
+        warn(
+            f"{place} no longer has version {wanted}, from which the prediction was made; version {newest.version} "
+            "is read."
+        )
+        return newest
+
+
+def reference_at_hand(
+    prediction: Prediction,
+    given: StrPath | None = None,
+    *,
+    beside: StrPath = ".",
+    device: Device = "cpu",
+    cache: bool = True,
+) -> tuple[Reference | None, str]:
+    """Open the reference of a prediction at its version, or say why it is not at hand.
+
+    Parameters
+    ----------
+    given, beside, device, cache
+        As in `reference_of`.
+
+    Returns
+    -------
+    The reference, or None and why.
+
+    Raises
+    ------
+    InputError, FormatError
+        When ``given`` is no reference, or not the one that the prediction was made from.
+    """
+    version = prediction.settings.get("reference_version")
+    try:
+        opened = reference_of(prediction, given, version=version, beside=beside, device=device, cache=cache)
+        _check_model(opened, prediction)
+    except (InputError, FormatError) as error:
+        if given is not None:
+            raise
+        return None, as_reason(error)
+    return opened, ""
+
+
+def as_reason(error: Exception) -> str:
+    """Return an error's sentence as the rest of another sentence."""
+    text = str(error).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _check_model(opened: Reference, prediction: Prediction) -> None:
+    digest = opened.store.identity.model_digest
+    if digest != prediction.settings.get("model"):
+        raise InputError(
+            f"The reference {opened.path} holds the model {digest[:12]}, the prediction was made with another; name "
+            "its own reference with --reference."
+        )
+
+
+def _recorded(prediction: Prediction, beside: Path) -> str:
+    recorded = str(prediction.settings.get("reference", ""))
+    if not recorded:
+        raise InputError("The prediction does not say which reference it was made from; name it with --reference.")
+    if "://" in recorded:
+        return recorded
+    for folder in (Path(recorded), beside / recorded):
+        if folder.is_dir():
+            return str(folder)
+    raise InputError(
+        f"The reference that the prediction was made from is no longer at {recorded}; say where it is with --reference."
+    )

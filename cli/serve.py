@@ -1,5 +1,6 @@
 """``mst serve``: predictions with their evidence, from a local server."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def serve(
 
     def ready(url: str) -> None:
         emit(url)
+        sys.stdout.flush()  # whoever reads it through a pipe waits for it
         note("Ctrl-C stops the server")
 
     run(list(predictions), reference=reference, host=host, port=port, device=device, on_ready=ready)

@@ -218,8 +218,13 @@ def served(*predictions: Path, **options: Any) -> Iterator[str]:
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "sys.argv = ['mst', *sys.argv[1:]]; from mclstexp.cli.app import main; main()"
     )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     timer = threading.Timer(280, process.kill)
     timer.start()

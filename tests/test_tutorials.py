@@ -1,5 +1,6 @@
-"""The notebook runs from top to bottom on simulated slides."""
+"""The notebook runs from top to bottom on simulated slides, and its committed outputs are small."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,13 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for said in ("a reference of", "gene-gene correlation", "ARI", "in the best tenth", "linear probe"):
         assert any(said in text for text in tables), said
     assert sum("image/png" in data for cell in notebook.cells for data in outputs(cell)) == 3
+
+
+def test_the_committed_notebook_has_its_outputs_and_is_small() -> None:
+    assert NOTEBOOK.stat().st_size < 1_000_000
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert sum(bool(cell["outputs"]) for cell in cells) >= len(cells) - 1
+    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
 
 
 def outputs(cell: dict) -> list[dict]:

@@ -67,9 +67,16 @@ def test_another_mix_than_the_recipes_has_to_gain(gain: float, wanted: int) -> N
     assert climb(step, DEFAULT, lambda config: figure(told[config.key_mix]))[0] == wanted
 
 
-def test_of_equals_the_first_is_taken() -> None:
+def test_of_equals_the_recipe_s_own_is_taken_and_another_has_to_gain() -> None:
     (step,) = steps(only_of(DEFAULT, "shared.components"), n_components=30, n_spots=99, patients=True)
-    assert climb(step, DEFAULT, lambda config: figure(0.4))[0] == 0
+    values = [value for ((_, value),) in step.candidates]
+    assert values[climb(step, DEFAULT, lambda config: figure(0.4))[0]] == DEFAULT.shared.components
+
+    def better(gain: float) -> int:
+        return climb(step, DEFAULT, lambda c: figure(0.4 + gain * (c.shared.components == 20)))[0]
+
+    assert values[better(0.001)] == DEFAULT.shared.components
+    assert values[better(0.003)] == 20
 
 
 def test_neighbours_set_by_hand_leave_the_temperature_to_choose_alone() -> None:
@@ -111,7 +118,7 @@ def test_a_field_of_view_is_left_out_where_there_are_some() -> None:
     one, three = ({step.name: step for step in views(config)} for config in (CHOOSING, DEFAULT))
     assert "shared.scales" not in one
     fields = [value for ((_, value),) in three["shared.scales"].candidates]
-    assert fields == [None, (1, 2), (0, 2), (0, 1), (0,), (1,), (2,)]
+    assert fields == [None, (1, 2), (0, 2), (0, 1)]
     two = configure("default", settings={"encoder.scales": [0.5, 1.0], "shared.context_scales": [0, 1]})
     pair = {step.name: step for step in views(two)}["shared.scales"]
     assert [value for ((_, value),) in pair.candidates] == [None, (1,), (0,)]

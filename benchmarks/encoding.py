@@ -1,44 +1,67 @@
-"""Patches encoded a second, by how many go through the encoder at once. Prints a table, writes JSON.
+"""Patches encoded a second, by how many go through the encoder at once and by what becomes of freed memory.
 
-python benchmarks/encoding.py --encoder tf_efficientnet_lite0 --patches 96 --repeats 3
+python benchmarks/encoding.py --encoder tf_efficientnet_lite0 --patches 64 --repeats 5
+
+"given back" is the C library's own way, "kept" is `mclstexp.device.keep_freed_memory`; each in a process of its own,
+in turn. Prints a table, writes JSON.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 
 from mclstexp.cli._output import table
 from mclstexp.config import EncoderSpec
-from mclstexp.model.image.backbone import BATCH
+from mclstexp.model.image import backbone
 from mclstexp.model.image.encoder import ImageEncoder
 
 BATCHES = (2, 4, 8, 16, 32)
+MEMORY = ("given back", "kept")
+
+
+def measured(encoder: str, n_patches: int, memory: str) -> dict[str, float]:
+    """Return patches a second at each batch size."""
+    own = ImageEncoder.create(EncoderSpec(encoder, pooling="stages"), "random")
+    patches = np.random.default_rng(0).integers(0, 255, (n_patches, 224, 224, 3), dtype=np.uint8)
+    keep = backbone.keep_freed_memory if memory == "kept" else lambda: False
+    rates = {}
+    with mock.patch.object(backbone, "keep_freed_memory", keep):
+        own.features(patches[:32])
+        for batch in BATCHES:
+            backbone.BATCH["cpu"] = batch
+            started = time.perf_counter()
+            own.features(patches)
+            rates[f"{batch} {memory}"] = n_patches / (time.perf_counter() - started)
+    return rates
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", default="tf_efficientnet_lite0")
-    parser.add_argument("--patches", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patches", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encoding.json")
     options = parser.parse_args()
-    encoder = ImageEncoder.create(EncoderSpec(options.encoder, pooling="stages"), "random")
-    patches = np.random.default_rng(0).integers(0, 255, (options.patches, 224, 224, 3), dtype=np.uint8)
-    encoder.features(patches[:32])
-    rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-    for _ in range(options.repeats):
-        for batch in BATCHES:  # in turn, so that a busy machine slows them alike
-            BATCH["cpu"] = batch
-            started = time.perf_counter()
-            encoder.features(patches)
-            rates[batch].append(options.patches / (time.perf_counter() - started))
-    medians = {batch: statistics.median(values) for batch, values in rates.items()}
-    print(table(["batch", "patches/s", "ratio to 32"], [[b, m, m / medians[32]] for b, m in medians.items()]))
+    rates: dict[str, list[float]] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for _ in range(options.repeats):
+            for memory in MEMORY:
+                done = pool.submit(measured, options.encoder, options.patches, memory).result()
+                for case, rate in done.items():
+                    rates.setdefault(case, []).append(rate)
+    medians = {case: statistics.median(values) for case, values in rates.items()}
+    base = medians[f"4 {MEMORY[0]}"]
+    rows = [[*case.split(" ", 1), m, m / base] for case, m in medians.items()]
+    print(table(["batch", "memory", "patches/s", "ratio to 4 given back"], rows))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     facts = {"encoder": options.encoder, "threads": torch.get_num_threads(), "patches_per_second": medians}
     options.output.write_text(json.dumps(facts, indent=2) + "\n")

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mclstexp.config import EncoderSpec
+from mclstexp.device import keep_freed_memory
 from mclstexp.model.image.pooling import covariance, evenly_spaced, mean_std
 from mclstexp.model.image.stages import feature_maps, trunk_maps
 from mclstexp.types import FloatArray
 
 BATCH = {"cpu": 4, "cuda": 128}
 """Patches a forward pass, by device. Fixed, and the last batch padded, so that a vector never depends on its company.
-Four fit a CPU's cache: 1.5 times as fast as 32 (benchmarks/encoding.py)."""
+More than four are no faster on a CPU (benchmarks/encoding.py)."""
 
 LAST = "last"
 """Name of the block that is the encoder's own pooled output; the others are called by their stage."""
@@ -57,6 +58,8 @@ class Backbone(nn.Module):
     def features(self, patches: NDArray[np.uint8]) -> FloatArray:
         """Return features ``(b, F)`` float32 of uint8 patches ``(b, size, size, 3)``, averaged over the views."""
         device = next(self.parameters()).device
+        if device.type == "cpu":
+            keep_freed_memory()
         out = np.empty((len(patches), sum(self.blocks(patches.shape[1]).values())), dtype=np.float32)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             size = BATCH.get(device.type, BATCH["cuda"])

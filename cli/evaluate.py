@@ -80,6 +80,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on held-out slides, without leakage, beside the baselines.
 
+    With -o, an evaluation that was stopped goes on where it was when the same command is run again.
+
     Example: mst evaluate refs/ -o report/
     """
     if target_sum is not None and not 0 < target_sum < float("inf"):
@@ -127,24 +129,27 @@ def evaluate(
     for text in warned:
         note(f"WARNING: {text}")
     from mclstexp.evaluate.retrieval import evaluation_methods
+    from mclstexp.evaluate.state import EvaluationState, evaluation_facts
 
-    methods = evaluation_methods(
-        MethodOptions(
-            recipes=recipes,
-            encoder=encoder,
-            encoder_weights=encoder_weights or "pretrained",
-            settings=tuple(settings or ()),
-            normalisation=plan.normalisation,
-            grid=grid,
-            split=split,
-            device=device,
-            cache=options.cache_of(cache),
-        ),
-        on_progress=bar,
+    chosen = MethodOptions(
+        recipes=recipes,
+        encoder=encoder,
+        encoder_weights=encoder_weights or "pretrained",
+        settings=tuple(settings or ()),
+        normalisation=plan.normalisation,
+        grid=grid,
+        split=split,
+        device=device,
+        cache=options.cache_of(cache),
     )
-    result = run_evaluation(read, methods, plan)
+    methods = evaluation_methods(chosen, on_progress=bar)
+    state = EvaluationState()
+    if output is not None:
+        state = EvaluationState(output.with_name(f"{output.name}.partial"), evaluation_facts(read, plan, chosen))
+    result = run_evaluation(read, methods, plan, state=state)
     result = replace(result, notes=(*notes, *result.notes))
     _show(result, output, force=force, as_json=as_json, warned=warned)
+    state.remove()
 
 
 def _show(result: "EvaluationResult", output: Path | None, *, force: bool, as_json: bool, warned: list[str]) -> None:

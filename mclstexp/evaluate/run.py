@@ -14,10 +14,11 @@ from mclstexp.data.genes.sets import GeneSets
 from mclstexp.errors import MismatchError
 from mclstexp.evaluate.folds import Fold, make_folds
 from mclstexp.evaluate.leakage import check_leakage
-from mclstexp.evaluate.methods import Choosing, Configured, Learned, Method, without_counts
+from mclstexp.evaluate.methods import Configured, Method, without_counts
 from mclstexp.evaluate.protocol import EvaluationProtocol, panel_warnings
 from mclstexp.evaluate.result import DomainMap, EvaluationResult, GeneMap, versions
 from mclstexp.evaluate.scores import Run, SlideScore, SlideTruth, coverage_warnings, gene_spread, score_slide, summarise
+from mclstexp.evaluate.state import Answer, EvaluationState
 from mclstexp.metrics import Floats, PooledCorrelation, cluster_agreement, domain_clusters
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
@@ -35,12 +36,13 @@ def run_evaluation(
     methods: Sequence[Method],
     protocol: EvaluationProtocol,
     *,
+    state: EvaluationState | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Fit and score every method on every fold and seed.
 
     Held-out slides reach `Method.predict` without counts and labels. The panel is chosen on each training side alone
-    (unless the protocol fixes one). Deterministic methods run once.
+    (unless the protocol fixes one). Deterministic methods run once. What ``state`` holds is taken, not fitted again.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def run_evaluation(
     runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
     folds, notes = make_folds(slides, protocol.split)
     warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
-    findings = _Findings(protocol, notes=notes)
+    findings = _Findings(protocol, state or EvaluationState(), notes=notes)
     for i, fold in enumerate(folds):
         panel = findings.begin(fold)
         for j, (method, seed) in enumerate(runs):
@@ -92,6 +94,7 @@ class _Findings:
     """What the loop over folds, methods and seeds has gathered so far."""
 
     protocol: EvaluationProtocol
+    state: EvaluationState
     notes: list[str]
     truths: list[SlideTruth] = field(default_factory=list)
     spread: Floats | None = None
@@ -131,20 +134,20 @@ class _Findings:
         return panel
 
     def run(self, method: Method, seed: int | None, fold: Fold, panel: GenePanel) -> None:
-        """Fit a method on the fold and score it on every held-out slide."""
-        train = fold.train if method.uses_counts_only else fold.train_with_image
-        method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
-        if isinstance(method, Choosing) and method.choice is not None:
-            choice = method.choice
+        """Fit a method on the fold, unless that was done before, and score it on every held-out slide."""
+        answer = self.state.load(fold.name, method.name, seed)
+        if answer is None:
+            answer = self._fitted(method, seed, fold, panel)
+            self.state.keep(fold.name, method.name, seed, answer)
+        if answer.choice is not None:
+            choice = answer.choice
             tried = [{"settings": list(settings), "pcc": pcc} for settings, pcc in choice.scores]
             record = {"method": method.name, "seed": seed, "rule": choice.rule, "chosen": list(choice.settings)}
             self.folds[-1]["choices"].append({**record, "inner_pcc": tried})
-        if isinstance(method, Learned) and method.learned is not None:
-            self.folds[-1]["learned"].append({"method": method.name, "seed": seed, **method.learned})
-        for truth in self.truths:
+        if answer.learned is not None:
+            self.folds[-1]["learned"].append({"method": method.name, "seed": seed, **answer.learned})
+        for truth, prediction in zip(self.truths, answer.predictions, strict=True):
             slide = truth.slide
-            prediction = method.predict(without_counts(slide))
-            prediction.check(method.name, len(slide), len(panel))
             run = Run(fold.name, method.name, seed)
             self.scores.append(score_slide(truth, prediction, run, self.protocol.markers, self.spread))
             pool = self.pooled.setdefault((method.name, seed), PooledCorrelation())
@@ -154,6 +157,15 @@ class _Findings:
                 clusters, drawn = self.scores[-1].clusters, self.domain_maps.get(slide.slide_id)
                 if clusters is not None and drawn is not None:
                     drawn.clusters.setdefault(method.name, clusters)
+
+    def _fitted(self, method: Method, seed: int | None, fold: Fold, panel: GenePanel) -> Answer:
+        """Fit a method and predict the held-out slides."""
+        train = fold.train if method.uses_counts_only else fold.train_with_image
+        method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
+        predictions = [method.predict(without_counts(truth.slide)) for truth in self.truths]
+        for truth, prediction in zip(self.truths, predictions, strict=True):
+            prediction.check(method.name, len(truth.slide), len(panel))
+        return Answer.of(method, predictions)
 
     def _describe(self, truth: SlideTruth) -> None:
         slide = truth.slide

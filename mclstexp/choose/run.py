@@ -129,9 +129,9 @@ class _Choice:
             self._slides, raw, layout, rehearsal, queries=LAST_QUERIES, seed=self._config.seed
         )
         own = self._blend(rehearsal, baselines.predicted[OWN_PROBE])
-        verdict = _verdict(own, baselines.figures)
-        self._said(verdict)
         contrast = self._contrast(rehearsal)
+        verdict = _verdict(own, baselines.figures, contrast.get("contrast"))
+        self._said(verdict)
         settings = {name: _value(self._config, name) for curve in self._curves for name in curve["settings"]}
         return self._config, {
             "held_out": kind,
@@ -238,11 +238,13 @@ def _value(config: ModelConfig, name: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _verdict(own: Figures, baselines: dict[str, Figures]) -> str:
+def _verdict(own: Figures, baselines: dict[str, Figures], contrast: dict[str, Any] | None) -> str:
+    """Say how the recipe stands to the best baseline; its figures are of the closed form, without the network."""
     best = max(baselines, key=lambda name: baselines[name].score)
     ahead = own.score - baselines[best].score
     word = "ahead of" if ahead >= 0 else "BEHIND"
+    network = f", to which its network adds {contrast['gain']:.3f}" if contrast and contrast["kept"] else ""
     return (
-        f"on slides held out the recipe's score is {own.score:.3f}, {word} the best baseline's "
+        f"on slides held out the recipe's score is {own.score:.3f}{network}, {word} the best baseline's "
         f"({best}, {baselines[best].score:.3f}); score: mean of PCC within slides, PCC over slides and explained error"
     )

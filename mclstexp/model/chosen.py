@@ -8,6 +8,9 @@ from typing import Any
 FIGURES = {"pcc": "PCC within slides", "pcc_pooled": "PCC pooled", "mse": "MSE", "score": "score"}
 """The inner figures of a choice by their key, in words."""
 
+LISTED = 6
+"""So many numbers in a row are listed; of more, the first and the last."""
+
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -19,13 +22,13 @@ def choice_of(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def settings_table(choice: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
     """Return header and rows, a row a setting: what was chosen, the values tried, and the score at each as bars."""
-    curves = {curve.get("setting"): curve for curve in choice.get("curves", [])}
+    curves = {name: curve for curve in choice.get("curves", []) for name in _settings_of(curve)}
     chosen = dict(choice.get("settings", {}))
     rows: list[list[object]] = []
-    for name in dict.fromkeys([*chosen, *(name for name in curves if name)]):
+    for name in dict.fromkeys([*chosen, *curves]):
         curve = curves.get(name, {})
-        tried = ", ".join(_text(value) for value in curve.get("values", []))
-        rows.append([name, _text(chosen.get(name, _value(curve))), tried, sparkline(curve.get("score", []))])
+        row = [name, _text(chosen.get(name, _value(curve, name))), _tried(_values(curve, name))]
+        rows.append([*row, sparkline(curve.get("score", []))])
     return ["setting", "chosen", "tried", "score"], rows
 
 
@@ -59,9 +62,30 @@ def sparkline(values: Sequence[float | None]) -> str:
     )
 
 
-def _value(curve: Mapping[str, Any]) -> Any:
-    values, place = curve.get("values", []), curve.get("chosen")
+def _settings_of(curve: Mapping[str, Any]) -> list[str]:
+    """Return the settings whose values a curve tried, together where there are several."""
+    return list(curve.get("settings") or ([curve["setting"]] if curve.get("setting") else []))
+
+
+def _values(curve: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the values that were tried of one setting."""
+    values, settings = list(curve.get("values", [])), _settings_of(curve)
+    if len(settings) < 2:
+        return values
+    return [together[settings.index(name)] for together in values]
+
+
+def _value(curve: Mapping[str, Any], name: str) -> Any:
+    values, place = _values(curve, name), curve.get("chosen")
     return values[place] if isinstance(place, int) and 0 <= place < len(values) else None
+
+
+def _tried(values: Sequence[Any]) -> str:
+    """List values, of many whole numbers in a row the first and the last."""
+    first = values[0] if values else None
+    if len(values) > LISTED and isinstance(first, int) and list(values) == list(range(first, first + len(values))):
+        return f"{first} to {values[-1]}"
+    return ", ".join(_text(value) for value in values)
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,23 @@ def test_tables_hold_what_was_chosen_and_by_which_figures():
     assert choice_rule(RECORD) == "chosen on patients held out, 5 folds"
 
 
+def test_settings_tried_together_have_a_row_each():
+    curves = [
+        {
+            "setting": "retrieval.k",
+            "settings": ["retrieval.k", "retrieval.temperature"],
+            "values": [[25, 0.02], [400, 0.1]],
+        },
+        {"setting": "contrast", "settings": ["contrast_epochs"], "values": list(range(41)), "chosen": 12},
+    ]
+    curves[0] |= {"score": [0.1, 0.2], "chosen": 1}
+    assert settings_table({"curves": curves})[1] == [
+        ["retrieval.k", "400", "25, 400", "▁█"],
+        ["retrieval.temperature", "0.1", "0.02, 0.1", "▁█"],
+        ["contrast_epochs", "12", "0 to 40", ""],
+    ]
+
+
 @pytest.mark.parametrize("absent", list(RECORD))
 def test_a_record_without_a_part_is_read(absent):
     part = {key: value for key, value in RECORD.items() if key != absent}

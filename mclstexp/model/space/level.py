@@ -346,19 +346,27 @@ def _uncertainty(held_out: _HeldOut | None, choice: _Choice, levels: Matrix) -> 
     """Return the standard deviation of levels by gene, and how much of a level's own distance adds to it.
 
     Held-out squared errors are explained by a gene's own variance plus a share of the squared distance moved. A gene
-    that was not measured twice, so that nothing shows its error, has that of the other genes.
+    that was not measured twice, so that nothing shows its error, has that of the other genes; from one slide alone
+    nothing is known but what the distance adds.
     """
     if held_out is None:
-        return np.sqrt(_of_known((levels - _of_known(levels)) ** 2)), UNKNOWN_GROWTH**2
+        twice = (~np.isnan(levels)).sum(axis=0) > 1
+        apart = np.where(twice, _of_known((levels - _of_known(levels)) ** 2), np.nan)
+        return _with_typical(apart), UNKNOWN_GROWTH**2
     moved = held_out.moved(choice)
     squared, distance = (levels - held_out.mean - moved) ** 2, moved**2
     around = distance - _of_known(distance)
     slope = np.nansum(around * squared) / max(float(np.nansum(around**2)), 1e-12)
     growth = float(np.clip(slope, 0.0, 1.0))
     left = _of_known(squared - growth * distance, np.nan)
-    known = np.isfinite(left)
-    typical = float(np.mean(np.maximum(left[known], 0.0))) if known.any() else 0.0
-    return np.sqrt(np.maximum(np.where(known, left, typical), 0.0)), growth
+    return _with_typical(left), growth
+
+
+def _with_typical(squared: Matrix) -> Matrix:
+    """Return the roots of squared errors ``(G,)``, where one is not known that of the mean of the others."""
+    known = np.isfinite(squared)
+    typical = float(np.mean(np.maximum(squared[known], 0.0))) if known.any() else 0.0
+    return np.sqrt(np.maximum(np.where(known, squared, typical), 0.0))
 
 
 def _of_known(values: Matrix, otherwise: float = 0.0) -> Matrix:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mclstexp.cli._numbers import number
 from mclstexp.cli._output import note
+from mclstexp.config.ranges import MPP, RANGES
 
 if TYPE_CHECKING:
     from mclstexp.index.reference import Reference
@@ -23,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Mpp = Annotated[
     float | None,
-    typer.Option("--mpp", help="Pixel size in um, when the files do not say or say it wrong.", min=0.01, max=100),
+    number("--mpp", limits=MPP, help="Pixel size in um, when the files do not say or say it wrong."),
 ]
 Only = Annotated[
     str | None, typer.Option("--slides", help="Only these slides, comma-separated (default: all that are found).")
@@ -47,9 +49,10 @@ EncoderWeights = Annotated[
 Genes = Annotated[
     Path | None, typer.Option("--genes", help="File naming the gene panel (text, JSON, CSV, .npy); default: HVGs.")
 ]
-NGenes = Annotated[int | None, typer.Option("--n-genes", min=1, help="Size of the chosen gene panel [default: 1000].")]
-LARGEST_SEED = 2**32 - 1
-Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.")]
+NGenes = Annotated[
+    int | None, number("--n-genes", limits=RANGES["n_genes"], help="Size of the chosen gene panel [default: 1000].")
+]
+Seed = Annotated[int, number("--seed", limits=RANGES["seed"], help="Seed of everything random.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as dotted.key=value; may be repeated.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", envvar="MST_CACHE", help="Folder that keeps image features between runs.")

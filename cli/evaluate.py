@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from mclstexp.cli import _options as options
+from mclstexp.cli._numbers import number
 from mclstexp.cli._output import emit, emit_json, note, progress, table
+from mclstexp.config.ranges import RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +49,12 @@ def evaluate(
     n_genes: options.NGenes = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, comma-separated: figures get a mean and spread.")] = "0",
     target_sum: Annotated[
-        float | None, typer.Option("--target-sum", help="Counts are scaled to this total [default: 10000].")
+        float | None,
+        number(
+            "--target-sum",
+            limits=RANGES["normalisation.target_sum"],
+            help="Counts are scaled to this total [default: 10000].",
+        ),
     ] = None,
     total: Annotated[
         Literal["panel", "all"] | None,
@@ -84,8 +91,6 @@ def evaluate(
 
     Example: mst evaluate refs/ -o report/
     """
-    if target_sum is not None and not 0 < target_sum < float("inf"):
-        raise typer.BadParameter(f"{target_sum:g} is not a positive number.", param_hint="--target-sum")
     numbers = _seeds(seeds)
     recipes = _recipes(recipe, protocol)
     from dataclasses import replace
@@ -216,7 +221,8 @@ def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    numbers = tuple(int(part) for part in options.names(text) or [] if part.isdecimal())
-    if not numbers or len(numbers) < len(options.names(text) or []) or max(numbers) > options.LARGEST_SEED:
+    parts = options.names(text) or []
+    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 16)
+    if not numbers or len(numbers) < len(parts) or any(seed not in RANGES["seed"] for seed in numbers):
         raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds")
     return numbers

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from mclstexp.cli import _options as options
+from mclstexp.cli._numbers import number
 from mclstexp.cli._output import emit, note, progress
+from mclstexp.config.ranges import PITCH_UM, RANGES, TILE_PX
 
 
 def query(
@@ -30,13 +32,16 @@ def query(
         typer.Option("--features", help="Tiles that TRIDENT or CLAM encoded (.h5); the reference's encoder is needed."),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("-k", "--k", min=1, max=1_000_000, help="Neighbours per spot [default: the model's].")
+        int | None,
+        number("-k", "--k", limits=RANGES["retrieval.k"], help="Neighbours per spot [default: the model's]."),
     ] = None,
     weights: Annotated[
         Literal["softmax", "inverse_square"] | None,
         typer.Option("--weights", help="How neighbours are weighed [default: the model's]."),
     ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the softmax weights.")] = None,
+    temperature: Annotated[
+        float | None, number("--temperature", limits=RANGES["retrieval.temperature"], help="Of the softmax weights.")
+    ] = None,
     patient: Annotated[
         str,
         typer.Option(
@@ -74,10 +79,12 @@ def query(
         Literal["center", "topleft"] | None, typer.Option("--origin", help="What the coordinates point at.")
     ] = None,
     tile_px: Annotated[
-        float | None, typer.Option("--tile-px", help="Side of a tile in pixels, for --origin topleft.")
+        float | None, number("--tile-px", limits=TILE_PX, help="Side of a tile in pixels, for --origin topleft.")
     ] = None,
     units: Annotated[Literal["px", "um"] | None, typer.Option("--units", help="Of the coordinates.")] = None,
-    pitch_um: Annotated[float | None, typer.Option("--pitch-um", help="Distance between spots in um.")] = None,
+    pitch_um: Annotated[
+        float | None, number("--pitch-um", limits=PITCH_UM, help="Distance between spots in um.")
+    ] = None,
     tissue_check: Annotated[
         bool, typer.Option(help="Refuse coordinates that miss the tissue where swapped or rescaled ones would hit it.")
     ] = True,

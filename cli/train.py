@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mclstexp.cli import _options as options
+from mclstexp.cli._numbers import number
 from mclstexp.cli._output import emit, note, progress
+from mclstexp.config.ranges import RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +32,12 @@ def train(
     slides: options.Only = None,
     mpp: options.Mpp = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the image encoder too.")] = False,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of the contrastive training.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of the contrastive training.")] = None,
+    epochs: Annotated[
+        int | None, number("--epochs", limits=RANGES["optim.epochs"], help="Epochs of the contrastive training.")
+    ] = None,
+    lr: Annotated[
+        float | None, number("--lr", limits=RANGES["optim.lr"], help="Learning rate of the contrastive training.")
+    ] = None,
     seed: options.Seed = 0,
     settings: options.Set = None,
     device: options.Device = "auto",

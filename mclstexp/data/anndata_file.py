@@ -12,6 +12,7 @@ import anndata as ad
 import h5py
 import pandas as pd
 
+from mclstexp.data.apart.worker import try_hdf5
 from mclstexp.errors import InputError
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 4}
@@ -122,6 +123,7 @@ def read_anndata(path: Path) -> ad.AnnData:
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file.")
     try:
+        try_hdf5(path)
         return ad.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable .h5ad file ({reason(error)}).") from error

@@ -79,7 +79,14 @@ def first_line(path: Path) -> str:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open a file for reading, through gzip where it is gzipped, whatever its name."""
+    """Open a file for reading, through gzip where it is gzipped, whatever its name.
+
+    Raises
+    ------
+    InputError
+        When it is missing or no regular file: a pipe would be read for ever.
+    """
+    require_file(path, "Table")
     if is_gzip(path):
         return cast(IO[bytes], gzip.open(path, "rb"))
     return path.open("rb")

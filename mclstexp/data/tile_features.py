@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.anndata_file import reason
+from mclstexp.data.apart.worker import opened_hdf5
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.paths import require_file
@@ -136,7 +136,7 @@ def read_features(path: StrPath, *, tile_px: float | None = None, encoder: str =
     """
     file_path = require_file(path, "Features")
     try:
-        with h5py.File(file_path, "r") as file:
+        with opened_hdf5(file_path) as file:
             absent = [name for name in ("features", "coords") if name not in file]
             if absent:
                 raise InputError(f"{file_path.name} has no {absent[0]!r}; TRIDENT and CLAM write features and coords.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mclstexp.data.paths import read_json, read_text
 from mclstexp.data.tables import delimiter_of
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
@@ -194,15 +194,9 @@ def read_folds(path: Path) -> tuple[tuple[str, str], ...]:
     InputError
         When the file is absent or of none of these shapes.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read folds from {path}: {error}.") from error
+    text = read_text(path, "Folds")
     if path.suffix.lower() == ".json":
-        try:
-            pairs = _pairs_of_json(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON: {error}.") from error
+        pairs = _pairs_of_json(read_json(path, "Folds"))
     else:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter_of(text.partition("\n")[0])))
         pairs = [(row.get("slide"), row.get("fold")) for row in rows]

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mclstexp.data.anndata_file import reason
+from mclstexp.data.apart.worker import opened_hdf5
 from mclstexp.errors import InputError
 from mclstexp.storage import sha256_input
 from mclstexp.types import StrPath
@@ -92,10 +93,8 @@ def spot_neighbours(table: pa.Table, spot: str, name: str) -> pa.Table:
 
 def _stated_digest(path: Path) -> str:
     """Read what an ``.h5ad`` says of its neighbours' file, and nothing else of it."""
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with opened_hdf5(path) as file:
             return str(file["uns/mclstexp/neighbours_sha256"].asstr()[()])
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path} is not a prediction of mst query, or is damaged ({reason(error)}).") from error

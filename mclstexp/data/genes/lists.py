@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mclstexp.data.paths import require_file
+from mclstexp.data.paths import read_json, require_file
 from mclstexp.data.tables import delimiter_of, first_line, read_table
 from mclstexp.errors import InputError
 from mclstexp.text import some
@@ -91,10 +90,7 @@ def _from_npy(path: Path) -> list[str]:
 
 
 def _from_json(path: Path) -> list[str]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"Gene list {path.name} is no valid JSON: {error}.") from error
+    values = read_json(path, "Gene list")
     if isinstance(values, dict):
         values = values.get("genes")
     if not isinstance(values, list) or not all(isinstance(name, str) for name in values):

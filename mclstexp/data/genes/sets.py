@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from mclstexp.data.paths import require_file
+from mclstexp.data.paths import read_json, read_text
 from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
@@ -38,22 +37,16 @@ def read_gene_sets(path: StrPath) -> GeneSets:
     InputError
         When the file is absent, of neither shape, or holds an empty set.
     """
-    path = require_file(path, "Gene sets")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read marker sets from {path}: {error}.") from error
-    sets = _from_json(text, path) if text.lstrip().startswith(("{", "[")) else _from_gmt(text, path)
+    path = Path(path)
+    text = read_text(path, "Gene sets")
+    sets = _from_json(path) if text.lstrip().startswith(("{", "[")) else _from_gmt(text, path)
     if not sets or not all(sets.values()):
         raise InputError(f"{path} holds no marker sets, or an empty one: JSON {{set: [genes]}} or GMT is needed.")
     return sets
 
 
-def _from_json(text: str, path: Path) -> GeneSets:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+def _from_json(path: Path) -> GeneSets:
+    value = read_json(path, "Gene sets")
     if not isinstance(value, dict) or not all(
         isinstance(genes, list) and all(isinstance(gene, str) for gene in genes) for genes in value.values()
     ):

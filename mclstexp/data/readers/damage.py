@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what damaged HDF5, MEX and text files raise into an InputError that names the file."""
+    """Turn what damaged HDF5, MEX and text files raise into an InputError that names the file.
+
+    A pipe or a device, which would be read for ever, is refused first.
+    """
     import zlib
 
+    require_file(path, "File")
     try:
         yield
     except (
@@ -21,4 +26,4 @@ def reading(path: Path) -> Iterator[None]:
         RuntimeError, zlib.error,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is damaged or of another kind: {reason}.") from error
+        raise InputError(f"{path} is damaged or of another kind: {reason.rstrip('.')}; copy it again.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mclstexp.data.apart.worker import try_hdf5
 from mclstexp.data.assemble import CountTable, Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
+from mclstexp.data.paths import read_json
 from mclstexp.data.positions.coordinates import Coordinates, check_ids, check_places, naming
 from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_staggered
 from mclstexp.data.readers.damage import reading
@@ -79,6 +80,7 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Dra
     import anndata
 
     with reading(path), _anndata_errors(path):
+        try_hdf5(path)
         adata = anndata.read_h5ad(path)
         return _draft(adata, path, slide_id, coords)
 
@@ -225,10 +227,7 @@ def _labels(ids: NDArray[np.str_], column: Any) -> dict[str, str]:
 def _hest_metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
+    values = read_json(path, "Metadata")
     return values if isinstance(values, dict) else {}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mclstexp.data.apart.worker import opened_hdf5
 from mclstexp.data.assemble import CountTable
 from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import check_ids, naming
@@ -43,9 +44,7 @@ def read_counts(path: StrPath) -> CountTable:
 
 def read_10x_h5(path: Path) -> CountTable:
     """Read ``filtered_feature_bc_matrix.h5``, gene expression only."""
-    import h5py
-
-    with reading(path), h5py.File(path, "r") as file:
+    with reading(path), opened_hdf5(path) as file:
         if "matrix" not in file:
             raise InputError(f"{path} is no 10x feature matrix of Space Ranger: it has no group 'matrix'.")
         group = file["matrix"]

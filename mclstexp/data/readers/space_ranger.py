@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
+from mclstexp.data.paths import read_json
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.files import parse_coords
 from mclstexp.data.readers.matrices import read_counts
@@ -137,8 +138,8 @@ def _image(folder: Path, outs: Path) -> Path | None:
 
 
 def _scale_factors(path: Path) -> dict[str, float]:
-    try:
-        values = json.loads(path.read_text())
-        return {str(key): float(value) for key, value in values.items() if isinstance(value, int | float)}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
+    values = read_json(path, "Scale factors")
+    if not isinstance(values, dict):
+        raise InputError(f"Scale factors {path}: names and numbers are needed; copy the file again.")
+    finite = {str(key): value for key, value in values.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in finite.items() if math.isfinite(value)}

@@ -1,0 +1,1 @@
+"""Files from outside, tried in another process before this one opens them: docs/decisions/untrusted-files.md."""

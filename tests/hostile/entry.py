@@ -1,0 +1,123 @@
+"""A row of the table of rubbish, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+REFUSED, USAGE, ACCEPTED, EITHER = "refused", "usage", "accepted", "either"
+"""What is expected: one line and exit 1; one line of wrong usage and exit 2; exit 0; not known beforehand, but no worse
+than these three."""
+
+
+@dataclass(frozen=True)
+class Spoil:
+    """A file of the world, copied into the entry's folder and damaged there.
+
+    Attributes
+    ----------
+    copy
+        File or folder of the world that is copied.
+    damage
+        A name in `hostile.damage.DAMAGE`; what comes after a colon is its argument.
+    file
+        Which file is damaged, where a folder is copied: its path in the copy.
+    """
+
+    copy: str
+    damage: str = "none"
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input that nobody should give.
+
+    Attributes
+    ----------
+    name
+        Unique; the test's id.
+    command
+        Words after ``mst``. ``{w}`` is the world's folder, ``{i}`` the entry's inputs, ``{o}`` its empty output folder.
+    spoils
+        What is put into ``{i}`` first.
+    expected
+        ``refused``, ``usage``, ``accepted`` or ``either``.
+    names
+        Words that the line has to have: the file or the option, and where it matters the value.
+    environment
+        Variables of the environment.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    spoils: tuple[Spoil, ...] = ()
+    expected: str = REFUSED
+    names: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    left: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that are the error: notes come before it, and usage around it."""
+        return [line for line in self.err.splitlines() if line.startswith(("mst: error: ", "Error: "))]
+
+    @property
+    def kind(self) -> str:
+        """Which row of the table of figures it counts in."""
+        if "Traceback (most recent call last)" in self.err:
+            return "traceback"
+        if self.code == HUNG:
+            return "hang"
+        if self.code < 0 or self.code in (134, 139):
+            return "crash"
+        if self.left and self.code != 0:
+            return "left behind"
+        if self.code == 0:
+            return ACCEPTED
+        known = {1: REFUSED, 2: USAGE}.get(self.code)
+        return known if known is not None and len(self.lines) == 1 else "not one line"
+
+
+HUNG = -1000
+
+
+def problem(entry: Entry, outcome: Outcome) -> str:
+    """Say what is wrong with an outcome; "" where it is as it should be."""
+    kind = outcome.kind
+    if kind not in (REFUSED, USAGE, ACCEPTED):
+        return kind
+    if entry.expected not in (EITHER, kind):
+        return "silently wrong" if kind == ACCEPTED else f"{kind}, not {entry.expected}"
+    if kind == ACCEPTED:
+        return ""
+    line = outcome.lines[0]
+    absent = [word for word in entry.names if word.lower() not in line.lower()]
+    if absent:
+        return f"the line does not name {absent[0]!r}"
+    if not outcome.err.rstrip().endswith(line):
+        return "the error is not the last line"
+    return "" if has_remedy(line) else "the line names no remedy"
+
+
+REMEDIES = (
+    "needed", "needs", "give", "copy", "correct", "remove", "rename", " use ", "name", "write", "save", "download",
+    " add ", "make ", "choose", "leave", "convert", "is not one of", "not in the range", "should be", "holds", " has ",
+    "known:", "near:", "did you mean", "one of", "mst ", "--", "expected", "keep", "restore", "repair", "try", "build",
+    "train", "repeat", "set both", "there already", "free some space", "load", "belongs",
+)  # fmt: skip
+"""Words of which a line that helps has one."""
+
+
+def has_remedy(line: str) -> bool:
+    """Whether a line says what would help."""
+    return any(word in f"{line} ".lower() for word in REMEDIES)

@@ -20,10 +20,15 @@ from mclstexp.index.search import ivf
 from mclstexp.index.search.exact import ExactBackend
 from mclstexp.index.search.ranges import Ranges, RowRanges, covers, merge_ranges, minus, overlap, total
 from mclstexp.index.search.vectors import recall_at_k
+from mclstexp.notes import inform
 from mclstexp.storage import TEMPORARY, read_digested, sha256_file, write_digested
 from mclstexp.types import BoolArray, FloatArray, IdArray
 
 RECORD = "pieces.json"
+CHECKED_BYTES = 2**28
+"""Inverted files up to this size are compared with their hash before they are used, once a process."""
+
+_WHOLE: dict[tuple[str, int, int, str], bool] = {}
 FLAT_ROWS = 65_536
 """Rows outside the inverted files above which they are encoded into one of their own."""
 RETRAIN_GROWTH = 4
@@ -91,7 +96,23 @@ def load(folder: Path, key: dict[str, Any]) -> list[LoadedPiece]:
         return []
     pieces = [Piece(**{**item, "ranges": tuple(map(tuple, item["ranges"]))}) for item in values["pieces"]]
     loaded = [LoadedPiece(piece, folder / piece.file) for piece in pieces]
-    return [item for item in loaded if item.path.exists() and item.path.stat().st_size == item.piece.n_bytes]
+    return [item for item in loaded if _is_whole(item.path, item.piece)]
+
+
+def _is_whole(path: Path, piece: Piece) -> bool:
+    """Whether a file is the one that was written: FAISS would answer from damaged lists, or end the process."""
+    try:
+        about = path.stat()
+        if about.st_size != piece.n_bytes:
+            return False
+        identity = (str(path), about.st_ino, about.st_mtime_ns, piece.sha256)
+        if identity not in _WHOLE and piece.n_bytes <= CHECKED_BYTES:
+            _WHOLE[identity] = sha256_file(path) == piece.sha256
+            if not _WHOLE[identity]:
+                inform(f"{path} is damaged and not used: its spots are compared one by one; run mst verify --repair.")
+        return _WHOLE.get(identity, True)
+    except OSError:
+        return False
 
 
 def update(

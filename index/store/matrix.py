@@ -19,11 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.index.store.schema import SlideEntry
+from mclstexp.notes import inform
 from mclstexp.storage import canonical_json, read_digested, sha256_bytes, write_digested
 from mclstexp.types import Progress
 
 FILLED = "filled.json"
 VALUES = "values"
+
+CHECKED_BYTES = 2**27
+"""Of a file so many bytes are compared with their hashes before they are used; `mst verify` compares all."""
 
 
 class RowMatrix:
@@ -46,6 +50,8 @@ class RowMatrix:
         self.width = width
         self.row_bytes = self.dtype.itemsize * width
         self._mapped: NDArray[Any] | None = None
+        self._whole: dict[tuple[int, str], bool] = {}
+        self._checked = 0
 
     def filled(self) -> dict[str, dict[str, Any]]:
         """Slides in the file, by their first row; none where the record is missing, damaged or of something else."""
@@ -78,9 +84,24 @@ class RowMatrix:
             return 0
 
     def missing(self, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
-        """Slides whose rows are not in the file."""
-        known = {(int(start), slide["content_hash"], slide["n_spots"]) for start, slide in self.filled().items()}
+        """Slides whose rows are not in the file, or are not what was written."""
+        known = {
+            (int(start), slide["content_hash"], slide["n_spots"])
+            for start, slide in self.filled().items()
+            if self._is_whole(int(start), slide)
+        }
         return [entry for entry in entries if (entry.row_start, entry.content_hash, entry.n_spots) not in known]
+
+    def _is_whole(self, start: int, slide: Mapping[str, Any]) -> bool:
+        """Whether a slide's rows have the hash that was kept of them; looked at once, as far as `CHECKED_BYTES` go."""
+        known = start, str(slide["sha256"])
+        n_bytes = slide["n_spots"] * self.row_bytes
+        if known not in self._whole and self._checked + n_bytes <= CHECKED_BYTES:
+            self._checked += n_bytes
+            self._whole[known] = sha256_bytes(self.row_bytes_of(start, slide["n_spots"])) == known[1]
+            if not self._whole[known]:
+                inform(f"{self.folder / VALUES}: the rows from {start:,} on are damaged; the table's are taken.")
+        return self._whole.get(known, True)
 
     def fill(
         self,
@@ -106,6 +127,7 @@ class RowMatrix:
                     data = np.ascontiguousarray(read(entry), dtype=self.dtype).tobytes()
                     handle.seek(entry.row_start * self.row_bytes)
                     handle.write(data)
+                    self._whole.clear()
                     filled[str(entry.row_start)] = {
                         "content_hash": entry.content_hash,
                         "n_spots": entry.n_spots,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mclstexp.config import ModelConfig
+from mclstexp.data.anndata_file import reason
+from mclstexp.data.paths import read_json, read_text
 from mclstexp.errors import FormatError, InputError
 from mclstexp.panel import GenePanel
 from mclstexp.settings import from_dict, to_dict
@@ -105,27 +108,27 @@ def read_model(folder: Path) -> ModelFiles:
             )
     try:
         arrays = load_file(folder / WEIGHTS)
-        lines = (folder / GENES).read_text().splitlines()[1:]
+        lines = read_text(folder / GENES, "Genes").splitlines()[1:]
         pairs = [line.split("\t") for line in lines]
         panel = GenePanel(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
-        history = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
+        history = [json.loads(line) for line in read_text(folder / HISTORY, "History").splitlines()]
         config = from_dict(ModelConfig, head["config"], "config.")
-        card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
-    except (SafetensorError, IndexError, OSError, UnicodeDecodeError, json.JSONDecodeError, InputError) as error:
-        raise FormatError(f"Model {folder} is damaged ({error}); train it again or restore a copy.") from error
+        card = read_text(folder / CARD, "Card") if (folder / CARD).is_file() else ""
+    except (SafetensorError, IndexError, TypeError, OSError, ValueError, RecursionError, InputError) as error:
+        raise FormatError(f"Model {folder} is damaged ({reason(error)}); train it again or restore a copy.") from error
     return ModelFiles(config, panel, arrays, head["facts"], history, card)
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
+    if not os.path.lexists(path):
+        raise FormatError(f"{folder} is not a model folder: it has no {CONFIG}; mst train makes one.")
     try:
-        head = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FormatError(f"{folder} is not a model folder: it has no {CONFIG}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"Model {folder} is damaged: {CONFIG} cannot be read ({error}).") from error
+        head = read_json(path, "Settings")
+    except InputError as error:
+        raise FormatError(f"Model {folder} is damaged: {reason(error)}; train it again or restore a copy.") from error
     if not isinstance(head, dict) or head.get("format") != "mclstexp-model":
-        raise FormatError(f"{folder} is not a model folder: {CONFIG} does not say mclstexp-model.")
+        raise FormatError(f"{folder} is not a model folder: {CONFIG} does not say mclstexp-model; mst train makes one.")
     version = head.get("format_version")
     if version != MODEL_FORMAT:
         raise FormatError(

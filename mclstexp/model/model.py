@@ -129,11 +129,12 @@ class Model:
                 encoder.to(target),
                 _space(files),
                 calibration=Calibration.from_state(files.arrays, files.facts),
-                slides=files.facts.get("slides", ()),
+                slides=_trained_on(files.facts),
                 history=files.history,
                 cache=cache,
             )
-        except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError,
+                InputError) as error:  # fmt: skip
             raise FormatError(
                 f"Model {folder} is damaged: its parts do not fit each other ({reason(error)}); "
                 "train it again or restore a copy."
@@ -245,6 +246,23 @@ def identity(slide: Slide) -> dict[str, Any]:
         "spots": len(slide),
         "image_sha256": None if slide.image is None else sha256_input(slide.image.path),
     }
+
+
+def _trained_on(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a model's folder says of its training slides.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        When that is not what `identity` records.
+    """
+    slides = [dict(slide) for slide in facts.get("slides", ())]
+    for slide in slides:
+        for name in ("slide", "patient", "cohort"):
+            if not isinstance(slide[name], str):
+                raise TypeError(f"the {name} of a training slide is {slide[name]!r}")
+        int(slide["spots"])
+    return slides
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:

@@ -46,6 +46,8 @@ class Entry:
         Words that the line has to have: the file or the option, and where it matters the value.
     environment
         Variables of the environment.
+    always
+        Whether it is run with the other tests, and not in full runs alone.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Entry:
     expected: str = REFUSED
     names: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    always: bool = True
 
 
 @dataclass(frozen=True)

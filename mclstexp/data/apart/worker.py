@@ -132,8 +132,8 @@ _running: _Process | None = None
 
 def _ask(path: str, seconds: float) -> str:
     global _running
-    if not sys.executable:
-        warn(f"{path} is opened without being tried in another process first: the program knows no Python to start.")
+    if not sys.executable or os.name == "nt":
+        warn(f"{path} is opened without being tried in another process first: there is no way to limit one here.")
         return ""
     for attempt in range(2):  # a process that somebody else has ended is started again, once
         if _running is None:

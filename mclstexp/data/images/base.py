@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.pixels import reduce, resize
+from mclstexp.data.images.pixels import check_side, reduce, resize
 
 BAND_PX = 1024
 """Rows of a region that are held at once while it is reduced."""
@@ -56,6 +56,7 @@ class ImageFile(ABC):
             self._header = self._read_header()
         finally:
             self.close()
+        check_side(path, self._header.size_px)
 
     @classmethod
     @abstractmethod

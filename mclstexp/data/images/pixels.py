@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from mclstexp.errors import InputError
 from mclstexp.slide import MPP_RANGE
 
+MAX_SIDE_PX = 2_000_000
+"""A scan of 26 x 76 mm, a whole glass, at 0.1 um a pixel has a side of 760,000."""
+
 MAX_DECODED_BYTES = 4 * 2**30
 """An image that can only be decoded whole is refused beyond this many bytes of pixels."""
 
@@ -94,6 +97,21 @@ def to_rgb8(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
     elif samples != 3:
         raise InputError(f"Image {path.name} has {samples} channels; an RGB image of the H&E stain is needed.")
     return np.ascontiguousarray(values)
+
+
+def check_side(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an image whose header says sides that no slide has: it is damaged, or made to exhaust a reader.
+
+    Raises
+    ------
+    InputError
+        When a side is below 1 or above ``MAX_SIDE_PX``.
+    """
+    if not all(1 <= side <= MAX_SIDE_PX for side in size):
+        raise InputError(
+            f"Image {path.name} says to be {size[0]} x {size[1]} px; sides from 1 to {MAX_SIDE_PX:,} are expected; "
+            "copy it again."
+        )
 
 
 def check_decodable(path: Path, size: tuple[int, int]) -> None:

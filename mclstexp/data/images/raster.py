@@ -16,6 +16,9 @@ from mclstexp.data.images.base import Header, ImageFile, orientation_note
 from mclstexp.data.images.pixels import check_decodable, crop_padded, plausible_mpp, resize, thumbnail_size, to_rgb8
 from mclstexp.errors import InputError
 
+FORMATS = ("JPEG", "PNG", "JPEG2000", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""What Pillow may take a file for. It knows many more, of which some start other programs (EPS) or are hardly used."""
+
 
 class RasterImage(ImageFile):
     """A JPEG, PNG or other image that has to be decoded whole, once, on first use.
@@ -103,7 +106,7 @@ def _pillow(path: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 yield picture
     finally:
         Image.MAX_IMAGE_PIXELS = limit

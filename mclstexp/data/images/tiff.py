@@ -218,6 +218,12 @@ def _check_page(page: Any, path: Path, n_pages: int) -> None:
     if channels > 4:
         raise InputError(f"Image {path.name} has {channels} channels; an RGB image of the H&E stain is needed.")
     tile_h, tile_w = _segment_shape(page)
+    segments = -(-page.imagewidth // tile_w) * -(-page.imagelength // tile_h) * _n_planes(page)
+    if len(page.dataoffsets) != segments:
+        raise InputError(
+            f"Image {path.name} is damaged: {page.imagewidth} x {page.imagelength} px need {segments:,} tiles or "
+            f"strips, and it has {len(page.dataoffsets):,}; copy it again."
+        )
     if tile_h * tile_w > 2**26:  # one strip for everything: whatever is read, all of it is decoded
         check_decodable(path, (page.imagewidth, page.imagelength))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -30,6 +29,7 @@ _MATRICES = (
     "*raw_feature_bc_matrix.h5",
     "*raw_feature_bc_matrix",
 )
+_MOST = 1e12
 _HD_BINS = ("square_016um", "square_008um")
 
 
@@ -141,5 +141,5 @@ def _scale_factors(path: Path) -> dict[str, float]:
     values = read_json(path, "Scale factors")
     if not isinstance(values, dict):
         raise InputError(f"Scale factors {path}: names and numbers are needed; copy the file again.")
-    finite = {str(key): value for key, value in values.items() if isinstance(value, int | float)}
-    return {key: float(value) for key, value in finite.items() if math.isfinite(value)}
+    numbers = {str(key): value for key, value in values.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in numbers.items() if abs(value) < _MOST}  # NaN is not, either

@@ -48,20 +48,23 @@ def train(
 
     Example: mst train refs/
     """
-    from mclstexp.config import configure
+    from mclstexp.config import changed, configure
     from mclstexp.data.genes.lists import read_gene_list
     from mclstexp.data.readers import read_slides
     from mclstexp.storage import check_output
     from mclstexp.train import train as fit
 
     check_output(output, force=force)
-    own = {"optim.finetune": "true" if finetune else None, "optim.epochs": epochs, "optim.lr": lr}
-    changes = [f"{key}={value}" for key, value in own.items() if value is not None]
-    config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=[*changes, *(settings or [])])
-    if config.space != "network" and not config.optim.finetune and (epochs is not None or lr is not None):
+    if genes is not None and n_genes is not None:
+        raise typer.BadParameter("the panel is the list of --genes; leave one of the two out.", param_hint="--n-genes")
+    tuned = [*(["optim.finetune=true"] if finetune else []), *(settings or [])]
+    config = configure(recipe, encoder=encoder, n_genes=n_genes, seed=seed, settings=tuned)
+    if not config.trains_network and (epochs is not None or lr is not None):
         raise typer.BadParameter(
             f"recipe {recipe} trains no network unless --finetune is given.", param_hint="--epochs, --lr"
         )
+    own = {"optim.epochs": epochs, "optim.lr": lr}
+    config = changed(config, [*(f"{key}={value}" for key, value in own.items() if value is not None), *tuned])
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
     model = fit(

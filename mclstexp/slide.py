@@ -19,6 +19,9 @@ from mclstexp.text import duplicates
 MppSource = Literal["given", "file", "pitch"]
 """Where a pixel size came from: the user, the image file, or the distance between spots."""
 
+MOST_NAME_BYTES = 200
+"""Of a slide's name, which becomes the start of a file's: those have at most 255."""
+
 MPP_RANGE = (0.1, 10.0)
 """Plausible pixel sizes in um per pixel. A TIFF without resolution reads as 352.8."""
 
@@ -227,6 +230,11 @@ class Slide:
             raise InputError("A slide has an empty name.")
         if self.slide_id in (".", "..") or re.search(r"[/\\\x00-\x1f]", self.slide_id):
             raise InputError(f"Slide {self.slide_id!r}: a name that can be a file's is needed, without / and \\.")
+        if len(self.slide_id.encode(errors="replace")) > MOST_NAME_BYTES:
+            n_bytes = len(self.slide_id.encode(errors="replace"))
+            raise InputError(
+                f"Slide {self.slide_id[:20]}...: its name has {n_bytes} bytes, and one of at most {MOST_NAME_BYTES} is needed."
+            )
         if self.mpp is not None:
             check_mpp(self.slide_id, self.mpp)
         if (self.mpp is None) != (self.mpp_source is None):

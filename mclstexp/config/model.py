@@ -68,6 +68,11 @@ class ModelConfig:
     blend: float = field(default=0.0, metadata=LATER)
     contrast_epochs: int = field(default=0, metadata=LATER)
 
+    @property
+    def trains_network(self) -> bool:
+        """Whether epochs, learning rate and the like are used: by the paper's network, or to fine-tune an encoder."""
+        return self.space == "network" or self.optim.finetune
+
     def __post_init__(self) -> None:
         check_ranges("", self)
         unknown = [name for name in self.choose if name not in CHOICES]

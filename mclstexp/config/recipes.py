@@ -17,6 +17,7 @@ from mclstexp.config.parts import (
     SharedSpaceConfig,
 )
 from mclstexp.errors import InputError
+from mclstexp.notes import warn
 from mclstexp.settings import with_settings
 
 RECIPES: dict[str, ModelConfig] = {
@@ -106,13 +107,37 @@ def configure(
         changes += [_assignment(key, value) for key, value in settings.items()]
     else:
         changes += list(settings)
-    return changed(config, changes)
+    new = changed(config, changes)
+    idle = _idle(new, _keys(changes))
+    if idle:
+        warn(f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing: {_without(new)}.")
+    return new
+
+
+def _keys(assignments: Sequence[str]) -> set[str]:
+    return {text.partition("=")[0].strip() for text in assignments}
+
+
+def _idle(config: ModelConfig, by_hand: set[str]) -> list[str]:
+    """Return what was set by hand and nothing looks at."""
+    unused: tuple[str, ...] = ()
+    if config.space == "network":
+        unused = ("shared.", "correction", "blend", "contrast_epochs", "calibrate", "interval_level")
+    elif not config.trains_network:
+        unused = ("optim.", "network.")
+    return sorted(name for name in by_hand - {"optim.finetune"} if name.startswith(unused) and unused)
+
+
+def _without(config: ModelConfig) -> str:
+    if config.space == "network":
+        return f"recipe {config.recipe} has the paper's network and no shared space"
+    return f"recipe {config.recipe} trains no network unless optim.finetune is true"
 
 
 def changed(config: ModelConfig, assignments: Sequence[str]) -> ModelConfig:
     """Return settings changed by ``dotted.key=value`` assignments; what is set by hand is not chosen any more."""
     new = with_settings(config, list(assignments))
-    by_hand = {text.partition("=")[0].strip() for text in assignments}
+    by_hand = _keys(assignments)
     kept = tuple(name for name in new.choose if name not in by_hand)
     return new if kept == new.choose else dataclasses.replace(new, choose=kept)
 

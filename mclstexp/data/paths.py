@@ -48,9 +48,9 @@ def require_file(path: StrPath, what: str) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
-        raise InputError(f"{what} {path} {'do' if plural else 'does'} not exist.") from None
+        raise InputError(f"{what} {path} {'do' if plural else 'does'} not exist; correct the path.") from None
     except OSError as error:
-        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}; correct the path.") from error
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS if test(mode)), "no regular file")
         raise InputError(f"{what} {path}: this is {kind}; a file is needed.")

@@ -55,9 +55,15 @@ def read_table(path: StrPath, *, header: Sequence[str] | None = None) -> pd.Data
             except UnicodeDecodeError:
                 return _read_text(path, delimiter, header, "latin-1")
         except pd.errors.ParserWarning:
-            raise InputError(f"Table {path} is damaged: its rows have more cells than its first line.") from None
+            raise InputError(
+                f"Table {path} is damaged: its rows have more cells than its first line; correct it."
+            ) from None
         except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as error:
-            raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
+            raise InputError(f"Table {path} is damaged: {_said(error)}; correct it or copy it again.") from error
+
+
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def first_line(path: Path) -> str:
@@ -72,9 +78,9 @@ def first_line(path: Path) -> str:
         line = file.readline(2**24)
     text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if not text.strip():
-        raise InputError(f"Table {path} is empty.")
+        raise InputError(f"Table {path} is empty; copy it again.")
     if "\0" in text:
-        raise InputError(f"Table {path} is not text.")
+        raise InputError(f"Table {path} is not text; save it as CSV or TSV in UTF-8.")
     return text
 
 
@@ -114,6 +120,8 @@ def is_number(text: str) -> bool:
 
 def _number(text: str) -> float:
     text = text.strip()
+    if "_" in text:
+        raise ValueError(text)  # Python would read 1_000
     return float("nan") if text.lower() in _MISSING else float(text)
 
 
@@ -139,7 +147,7 @@ def reading_table(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        raise InputError(f"{path} cannot be read: {_said(error)}; copy it again.") from error
 
 
 def _read_text(path: Path, delimiter: str, header: Sequence[str] | None, encoding: str) -> pd.DataFrame:
@@ -178,5 +186,5 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path).reset_index()
         return frame.astype(str).mask(frame.isna(), "")
-    except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise InputError(f"Table {path} is damaged: {str(error).splitlines()[0]}.") from error
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"Table {path} is damaged: {_said(error)}; copy it again.") from error

@@ -60,7 +60,7 @@ def neighbours_path(path: Path) -> Path:
     """Name of the neighbours' file beside a prediction: ``a.h5ad`` has ``a.neighbours.parquet``."""
     path = Path(path)
     if path.suffix != ".h5ad":
-        raise InputError(f"A prediction is an .h5ad file, got {path.name!r}.")
+        raise InputError(f"A prediction is an .h5ad file, got {path.name!r}; give it that suffix.")
     return path.with_name(f"{path.stem}.neighbours.parquet")
 
 

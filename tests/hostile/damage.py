@@ -79,6 +79,13 @@ def _rename(path: Path, argument: str) -> None:
     path.rename(path.with_name(argument))
 
 
+def _repack(path: Path, argument: str) -> None:
+    """Write a Parquet table again, the same but for its bytes."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(path), path, compression="gzip")
+
+
 def _json_bomb(path: Path, argument: str) -> None:
     path.write_bytes(b"[" * 200_000)
 
@@ -112,4 +119,5 @@ DAMAGE: dict[str, Callable[[Path, str], None]] = {
     "replace": _replace,
     "rename": _rename,
     "deep": _json_bomb,
+    "repack": _repack,
 }

@@ -75,6 +75,11 @@ class Outcome:
         return [line for line in self.err.splitlines() if line.startswith(("mst: error: ", "Error: "))]
 
     @property
+    def said(self) -> str:
+        """The error with what `mst check` says of each slide before it."""
+        return " ".join(line for line in (*self.err.splitlines(), *self.lines) if line.startswith(SAYING))
+
+    @property
     def kind(self) -> str:
         """Which row of the table of figures it counts in."""
         if "Traceback (most recent call last)" in self.err:
@@ -92,6 +97,7 @@ class Outcome:
 
 
 HUNG = -1000
+SAYING = ("mst: error: ", "Error: ", "problem: ", "Try ")
 
 
 def problem(entry: Entry, outcome: Outcome) -> str:
@@ -103,13 +109,13 @@ def problem(entry: Entry, outcome: Outcome) -> str:
         return "silently wrong" if kind == ACCEPTED else f"{kind}, not {entry.expected}"
     if kind == ACCEPTED:
         return ""
-    line = outcome.lines[0]
-    absent = [word for word in entry.names if word.lower() not in line.lower()]
+    line, said = outcome.lines[0], outcome.said
+    absent = [word for word in entry.names if word.lower() not in said.lower()]
     if absent:
         return f"the line does not name {absent[0]!r}"
     if not outcome.err.rstrip().endswith(line):
         return "the error is not the last line"
-    return "" if has_remedy(line) else "the line names no remedy"
+    return "" if has_remedy(said) else "the line names no remedy"
 
 
 REMEDIES = (

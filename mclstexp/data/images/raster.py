@@ -94,7 +94,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Image {path} is damaged or not an image: {reason}.") from error
+        raise InputError(f"Image {path} is damaged or not an image: {reason.rstrip('.')}; copy it again.") from error
 
 
 @contextmanager

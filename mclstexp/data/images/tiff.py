@@ -265,6 +265,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except damaged as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Image {path} is damaged or cannot be decoded: {reason}.") from error
+        raise InputError(
+            f"Image {path} is damaged or cannot be decoded: {reason.rstrip('.')}; copy it again."
+        ) from error
     finally:
         logger.disabled = was_disabled

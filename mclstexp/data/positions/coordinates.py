@@ -112,7 +112,9 @@ def check_ids(ids: NDArray[np.str_], rows: IdArray) -> None:
     """
     unnamed = np.flatnonzero(np.char.str_len(np.char.strip(ids)) == 0)
     if len(unnamed):
-        raise InputError(f"{len(unnamed)} of {len(ids)} spots have an empty id, the first in row {rows[unnamed[0]]}.")
+        raise InputError(
+            f"{len(unnamed)} of {len(ids)} spots have an empty id, the first in row {rows[unnamed[0]]}; name them."
+        )
 
 
 def check_places(values: NDArray[np.float64], ids: NDArray[np.str_], rows: IdArray, what: str) -> None:

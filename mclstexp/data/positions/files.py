@@ -189,7 +189,10 @@ def _finish(coords: Coordinates, path: Path, columns: CoordsColumns, notes: list
     coords = replace(coords, rows=rows)
     repeated = [name for name in duplicates(coords.ids.tolist()) if name.strip()]
     if repeated:
-        raise InputError(f"{path.name}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
+        raise InputError(
+            f"{path.name}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}; give each "
+            "spot one of its own."
+        )
     corner = columns.tile_px if columns.origin == "topleft" and columns.tile_px else 0.0
     return replace(
         coords,

@@ -79,7 +79,7 @@ def read_rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
         raise InputError(f"{path} names no slides.")
     unnamed = sum(not row["slide"] for row in rows)
     if unnamed:
-        raise InputError(f"{path}: {unnamed} rows have no slide.")
+        raise InputError(f"{path}: {unnamed} rows have no slide; name it in each.")
     repeated = duplicates(row["slide"] for row in rows)
     if repeated:
         raise InputError(f"{path} names slide {repeated[0]!r} more than once.")
@@ -110,7 +110,7 @@ def _read(path: Path, row: dict[str, str], mpp: float | None) -> Slide:
 def _parts(path: Path, row: dict[str, str]) -> Draft:
     name = row["slide"]
     if not row["counts"]:
-        raise InputError(f"{path.name}: slide {name} has no counts.")
+        raise InputError(f"{path.name}: slide {name} has no counts; name their file in the column counts.")
     counts_path = _resolve(path, row, "counts")
     coords_path = _resolve(path, row, "coords") if row.get("coords") else None
     coords = parse_coords(coords_path, CoordsColumns(pitch_um=_pitch(path, row))) if coords_path else None

@@ -102,7 +102,7 @@ QUERYING = [
           names=("--features",)),
     Entry("query --features of another encoder", ("query", QUERY[1], "--features", "{w}/tiles.h5", *QUERY[3:])),
     Entry("neighbours of another run", ("neighbours", "{i}/p.h5ad", "1x1"),
-          (Spoil("p.h5ad"), Spoil("p.neighbours.parquet", "replace:PAR1=>PAR1"))),
+          (Spoil("p.h5ad"), Spoil("p.neighbours.parquet", "repack"))),
     Entry("neighbours --json and --csv", ("neighbours", "{w}/p.h5ad", "1x1", "--json", "--csv"), expected=USAGE),
     Entry("plot without a gene", ("plot", "{w}/p.h5ad"), expected=USAGE, names=("--gene",)),
     Entry("plot --truth of another slide", (*BASE["plot"], "--truth", "{w}/refs"), expected=EITHER),

@@ -233,7 +233,7 @@ class Slide:
         if len(self.slide_id.encode(errors="replace")) > MOST_NAME_BYTES:
             n_bytes = len(self.slide_id.encode(errors="replace"))
             raise InputError(
-                f"Slide {self.slide_id[:20]}...: its name has {n_bytes} bytes, and one of at most {MOST_NAME_BYTES} is needed."
+                f"Slide {self.slide_id[:20]}...: its name has {n_bytes} bytes; at most {MOST_NAME_BYTES} are needed."
             )
         if self.mpp is not None:
             check_mpp(self.slide_id, self.mpp)

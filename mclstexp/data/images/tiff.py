@@ -264,9 +264,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except damaged as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"Image {path} is damaged or cannot be decoded: {reason.rstrip('.')}; copy it again."
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"Image {path} is damaged or cannot be decoded: {reason}; copy it again.") from error
     finally:
         logger.disabled = was_disabled

@@ -93,7 +93,9 @@ def _anndata_errors(path: Path) -> Iterator[None]:
         # anndata's error for an encoding that it does not know is a plain Exception of a private module.
         if type(error).__name__ != "IORegistryError":
             raise
-        raise InputError(f"{path} is damaged or of a newer anndata: {str(error).splitlines()[0]}.") from error
+        raise InputError(
+            f"{path} is damaged or of a newer anndata ({str(error).splitlines()[0]}); copy it again."
+        ) from error
 
 
 def _files(path: Path) -> list[Path]:

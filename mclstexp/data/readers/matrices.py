@@ -46,7 +46,9 @@ def read_10x_h5(path: Path) -> CountTable:
     """Read ``filtered_feature_bc_matrix.h5``, gene expression only."""
     with reading(path), opened_hdf5(path) as file:
         if "matrix" not in file:
-            raise InputError(f"{path} is no 10x feature matrix of Space Ranger: it has no group 'matrix'.")
+            raise InputError(
+                f"{path} is no 10x feature matrix of Space Ranger: it has no group 'matrix'; copy it again."
+            )
         group = file["matrix"]
         n_features, n_barcodes = (int(n) for n in group["shape"][:])
         matrix = sparse.csc_matrix(
@@ -100,10 +102,12 @@ def read_count_table(path: Path) -> CountTable:
         for i in range(len(genes)):
             column = table.column(i + 1)
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-                raise InputError(f"Counts {path.name}: column {genes[i]!r} is no number in some rows.")
+                raise InputError(
+                    f"Counts {path.name}: column {genes[i]!r} is no number in some rows; correct it or copy it again."
+                )
             dense[i] = column.to_numpy()
     if not len(genes) or not len(ids):
-        raise InputError(f"Counts {path.name} hold {len(ids)} spots and {len(genes)} genes.")
+        raise InputError(f"Counts {path.name} hold {len(ids)} spots and {len(genes)} genes; some of each are needed.")
     return count_table(path, ids, sparse.csr_matrix(dense.T), genes)
 
 
@@ -142,7 +146,10 @@ def count_table(
         check_ids(ids, np.arange(1, len(ids) + 1))
     repeated = duplicates(ids.tolist())
     if repeated:
-        raise InputError(f"{path}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}.")
+        raise InputError(
+            f"{path}: {len(repeated)} spot ids occur more than once, such as {repeated[0]!r}; correct them."
+        )
+    _check_values(path, ids, counts, symbols)
     ensembl = list(ensembl) or [""] * len(symbols)
     names = [str(symbol) or identifier for symbol, identifier in zip(symbols, ensembl, strict=True)]
     notes = []
@@ -158,6 +165,19 @@ def count_table(
     genes = GenePanel(tuple(first), tuple(kept[name] for name in first))
     counts.sort_indices()
     return CountTable(ids, sparse.csr_matrix(counts, dtype=np.float32), genes, tuple(notes))
+
+
+def _check_values(path: Path, ids: NDArray[np.str_], counts: sparse.csr_matrix, symbols: Sequence[str]) -> None:
+    """Refuse counts that are no numbers, by the first one's spot and gene."""
+    bad = np.flatnonzero(~np.isfinite(counts.data) | (counts.data < 0))
+    if len(bad):
+        place = int(bad[0])
+        spot = ids[int(np.searchsorted(counts.indptr, place, side="right")) - 1]
+        gene = symbols[int(counts.indices[place])]
+        raise InputError(
+            f"{path}: {len(bad)} counts are NaN, infinite or negative, the first {counts.data[place]:g} of spot "
+            f"{str(spot)!r} and gene {gene!r}; correct them or copy the file again."
+        )
 
 
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:

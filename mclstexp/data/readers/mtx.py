@@ -42,31 +42,38 @@ def read_mtx(path: Path, shape: tuple[int, int]) -> sparse.csc_matrix:
         if (rows, columns) != shape:
             raise other_size(path, (rows, columns), shape)
         if n > rows * columns:
-            raise InputError(f"{path} is damaged: its header says {n} entries in a matrix of {rows} x {columns}.")
+            raise _damaged(path, f"its header says {n} entries in a matrix of {rows} x {columns}")
         if n == 0:
             return sparse.csc_matrix(shape, dtype=np.float32)
         kinds = {"row": np.int64, "column": np.int64, "value": np.float64}
         body = pd.read_csv(file, sep=r"\s+", header=None, names=list(kinds), dtype=kinds, comment="%", engine="c")
         if len(body) != n:
-            raise InputError(f"{path} is damaged: its header says {n} entries, and it has {len(body)}.")
+            raise _damaged(path, f"its header says {n} entries, and it has {len(body)}")
         if not isinstance(body.index, pd.RangeIndex) or body["value"].isna().any():
-            raise InputError(f"{path} is damaged: not every line has a row, a column and a value.")
+            raise _damaged(path, "not every line has a row, a column and a value")
         row, column = body["row"].to_numpy() - 1, body["column"].to_numpy() - 1
         if min(row.min(), column.min()) < 0 or row.max() >= rows or column.max() >= columns:
-            raise InputError(f"{path} is damaged: it has entries outside its {rows} x {columns}.")
+            raise _damaged(path, f"it has entries outside its {rows} x {columns}")
         return sparse.csc_matrix((body["value"].to_numpy(dtype=np.float32), (row, column)), shape=shape)
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged: {why}; copy it again.")
 
 
 def other_size(path: Path, shape: tuple[int, ...], named: tuple[int, int]) -> InputError:
     """Return the error for a matrix that does not fit its names."""
-    return InputError(f"{path} holds a matrix of {shape}, but {named[0]} features and {named[1]} barcodes.")
+    return InputError(
+        f"{path} holds a matrix of {shape}, but {named[0]} features and {named[1]} barcodes are named beside it; copy "
+        "all three again."
+    )
 
 
 def _header(file: IO[bytes], path: Path) -> tuple[int, int, int]:
     """Rows, columns and entries; the file is left at the first entry."""
     banner = file.readline(_LINE_BYTES).decode("latin-1").lower().split()
     if banner[:3] != ["%%matrixmarket", "matrix", "coordinate"] or banner[4:] != ["general"]:
-        raise InputError(f"{path} is damaged or no MatrixMarket file: its first line is not that of a sparse matrix.")
+        raise _damaged(path, "its first line is not that of a sparse MatrixMarket matrix")
     if banner[3] not in ("integer", "real"):
         raise InputError(f"{path} holds {banner[3]} values; counts are needed.")
     line = b"%"
@@ -74,6 +81,6 @@ def _header(file: IO[bytes], path: Path) -> tuple[int, int, int]:
         line = file.readline(_LINE_BYTES)
     cells = line.split()
     if len(cells) != 3 or not all(cell.isdigit() and len(cell) < 16 for cell in cells):
-        raise InputError(f"{path} is damaged: its header has no line of rows, columns and entries.")
+        raise _damaged(path, "its header has no line of rows, columns and entries")
     rows, columns, n = (int(cell) for cell in cells)
     return rows, columns, n

@@ -128,7 +128,8 @@ def _resolve(path: Path, row: dict[str, str], column: str) -> Path:
     target = path.parent / row[column]
     if not target.exists():
         raise InputError(
-            f"{path.name}: slide {row['slide']}: {column} {row[column]!r} does not exist in {path.parent}."
+            f"{path.name}: slide {row['slide']}: {column} {row[column]!r} does not exist in {path.parent}; correct the "
+            "path."
         )
     return target
 

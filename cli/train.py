@@ -65,12 +65,13 @@ def train(
         )
     own = {"optim.epochs": epochs, "optim.lr": lr}
     config = changed(config, [*(f"{key}={value}" for key, value in own.items() if value is not None), *tuned])
+    named = read_gene_list(genes) if genes else None
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
     model = fit(
         read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar),
         recipe=config,
-        genes=read_gene_list(genes) if genes else None,
+        genes=named,
         encoder_weights=encoder_weights or "pretrained",
         device=device,
         cache=options.cache_of(cache),

@@ -13,6 +13,7 @@ import h5py
 import pandas as pd
 
 from mclstexp.data.apart.worker import try_hdf5
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 4}
@@ -119,14 +120,12 @@ def read_anndata(path: Path) -> ad.AnnData:
     InputError
         When it is missing or damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file.")
+    path = require_file(path, "File")
     try:
         try_hdf5(path)
         return ad.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path} is not a readable .h5ad file ({reason(error)}).") from error
+        raise InputError(f"{path} is not a readable .h5ad file ({reason(error)}); copy it again.") from error
 
 
 def reason(error: BaseException) -> str:

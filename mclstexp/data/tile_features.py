@@ -143,7 +143,7 @@ def read_features(path: StrPath, *, tile_px: float | None = None, encoder: str =
             values, corners = np.asarray(file["features"]), np.asarray(file["coords"])
             said, about = dict(file["coords"].attrs), dict(file["features"].attrs)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file_path} is not a readable .h5 of tile features ({reason(error)}).") from error
+        raise InputError(f"{file_path} is not a readable .h5 of tile features ({reason(error)}); copy it.") from error
     if values.dtype.kind not in "fiu" or corners.dtype.kind not in "fiu":
         kinds = f"{values.dtype} and {corners.dtype}"
         raise InputError(f"{file_path.name} holds {kinds} as features and coords; numbers are needed.")

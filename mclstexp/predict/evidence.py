@@ -97,7 +97,9 @@ def _stated_digest(path: Path) -> str:
         with opened_hdf5(path) as file:
             return str(file["uns/mclstexp/neighbours_sha256"].asstr()[()])
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path} is not a prediction of mst query, or is damaged ({reason(error)}).") from error
+        raise InputError(
+            f"{path} is not a prediction of mst query, or is damaged ({reason(error)}); copy it."
+        ) from error
 
 
 def check_one_run(path: Path, beside: Path, stated: str) -> None:
@@ -113,8 +115,10 @@ def read_neighbours(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({reason(error)}).") from error
+        raise InputError(f"{path} is not a readable Parquet file ({reason(error)}); copy it again.") from error
     absent = lacking(table)
     if absent:
-        raise InputError(f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}.")
+        raise InputError(
+            f"{path} is not a table of neighbours: it lacks the columns {', '.join(absent)}; copy it again."
+        )
     return completed(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mclstexp.data.anndata_file import reason
 from mclstexp.data.paths import read_json, require_file
 from mclstexp.data.tables import delimiter_of, first_line, read_table
 from mclstexp.errors import InputError
@@ -53,7 +54,7 @@ def read_gene_list(path: StrPath) -> list[str]:
         names = _from_text(path)
     names = [name.strip() for name in names if name.strip()]
     if not names:
-        raise InputError(f"Gene list {path} names no gene.")
+        raise InputError(f"Gene list {path} names no gene; write one a line.")
     return names
 
 
@@ -81,7 +82,7 @@ def _from_npy(path: Path) -> list[str]:
     except (ValueError, OSError, EOFError) as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(f"Gene list {path.name} is a pickled array: {_UNPICKLE}.") from error
-        raise InputError(f"Gene list {path.name} is damaged: {str(error).splitlines()[0]}.") from error
+        raise InputError(f"Gene list {path.name} is damaged: {reason(error)}; copy it again.") from error
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")
     if values.dtype.kind != "U":

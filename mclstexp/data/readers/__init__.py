@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.report import SlideReport, inspect_slides
+from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.errors import InputError
+from mclstexp.notes import warn
 from mclstexp.slide import Slide
 from mclstexp.text import duplicates, some
 from mclstexp.types import Progress, StrPath
@@ -73,4 +75,6 @@ def read_slides(
         slides.append(source.load(mpp))
         if on_progress:
             on_progress("reading slides", done, len(sources))
+    for name, same in twins(slides).items():
+        warn(said_of(name, same))
     return slides

@@ -8,6 +8,7 @@ from mclstexp.data.positions.tissue import looks_misplaced
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.metadata import METADATA_NAME
 from mclstexp.data.readers.source import SlideSource
+from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
 from mclstexp.text import duplicates
@@ -63,7 +64,12 @@ def inspect_slides(
         reports.append(report)
         if on_progress:
             on_progress("reading slides", done, len(sources))
-    return reports
+    repeated_counts = twins(report.slide for report in reports if report.slide is not None)
+    return [_with_twin(report, repeated_counts.get(report.slide_id)) for report in reports]
+
+
+def _with_twin(report: SlideReport, same: str | None) -> SlideReport:
+    return report if same is None else replace(report, warnings=(*report.warnings, said_of(report.slide_id, same)))
 
 
 def _inspect(source: SlideSource, mpp: float | None) -> SlideReport:

@@ -53,7 +53,10 @@ def _query(image: str = QUERY[1], coords: str = QUERY[2], *more: str) -> tuple[s
     return ("query", image, coords, *QUERY[3:], *more)
 
 
-TRAIN_GENES = ("train", "{w}/refs", "-o", "{o}/m", *QUICK_ENCODER, "--genes")
+TRAIN_GENES = ("train", "{w}/refs", "-o", "{o}/m", "--slides", "NOSUCH", *QUICK_ENCODER, "--genes")
+EVALUATE = (*BASE["evaluate"], "--slides", "NOSUCH")
+"""Reads its lists first, and stops where nothing is wrong with them."""
+
 BUILD = ("build-index", "{w}/refs", "--model", "{i}/model", "-o", "{o}/r")
 OF_REFERENCE = ("query", *QUERY[1:3], "-r", "{i}/reference", "-o", "{o}/p.h5ad")
 
@@ -87,9 +90,9 @@ KINDS = (
     Kind("gene list json", "genes.json", (*TRAIN_GENES, "{i}/genes.json"), text=True),
     Kind("gene list csv", "genes.csv", (*TRAIN_GENES, "{i}/genes.csv"), text=True),
     Kind("gene list npy", "genes.npy", (*TRAIN_GENES, "{i}/genes.npy")),
-    Kind("gene sets json", "sets.json", (*BASE["evaluate"], "--markers", "{i}/sets.json"), text=True),
-    Kind("gene sets gmt", "sets.gmt", (*BASE["evaluate"], "--markers", "{i}/sets.gmt"), text=True),
-    Kind("folds", "folds.csv", (*BASE["evaluate"], "--folds", "{i}/folds.csv"), text=True),
+    Kind("gene sets json", "sets.json", (*EVALUATE, "--markers", "{i}/sets.json"), text=True),
+    Kind("gene sets gmt", "sets.gmt", (*EVALUATE, "--markers", "{i}/sets.gmt"), text=True),
+    Kind("folds", "folds.csv", (*EVALUATE, "--folds", "{i}/folds.csv"), text=True),
     Kind("tiles", "tiles.h5", ("query", "{w}/slide.tif", "--features", "{i}/tiles.h5", *QUERY[3:])),
     Kind("encoder weights", "model", ("train", "{w}/refs", "-o", "{o}/m", "--encoder", "test_resnet",
                                       "--encoder-weights", "{i}/model/weights.safetensors"), "weights.safetensors"),

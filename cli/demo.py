@@ -21,7 +21,9 @@ GENES = ("ERBB2", "COL1A1", "CD3E")
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path("mst-demo"),
-    patients: Annotated[int, typer.Option("--patients", min=2, help="Reference patients, two slides each.")] = 4,
+    patients: Annotated[
+        int, typer.Option("--patients", min=2, max=1000, help="Reference patients, two slides each.")
+    ] = 4,
     seed: options.Seed = 0,
     force: options.Force = False,
 ) -> None:

@@ -78,8 +78,8 @@ def parse_genes(arg: str) -> list[str]:
 
 def _from_npy(path: Path) -> list[str]:
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, it has to be as long as it says
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(f"Gene list {path.name} is a pickled array: {_UNPICKLE}.") from error
         raise InputError(f"Gene list {path.name} is damaged: {reason(error)}; copy it again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mclstexp.errors import InputError
+from mclstexp.errors import FormatError, InputError
 from mclstexp.storage import FromRecords, sha256_bytes, storage_errors, write_atomic
 
 TABLE = "spots"
@@ -49,6 +50,23 @@ class Place:
     def root(self) -> Path | str:
         """The local folder, or the URI."""
         return self.uri if self.local is None else self.local
+
+    def check_files(self) -> None:
+        """Refuse a local reference in which something is neither a file nor a folder: reading a pipe would never end.
+
+        Raises
+        ------
+        FormatError
+            Naming the first.
+        """
+        waiting = [] if self.local is None else [str(self.local)]
+        while waiting:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif not entry.is_file() and os.path.exists(entry.path) and not entry.is_dir():  # noqa: PTH110
+                        raise FormatError(f"Reference {self}: {entry.path} is no regular file; restore a copy.")
 
     @property
     def table_uri(self) -> str:

@@ -64,6 +64,7 @@ class Snapshot:
         FormatError
             When it is damaged, or of another format version.
         """
+        place.check_files()
         refuse_version_1(place)
         return cls(place, Table.open(place, version))
 

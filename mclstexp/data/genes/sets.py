@@ -66,6 +66,6 @@ def _from_gmt(text: str, path: Path) -> GeneSets:
                 "{set: [genes]}."
             )
         if fields[0] in sets:
-            raise InputError(f"{path}, line {number}: the set {fields[0]!r} occurs twice.")
+            raise InputError(f"{path}, line {number}: the set {fields[0]!r} occurs twice; rename one.")
         sets[fields[0]] = tuple(dict.fromkeys(gene for gene in fields[2:] if gene))
     return sets

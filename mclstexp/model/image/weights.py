@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError, WeightsError
 from mclstexp.model.image.stages import cut, tensors_of_stages
 from mclstexp.notes import inform
@@ -88,13 +89,12 @@ def load_weights(model: nn.Module, path: Path, name: str) -> int | None:
     InputError
         When the file is missing, damaged, or does not fit the model.
     """
-    if not path.is_file():
-        raise InputError(f"Encoder weights {path} do not exist.")
+    path = require_file(path, "Encoder weights")
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise InputError(
-            f"{path} is not a readable .safetensors file ({error}); pickled weights are refused."
+            f"{path} is not a readable .safetensors file ({error}); pickled weights are refused, convert them."
         ) from error
     known = model.state_dict()
     trunk = load_state(model, {key: tensor for key, tensor in state.items() if key in known}, name, str(path))

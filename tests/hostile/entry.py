@@ -67,6 +67,7 @@ class Outcome:
     out: str
     err: str
     seconds: float
+    cpu: float
     left: tuple[str, ...]
 
     @property

@@ -56,7 +56,7 @@ class Worker:
 
     def died(self, code: int) -> Outcome:
         """Return the outcome of an entry that ended the process, or that had to be ended."""
-        return Outcome(code if code < 0 else -code, "", "", time.monotonic() - self.since, ())
+        return Outcome(code if code < 0 else -code, "", "", time.monotonic() - self.since, 0.0, ())
 
     def stop(self) -> None:
         """End the process."""

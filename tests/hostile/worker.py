@@ -47,11 +47,11 @@ class Runner:
             before = _files(inputs)
             places = {"w": str(self.world), "i": str(inputs), "o": str(outputs)}
             words = [word.format_map(places) if "{" in word else word for word in entry.command]
-            started = time.monotonic()
+            started, used = time.monotonic(), time.process_time()
             code, out, err = self._command(words, outputs, entry.environment)
-            seconds = time.monotonic() - started
+            seconds, cpu = time.monotonic() - started, time.process_time() - used
             left = sorted(_files(outputs) | {name for name in _files(inputs) - before if ".tmp-" in name})
-            return Outcome(code, out[-4000:], err[-8000:], seconds, tuple(left))
+            return Outcome(code, out[-4000:], err[-8000:], seconds, cpu, tuple(left))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,7 +20,6 @@ from mclstexp.index.search import ivf
 from mclstexp.index.search.exact import ExactBackend
 from mclstexp.index.search.ranges import Ranges, RowRanges, covers, merge_ranges, minus, overlap, total
 from mclstexp.index.search.vectors import recall_at_k
-from mclstexp.notes import inform
 from mclstexp.storage import TEMPORARY, read_digested, sha256_file, write_digested
 from mclstexp.types import BoolArray, FloatArray, IdArray
 
@@ -78,6 +77,7 @@ class LoadedPiece:
         FormatError
             When the file cannot be read.
         """
+        _require_whole(self.path, self.piece)
         index = ivf.read(self.path, mapped=True)
         if index.ntotal != self.piece.n_rows:
             raise FormatError(f"The index file {self.path} has {index.ntotal} entries, not {self.piece.n_rows}.")
@@ -96,23 +96,21 @@ def load(folder: Path, key: dict[str, Any]) -> list[LoadedPiece]:
         return []
     pieces = [Piece(**{**item, "ranges": tuple(map(tuple, item["ranges"]))}) for item in values["pieces"]]
     loaded = [LoadedPiece(piece, folder / piece.file) for piece in pieces]
-    return [item for item in loaded if _is_whole(item.path, item.piece)]
+    return [item for item in loaded if item.path.exists() and item.path.stat().st_size == item.piece.n_bytes]
 
 
-def _is_whole(path: Path, piece: Piece) -> bool:
-    """Whether a file is the one that was written: FAISS would answer from damaged lists, or end the process."""
+def _require_whole(path: Path, piece: Piece) -> None:
+    """Refuse a file that is not the one that was written: FAISS would answer from damaged lists, or end the process."""
     try:
         about = path.stat()
-        if about.st_size != piece.n_bytes:
-            return False
         identity = (str(path), about.st_ino, about.st_mtime_ns, piece.sha256)
         if identity not in _WHOLE and piece.n_bytes <= CHECKED_BYTES:
             _WHOLE[identity] = sha256_file(path) == piece.sha256
-            if not _WHOLE[identity]:
-                inform(f"{path} is damaged and not used: its spots are compared one by one; run mst verify --repair.")
-        return _WHOLE.get(identity, True)
+        whole = about.st_size == piece.n_bytes and _WHOLE.get(identity, True)
     except OSError:
-        return False
+        whole = False
+    if not whole:
+        raise FormatError(f"The index file {path} is missing or damaged; run mst verify --repair.")
 
 
 def update(
@@ -170,6 +168,7 @@ def _train(folder: Path, keys: FloatArray, live: Ranges, kind: str) -> Piece:
 
 def _encode(folder: Path, keys: FloatArray, rows: Ranges, like: Piece) -> Piece:
     """Write an inverted file of further rows over the lists that another one was trained with."""
+    _require_whole(folder / like.file, like)
     index = ivf.read(folder / like.file, mapped=False)
     index.reset()
     ivf.fill(index, keys, RowRanges(rows).row_ids(np.arange(total(rows))))

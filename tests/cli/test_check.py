@@ -65,7 +65,10 @@ def test_what_differs_in_numbers_alone_is_said_once(tmp_path):
         adata.obs["in_tissue"] = [0] * n_off + [1] * (16 - n_off)
         adata.write_h5ad(tmp_path / f"{name}.h5ad")
     lines = run(tmp_path).stderr.splitlines()
-    assert lines == ["warning: 4 slides (S1, S2, S3, S4): 1 to 8 of 16 spots are off the tissue and were dropped."]
+    assert lines == [
+        "warning: 4 slides (S1, S2, S3, S4): 1 to 8 of 16 spots are off the tissue and were dropped.",
+        "warning: slide S3: the very same counts as S2: probably one section under two names; leave one out.",
+    ]
 
 
 def test_numbers_that_are_parts_of_names_keep_warnings_apart():

@@ -13,7 +13,7 @@ def test_a_section_under_two_names_is_said(tmp_path):
     save_h5ad(tmp_path / "S1.h5ad")
     shutil.copy(tmp_path / "S1.h5ad", tmp_path / "S2.h5ad")
     save_h5ad(tmp_path / "S3.h5ad", counts=COUNTS[::-1].copy())
-    with pytest.warns(MclstexpWarning, match="Slide S2 has the very same counts as S1"):
+    with pytest.warns(MclstexpWarning, match="Slide S2: the very same counts as S1"):
         assert len(read_slides(tmp_path)) == 3
     said = {report.slide_id: " ".join(report.warnings) for report in inspect_slides(tmp_path)}
     assert "very same counts as S1" in said["S2"]

@@ -169,5 +169,5 @@ def test_rubbish_folds_are_refused_in_one_line(tmp_path, name, text):
 
 
 def test_absent_folds_are_refused(tmp_path):
-    with pytest.raises(InputError, match="Cannot read folds"):
+    with pytest.raises(InputError, match="do not exist"):
         read_folds(tmp_path / "none.csv")

@@ -116,7 +116,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "table.csv",
         "slide,patient,cohort,counts,image,coords,mpp\nA,P1,X,a.tsv,a.tif,a.csv,0.5\nB,P2,X,b.h5,,,\n",
     ),
-    "settings": (read_settings, "settings", "retrieval.k=100\nencoder.scales=[0.5, 1]\noptim.lr=1e-4"),
+    "settings": (read_settings, "settings", "retrieval.k=100\nencoder.scales=[0.5, 1, 2]\noptim.lr=1e-4"),
     "condition": (read_condition, "where", "total_counts > 500 AND patient = 'A;B'"),
     "model": (read_model_head, "config.json", json.dumps(HEAD)),
     "manifest": (read_manifest, "manifest.json", json.dumps(MANIFEST)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import selectors
@@ -108,15 +109,12 @@ class _Process:
 
     def end(self) -> int:
         """End the process, where it has not ended; return its exit code."""
-        ended = self.process.poll()
-        if ended is None:
-            try:
-                ended = self.process.wait(timeout=0.5)  # its pipe closes a little before it is gone
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                ended = self.process.wait()
         self.close()
-        return ended or 0
+        try:
+            return self.process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
     def close(self) -> None:
         """Close this side of the pipes."""
@@ -166,6 +164,13 @@ def _forget_parent() -> None:
     if _running is not None:
         _running.close()
     _lock, _running = threading.Lock(), None
+
+
+@atexit.register
+def _end() -> None:
+    """Let the other process end, and wait for it."""
+    if _running is not None:
+        _running.end()
 
 
 if hasattr(os, "register_at_fork"):

@@ -80,7 +80,7 @@ def _from_npy(path: Path) -> list[str]:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, it has to be as long as it says
     except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        if "allow_pickle" in str(error) or "bject" in str(error):
             raise InputError(f"Gene list {path.name} is a pickled array: {_UNPICKLE}.") from error
         raise InputError(f"Gene list {path.name} is damaged: {reason(error)}; copy it again.") from error
     if values.dtype.kind == "S":

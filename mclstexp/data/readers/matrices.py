@@ -147,7 +147,7 @@ def count_table(
     repeated = duplicates(ids.tolist())
     if repeated:
         raise InputError(
-            f"{path}: {len(repeated)} spot ids occur more than once, such as {repeated[0]!r}; correct them."
+            f"{path}: {len(repeated)} spot ids occur more than once, for example {repeated[0]!r}; rename them."
         )
     _check_values(path, ids, counts, symbols)
     ensembl = list(ensembl) or [""] * len(symbols)

@@ -73,7 +73,7 @@ def _header(file: IO[bytes], path: Path) -> tuple[int, int, int]:
     """Rows, columns and entries; the file is left at the first entry."""
     banner = file.readline(_LINE_BYTES).decode("latin-1").lower().split()
     if banner[:3] != ["%%matrixmarket", "matrix", "coordinate"] or banner[4:] != ["general"]:
-        raise _damaged(path, "its first line is not that of a sparse MatrixMarket matrix")
+        raise _damaged(path, "it is no MatrixMarket file, or its first line is not that of a sparse matrix")
     if banner[3] not in ("integer", "real"):
         raise InputError(f"{path} holds {banner[3]} values; counts are needed.")
     line = b"%"

@@ -31,7 +31,7 @@ def twins(slides: Iterable[Slide]) -> dict[str, str]:
 
 def said_of(slide: str, same: str) -> str:
     """Return the sentence about a slide that repeats another."""
-    return f"Slide {slide} has the very same counts as {same}: probably one section under two names; leave one out."
+    return f"Slide {slide}: the very same counts as {same}: probably one section under two names; leave one out."
 
 
 def _equal(first: sparse.csr_matrix, second: sparse.csr_matrix) -> bool:

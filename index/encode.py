@@ -11,7 +11,7 @@ from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.model.model import Model
 from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
-from mclstexp.storage import sha256_file, sha256_input
+from mclstexp.storage import sha256_file
 from mclstexp.types import Progress
 
 
@@ -50,7 +50,7 @@ def slide_record(slide: Slide, model: Model, *, on_progress: Progress | None = N
     if spots.counts is None or spots.genes is None:
         raise InputError(f"Slide {slide.slide_id} has no counts: it cannot be a reference.")
     keys = model.keys(slide, on_progress=on_progress)
-    image_sha256 = sha256_input(slide.image.path) if slide.image else None
+    image_sha256 = slide.image.digest() if slide.image else None
     return SlideRecord(
         slide_id=slide.slide_id,
         patient=slide.patient,

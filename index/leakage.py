@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mclstexp.index.store.schema import SlideEntry
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.slide import Slide
-from mclstexp.storage import sha256_input
 from mclstexp.text import some
 
 
@@ -35,7 +34,7 @@ def leakage_warnings(
     allowed
         Truth by row id of the spots that may be neighbours; None for all.
     """
-    digest = sha256_input(slide.image.path) if slide.image is not None else None
+    digest = slide.image.digest() if slide.image is not None else None
     same = [] if digest is None else store.find_slide(digest)
     certain = [seen for seen in trained_on if digest is not None and seen.get("image_sha256") == digest]
     patients = {slide.patient, *(entry.patient for entry in same), *(seen["patient"] for seen in certain)} - {""}

@@ -31,7 +31,7 @@ class SlideImage(Protocol):
 
     @property
     def path(self) -> Path:
-        """File that the image is read from."""
+        """File or folder that the image is read from."""
         ...
 
     @property
@@ -53,8 +53,16 @@ class SlideImage(Protocol):
         """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
         ...
 
+    def read_window(self, x: float, y: float, width: float, height: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resample an exact window of the full resolution to ``(size[1], size[0], 3)`` uint8 RGB; white outside."""
+        ...
+
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of what the image is read from: the same slide, the same digest."""
         ...
 
     def close(self) -> None:

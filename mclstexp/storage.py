@@ -103,7 +103,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_input(path: Path) -> str:
-    """SHA-256 of a file that the user gave.
+    """SHA-256 of a file that the user gave, or of a folder: of its files' names and digests.
 
     Raises
     ------
@@ -111,7 +111,10 @@ def sha256_input(path: Path) -> str:
         When the file cannot be read.
     """
     try:
-        return sha256_file(path)
+        if not path.is_dir():
+            return sha256_file(path)
+        digests = {file.relative_to(path).as_posix(): sha256_file(file) for file in files_below(path)}
+        return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 

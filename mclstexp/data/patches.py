@@ -19,9 +19,9 @@ def read_patch(
     """Cut the patch centred on a spot.
 
     Pixel ``i`` covers ``[i, i + 1)``. Where the patch needs no rescaling its left edge is ``floor(x - size / 2 + 0.5)``
-    and the pixels are the file's own. Otherwise the exact window ``x - span / 2 .. x + span / 2`` is resampled with
-    Pillow's antialiased triangle filter: it has no negative lobes, so no halo appears around nuclei, and one filter
-    serves finer and coarser slides, references and queries alike.
+    and the pixels are the file's own. Otherwise the exact window ``x - span / 2 .. x + span / 2`` is resampled from the
+    coarsest level of the pyramid that is no coarser than the patch, with one filter for every slide
+    (`mclstexp.data.images.pixels.resample`).
 
     Parameters
     ----------
@@ -48,14 +48,7 @@ def read_patch(
     x, y = float(xy[0]), float(xy[1])
     if math.isclose(span, size, rel_tol=1e-6):
         return image.read_region(math.floor(x - size / 2 + 0.5), math.floor(y - size / 2 + 0.5), size, size)
-    from PIL import Image
-
-    left, top = math.floor(x - span / 2), math.floor(y - span / 2)
-    width, height = math.ceil(x + span / 2) - left, math.ceil(y + span / 2) - top
-    region = image.read_region(left, top, width, height)
-    x0, y0 = x - span / 2 - left, y - span / 2 - top
-    box = (x0, y0, min(x0 + span, width), min(y0 + span, height))
-    return np.asarray(Image.fromarray(region).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return image.read_window(x - span / 2, y - span / 2, span, span, (size, size))
 
 
 def iter_patches(slide: Slide, spec: PatchSpec, *, batch_size: int) -> Iterator[NDArray[np.uint8]]:

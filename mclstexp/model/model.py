@@ -34,7 +34,6 @@ from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
 from mclstexp.settings import identity_dict
 from mclstexp.slide import Slide, count_patients
-from mclstexp.storage import sha256_input
 from mclstexp.text import counted
 from mclstexp.types import Device, FloatArray, Progress, StrPath
 
@@ -244,7 +243,7 @@ def identity(slide: Slide) -> dict[str, Any]:
         "patient": slide.patient,
         "cohort": slide.cohort,
         "spots": len(slide),
-        "image_sha256": None if slide.image is None else sha256_input(slide.image.path),
+        "image_sha256": None if slide.image is None else slide.image.digest(),
     }
 
 

@@ -1,4 +1,4 @@
-"""What every image format shares: the path, the header that is read at once, closing, and how it prints."""
+"""What every image format shares: the path, the header that is read at once, the pyramid, and how it prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.pixels import check_side, reduce, resize
+from mclstexp.data.images.pixels import check_side, reduce, resample, resize, thumbnail_size
+from mclstexp.storage import sha256_input
 
 BAND_PX = 1024
 """Rows of a region that are held at once while it is reduced."""
+
+SAME_SCALE = 1.01
+"""A level of the pyramid that is this much coarser than what was asked for still serves: 2.0005 is 2."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,21 @@ class Header:
         Pixel size in um where the file states a plausible one.
     notes
         What a viewer would show otherwise, one sentence each.
+    levels
+        Width and height of each level of the pyramid, the full resolution first; empty where there is no pyramid.
     """
 
     size_px: tuple[int, int]
     mpp: float | None = None
     notes: tuple[str, ...] = ()
+    levels: tuple[tuple[int, int], ...] = ()
 
 
 class ImageFile(ABC):
     """An image on disk, read a region at a time; it fulfils `mclstexp.slide.SlideImage`.
 
-    A format sets up its own state, calls ``super().__init__(path)``, and says how its header is read.
+    A format sets up its own state, calls ``super().__init__(path)``, and says how its header and its pixels are read;
+    one with a pyramid also names its levels in the header and overrides ``read_level``.
 
     Raises
     ------
@@ -61,7 +69,7 @@ class ImageFile(ABC):
     @classmethod
     @abstractmethod
     def opens(cls, path: Path, magic: bytes) -> bool:
-        """Whether the format opens a file, by its name and its first four bytes."""
+        """Whether the format opens a file, by its name and its first four bytes (none for a folder)."""
 
     @abstractmethod
     def _read_header(self) -> Header:
@@ -71,37 +79,81 @@ class ImageFile(ABC):
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
 
-    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a region of the full resolution as ``(size[1], size[0], 3)`` uint8 RGB.
-
-        Band by band, so that a region of any size needs the memory of a band; a format with a pyramid reads the level
-        that fits.
-        """
-        factor = max(1, min(width // max(size[0], 1), height // max(size[1], 1)))
-        band = factor * max(1, BAND_PX // factor)
-        strips = [
-            reduce(self.read_region(x, top, width, min(band, y + height - top)), factor)
-            for top in range(y, y + height, band)
-        ]
-        return resize(np.concatenate(strips), size)
-
-    @abstractmethod
-    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-
     @abstractmethod
     def close(self) -> None:
         """Release the file and any decoded pixels; the handle opens again when it is next used."""
 
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
+        return self.read_region(x, y, width, height)
+
+    def best_level(self, downsample: float) -> int:
+        """Return the coarsest level that is no coarser than ``downsample``, each of its pixels so many of level 0's."""
+        fitting = [
+            number
+            for number, (width, height) in enumerate(self.levels)
+            if max(self.size_px[0] / width, self.size_px[1] / height) <= downsample * SAME_SCALE
+        ]
+        return max(fitting, key=lambda number: (-self.levels[number][0], number), default=0)
+
+    def read_window(self, x: float, y: float, width: float, height: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resample a window of the full resolution from the best level of the pyramid.
+
+        Parameters
+        ----------
+        x, y, width, height
+            Left and upper edge and extent in full-resolution pixels; pixel ``i`` covers ``[i, i + 1)``.
+        size
+            Width and height of what is returned, in pixels.
+
+        Returns
+        -------
+        ``(size[1], size[0], 3)`` uint8 RGB by an antialiased triangle filter, white outside the image.
+        """
+        level = self.best_level(min(width / size[0], height / size[1]))
+        across, down = (own / full for own, full in zip(self.levels[level], self.size_px, strict=True))
+        window = (x * across, y * down, width * across, height * down)
+        return resample(window, size, lambda *box: self.read_level(level, *box))
+
+    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a region of the full resolution as ``(size[1], size[0], 3)`` uint8 RGB.
+
+        From the best level of the pyramid and band by band, so that a region of any size needs the memory of a band.
+        """
+        level = self.best_level(min(width / max(size[0], 1), height / max(size[1], 1)))
+        across, down = (own / full for own, full in zip(self.levels[level], self.size_px, strict=True))
+        x, y = round(x * across), round(y * down)
+        width, height = max(1, round(width * across)), max(1, round(height * down))
+        factor = max(1, min(width // max(size[0], 1), height // max(size[1], 1)))
+        band = factor * max(1, BAND_PX // factor)
+        strips = [
+            reduce(self.read_level(level, x, top, width, min(band, y + height - top)), factor)
+            for top in range(y, y + height, band)
+        ]
+        return resize(np.concatenate(strips), size)
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
+        return self.read_reduced(0, 0, *self.size_px, thumbnail_size(self.size_px, max_px))
+
+    def digest(self) -> str:
+        """SHA-256 of what the image is read from: the same slide, the same digest."""
+        return sha256_input(self._path)
+
     @property
     def path(self) -> Path:
-        """File that the image is read from."""
+        """File or folder that the image is read from."""
         return self._path
 
     @property
     def size_px(self) -> tuple[int, int]:
         """Width and height at full resolution."""
         return self._header.size_px
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level of the pyramid, the full resolution first."""
+        return self._header.levels or (self._header.size_px,)
 
     @property
     def mpp(self) -> float | None:

@@ -1,8 +1,8 @@
-"""Vendor formats through the optional package openslide-python."""
+"""Vendor formats through OpenSlide: SVS, NDPI, MRXS, SCN, BIF, DICOM and others, with their pyramids."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,35 +12,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.images.base import Header, ImageFile
-from mclstexp.data.images.pixels import paste_region, plausible_mpp, resize, thumbnail_size, to_rgb8
-from mclstexp.data.images.tiff import TIFF_MAGIC
+from mclstexp.data.images.dicom import folder_slide, is_unconverted, to_rgb
+from mclstexp.data.images.pixels import paste_region, plausible_mpp, to_rgb8
 from mclstexp.errors import InputError
+
+_GENERIC = "generic-tiff"
+"""OpenSlide's word for a tiled TIFF of no vendor: tifffile reads more of those."""
+
+_SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
+"""Names of slides that are kept in several files: the one that was opened is not the slide."""
 
 
 class OpenSlideImage(ImageFile):
-    """An image in any vendor's format that OpenSlide reads.
+    """An image in a vendor's format that OpenSlide reads; a folder of one slide's DICOM files is opened as one.
 
     Raises
     ------
     InputError
-        When OpenSlide is not installed, or cannot open or read the file.
+        When OpenSlide cannot open or read the file.
     """
 
-    suffixes = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
+    suffixes = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu", ".czi", ".dcm")
 
     def __init__(self, path: Path) -> None:
-        if not _installed():
-            raise InputError(
-                f"Image {path.name}: {path.suffix} needs OpenSlide; pip install openslide-python openslide-bin, "
-                "or convert it to a pyramidal TIFF."
-            )
         self._slide: Any = None
+        self._unconverted = False
         super().__init__(path)
 
     @classmethod
     def opens(cls, path: Path, magic: bytes) -> bool:
-        """Whether it is a vendor's file, unless it is a TIFF and OpenSlide is not installed."""
-        return path.suffix.lower() in cls.suffixes and (magic not in TIFF_MAGIC or _installed())
+        """Whether OpenSlide knows the file as a vendor's, or nothing else can open it."""
+        if path.is_dir():
+            return folder_slide(path) is not None
+        if path.suffix.lower() in cls.suffixes and magic[:2] not in (b"II", b"MM"):
+            return True
+        if magic[:2] not in (b"II", b"MM"):
+            return False  # not a TIFF inside: what else OpenSlide reads is known by its name
+        import openslide
+
+        vendor = openslide.OpenSlide.detect_format(str(path))
+        return vendor not in (None, _GENERIC)
 
     def _read_header(self) -> Header:
         with _reading(self._path):
@@ -49,32 +60,33 @@ class OpenSlideImage(ImageFile):
             return Header(
                 (int(slide.dimensions[0]), int(slide.dimensions[1])),
                 plausible_mpp(*(float(value) if value else None for value in stated)),
+                levels=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
             )
 
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
+        return self.read_level(0, x, y, width, height)
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
         with _reading(self._path):
             slide = self._open()
+            step = float(slide.level_downsamples[level])
 
             def read(x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-                return to_rgb8(np.asarray(slide.read_region((x0, y0), 0, (x1 - x0, y1 - y0))), self._path)
+                place = (round(x0 * step), round(y0 * step))
+                stored = np.asarray(slide.read_region(place, level, (x1 - x0, y1 - y0)))
+                return to_rgb8(to_rgb(stored) if self._unconverted else stored, self._path)
 
-            return paste_region(self.size_px, (x, y, width, height), read)
+            return paste_region(self.levels[level], (x, y, width, height), read)
 
-    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a region as ``(size[1], size[0], 3)`` uint8 RGB, from the level of the pyramid that fits."""
-        with _reading(self._path):
-            slide = self._open()
-            level = slide.get_best_level_for_downsample(max(1.0, width / size[0]))
-            scale = float(slide.level_downsamples[level])
-            part = (max(1, round(width / scale)), max(1, round(height / scale)))
-            return resize(to_rgb8(np.asarray(slide.read_region((x, y), level, part)), self._path), size)
-
-    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-        target = thumbnail_size(self.size_px, max_px)
-        with _reading(self._path):
-            return resize(np.asarray(self._open().get_thumbnail(target).convert("RGB")), target)
+    def digest(self) -> str:
+        """SHA-256 of the file; of OpenSlide's own hash where the slide is kept in several files."""
+        quick = None
+        if self._path.is_dir() or self._path.suffix.lower() in _SEVERAL_FILES:
+            with _reading(self._path):
+                quick = self._open().properties.get("openslide.quickhash-1")
+        return hashlib.sha256(quick.encode()).hexdigest() if quick else super().digest()
 
     def close(self) -> None:
         """Close the file."""
@@ -83,15 +95,13 @@ class OpenSlideImage(ImageFile):
         self._slide = None
 
     def _open(self) -> Any:
-        import openslide  # type: ignore[import-not-found]
+        import openslide
 
         if self._slide is None:
-            self._slide = openslide.OpenSlide(str(self._path))
+            file = (folder_slide(self._path) if self._path.is_dir() else None) or self._path
+            self._slide = openslide.OpenSlide(str(file))
+            self._unconverted = is_unconverted(file, self._slide.properties)
         return self._slide
-
-
-def _installed() -> bool:
-    return importlib.util.find_spec("openslide") is not None
 
 
 @contextmanager

@@ -56,6 +56,35 @@ def resize(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
 
 
+def resample(
+    window: tuple[float, float, float, float],
+    size: tuple[int, int],
+    read: Callable[[int, int, int, int], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
+    """Resample an exact window to ``size`` (width, height) with Pillow's antialiased triangle filter.
+
+    It has no negative lobes, so no halo appears around nuclei, and one filter serves finer and coarser slides,
+    references and queries alike.
+
+    Parameters
+    ----------
+    window
+        Left and upper edge, width and height, in pixels of what ``read`` reads; pixel ``i`` covers ``[i, i + 1)``.
+    size
+        Of the result.
+    read
+        Takes x, y, width, height in whole pixels and returns ``(height, width, 3)`` uint8.
+    """
+    from PIL import Image
+
+    x, y, width, height = window
+    left, top = math.floor(x), math.floor(y)
+    columns, rows = math.ceil(x + width) - left, math.ceil(y + height) - top
+    region = read(left, top, columns, rows)
+    box = (x - left, y - top, min(x - left + width, columns), min(y - top + height, rows))
+    return np.asarray(Image.fromarray(region).resize(size, Image.Resampling.BILINEAR, box=box))
+
+
 def reduce(rgb: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """Shrink ``(h, w, 3)`` uint8 by a whole factor, each pixel the mean of a square."""
     from PIL import Image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.images.base import Header, ImageFile, orientation_note
-from mclstexp.data.images.pixels import check_decodable, paste_region, resize, thumbnail_size, to_rgb8
+from mclstexp.data.images.pixels import check_decodable, paste_region, to_rgb8
 from mclstexp.data.images.tiff_metadata import stated_mpp
+from mclstexp.data.images.tiles import TileCache
 from mclstexp.errors import InputError
-
-CACHE_BYTES = 128 * 2**20
-"""Decoded tiles that one open image keeps: spots in array order mostly hit the tiles of their neighbours."""
-
-REDUCED_PX = 8192
-"""Longer side of a region of a pyramid's level that is read in one piece."""
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -44,8 +38,7 @@ class TiffImage(ImageFile):
     def __init__(self, path: Path) -> None:
         self._tiff: Any = None
         self._levels: list[_Level] = []
-        self._cache: OrderedDict[tuple[int, int, int], NDArray[Any]] = OrderedDict()
-        self._cached_bytes = 0
+        self._tiles = TileCache()
         super().__init__(path)
 
     @classmethod
@@ -60,43 +53,28 @@ class TiffImage(ImageFile):
             _check_end(self._levels, self._path)
             turned = page.tags.get("Orientation")
             return Header(
-                self._levels[0].size, stated_mpp(self._tiff, page), orientation_note(turned.value if turned else None)
+                self._levels[0].size,
+                stated_mpp(self._tiff, page),
+                orientation_note(turned.value if turned else None),
+                tuple(level.size for level in self._levels),
             )
 
     def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
-        with _reading(self._path):
-            self._open()
-            return paste_region(self.size_px, (x, y, width, height), lambda *box: self._read(0, *box))
+        return self.read_level(0, x, y, width, height)
 
-    def read_reduced(self, x: int, y: int, width: int, height: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a region as ``(size[1], size[0], 3)`` uint8 RGB, from the level of the pyramid that fits."""
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
         with _reading(self._path):
             self._open()
-            fitting = [i for i, level in enumerate(self._levels) if level.size[0] * width >= size[0] * self.size_px[0]]
-            level = max(fitting, default=0)
-            scale = self._levels[level].size[0] / self.size_px[0]
-            if level == 0 or max(width, height) * scale > REDUCED_PX:
-                return super().read_reduced(x, y, width, height, size)
-            box = (round(x * scale), round(y * scale), max(1, round(width * scale)), max(1, round(height * scale)))
-            rgb = paste_region(self._levels[level].size, box, lambda *inside: self._read(level, *inside))
-            return resize(rgb, size)
-
-    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
-        target = thumbnail_size(self.size_px, max_px)
-        with _reading(self._path):
-            self._open()
-            level = max(i for i, level in enumerate(self._levels) if i == 0 or level.size[0] >= target[0])
-            return resize(self._reduced(level, target), target)
+            return paste_region(self.levels[level], (x, y, width, height), lambda *box: self._read(level, *box))
 
     def close(self) -> None:
         """Close the file and drop the decoded tiles."""
         if self._tiff is not None:
             self._tiff.close()
         self._tiff, self._levels = None, []
-        self._cache.clear()
-        self._cached_bytes = 0
+        self._tiles.clear()
 
     def _open(self) -> None:
         if self._tiff is None:
@@ -104,19 +82,6 @@ class TiffImage(ImageFile):
 
             self._tiff = tifffile.TiffFile(self._path)
             self._levels = _find_levels(self._tiff, self._path)
-
-    def _reduced(self, level: int, target: tuple[int, int]) -> NDArray[np.uint8]:
-        # Band by band, so that a slide without a pyramid never has to fit in memory.
-        from PIL import Image
-
-        width, height = self._levels[level].size
-        factor = max(1, min(width // target[0], height // target[1]))
-        band = factor * max(1, 1024 // factor)
-        rows = []
-        for y in range(0, height, band):
-            strip = self._read(level, 0, y, width, min(y + band, height))
-            rows.append(np.asarray(Image.fromarray(strip).reduce(factor)))
-        return np.concatenate(rows)
 
     def _read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
         entry = self._levels[level]
@@ -149,10 +114,14 @@ class TiffImage(ImageFile):
         return out
 
     def _segment(self, key: tuple[int, int], page: Any, index: int) -> NDArray[Any] | None:
-        full_key = (*key, index)
-        if full_key in self._cache:
-            self._cache.move_to_end(full_key)
-            return self._cache[full_key]
+        tile = self._tiles.get((*key, index))
+        if tile is None:
+            tile = self._decode(page, index)
+            if tile is not None:
+                self._tiles.put((*key, index), tile)
+        return tile
+
+    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
         length = page.databytecounts[index]
         if length == 0:
             return None  # a tile that was never written: nothing was scanned there
@@ -162,15 +131,7 @@ class TiffImage(ImageFile):
         if len(data) != length:
             raise EOFError(f"the file ends inside tile {index}")
         decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        if decoded is None:
-            return None
-        tile: NDArray[Any] = decoded[0, : shape[1], : shape[2]]
-        self._cache[full_key] = tile
-        self._cached_bytes += tile.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= dropped.nbytes
-        return tile
+        return None if decoded is None else decoded[0, : shape[1], : shape[2]]
 
 
 class _Level:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
+from mclstexp.data.images.base import ImageFile
 from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
@@ -45,7 +46,7 @@ def read_coords(path: StrPath, *, columns: CoordsColumns | None = None, mpp: flo
 
 
 def read_query(
-    image: StrPath,
+    image: StrPath | ImageFile,
     coords: StrPath | None = None,
     *,
     mpp: float | None = None,
@@ -59,7 +60,8 @@ def read_query(
     Parameters
     ----------
     image
-        The H&E image at full resolution.
+        The H&E image at full resolution: a file, a folder of OME-Zarr or DICOM, or an opened image, such as an
+        `ArrayImage` of pixels in memory.
     coords
         Spot coordinates in its pixels, as `read_coords` takes them. Needed for now.
     mpp
@@ -90,7 +92,8 @@ def read_query(
     >>> read_query(image, coords, mpp=0.5, patient="P7")
     Slide('S1', patient P7, 4 spots, no counts, image 400x300 px at 0.5 um)
     """
-    image_path = require_file(image, "Image")
+    handle = image if isinstance(image, ImageFile) else open_image(image)
+    image_path = handle.path
     slide_id = image_path.name.split(".")[0] or image_path.name
     if coords is None or grid is not None:
         raise InputError(
@@ -98,7 +101,7 @@ def read_query(
             "a grid in their place is not supported yet."
         )
     coords_path = require_file(coords, "Coordinates")
-    with open_image(image_path) as handle:
+    with handle:
         places = parse_coords(coords_path, columns)
         _check_pixels(places, coords_path.name)
         draft = Draft(slide_id, "query", places, image=handle, patient=patient, sources=(image_path, coords_path))

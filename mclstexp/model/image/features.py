@@ -20,7 +20,7 @@ from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.notes import warn
 from mclstexp.settings import to_dict
 from mclstexp.slide import Slide
-from mclstexp.storage import new_file, sha256_input, storage_errors
+from mclstexp.storage import new_file, storage_errors
 from mclstexp.types import FloatArray, Progress, StrPath
 
 READ = 128
@@ -172,7 +172,7 @@ def _keys(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[str]:
         "version": FEATURES,
         "patch": to_dict(patch),
         "mpp": slide.mpp if patch.mpp is not None else None,
-        "image": sha256_input(slide.image.path) if slide.image else None,
+        "image": slide.image.digest() if slide.image else None,
         "xy_px": hashlib.sha256(np.ascontiguousarray(slide.spots.xy_px).tobytes()).hexdigest(),
     }
     keys = []

@@ -191,6 +191,40 @@ def save_wu(root, name="1142243F"):
     return root
 
 
+MOLECULES = pd.DataFrame(
+    {
+        "x_location": [10.0, 12.0, 99.9, 110.0, 350.0, 20.0, 30.0],
+        "y_location": [10.0, 90.0, 99.9, 10.0, 450.0, 20.0, 30.0],
+        "feature_name": ["ERBB2", "CD3E", "ERBB2", "ERBB2", "ACTB", "NegControlProbe_001", "CD3E"],
+        "qv": [40.0, 20.0, 33.0, 25.0, 40.0, 40.0, 19.9],
+    }
+)
+"""Places in um: squares of 100 um (0, 0) with two ERBB2 and a CD3E, (1, 0) with an ERBB2, (3, 4) with an ACTB."""
+
+ALIGNMENT = np.array([[0.0, -2.0, 2400.0], [2.0, 0.0, -100.0], [0.0, 0.0, 1.0]])
+"""Takes pixels of the H&E to those of the morphology image: turned by a quarter, half as fine."""
+
+
+def save_xenium(outs, *, molecules="parquet", cells=True, aligned=True):
+    """A Xenium output of seven molecules and twelve cells."""
+    outs.mkdir(parents=True, exist_ok=True)
+    (outs / "experiment.xenium").write_text(json.dumps({"major_version": 4, "pixel_size": 0.25}))
+    table = MOLECULES.assign(transcript_id=range(len(MOLECULES)), cell_id="UNASSIGNED")
+    if molecules == "parquet":
+        table.to_parquet(outs / "transcripts.parquet", index=False)
+    elif molecules == "csv":
+        table.to_csv(outs / "transcripts.csv.gz", index=False)
+    if cells:
+        save_10x(outs)
+        (outs / "filtered_feature_bc_matrix.h5").rename(outs / "cell_feature_matrix.h5")
+        where = pd.DataFrame({"cell_id": barcodes(), "x_centroid": XY[:, 0], "y_centroid": XY[:, 1]})
+        where.to_parquet(outs / "cells.parquet", index=False)
+    if aligned:
+        save_image(outs / "S_he_image.ome.tif", (1300, 1300))
+        np.savetxt(outs / "S_he_imagealignment.csv", ALIGNMENT, delimiter=",")
+    return outs
+
+
 def save_h5ad(path, *, counts=COUNTS, **obs):
     path.parent.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame({"array_row": ROW, "array_col": COL, **obs}, index=[f"s{i}" for i in range(N)])

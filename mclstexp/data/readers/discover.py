@@ -14,8 +14,10 @@ from mclstexp.data.readers import (
     legacy_st,
     slides_csv,
     space_ranger,
+    transcripts,
     visium_hd,
     wu2021,
+    xenium,
 )
 from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.layout import Layout
@@ -26,7 +28,7 @@ from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
 LAYOUTS: tuple[Layout, ...] = (
-    slides_csv, her2st, wu2021, cscc, legacy_st, her2st_loose, hest, h5ad, visium_hd, space_ranger,
+    slides_csv, her2st, wu2021, cscc, legacy_st, her2st_loose, hest, h5ad, xenium, transcripts, visium_hd, space_ranger,
 )  # fmt: skip
 """Every layout, in the order in which they are asked: a ``slides.csv`` wins."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
-from mclstexp.data.readers import h5ad, space_ranger, visium_hd
+from mclstexp.data.readers import h5ad, space_ranger, transcripts, visium_hd
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.layout import SlidePart
 from mclstexp.data.readers.matrices import read_counts
@@ -30,7 +30,9 @@ _KNOWN = ("slide", "patient", "cohort", "counts", "image", "coords", "mpp", "tec
 
 def matches(path: Path) -> bool:
     """Whether the path is a .csv, or a folder with a ``slides.csv``."""
-    return path.suffix.lower() == ".csv" if path.is_file() else (path / _FILE_NAME).is_file()
+    if path.is_file():
+        return path.suffix.lower() == ".csv" and not transcripts.matches(path)
+    return (path / _FILE_NAME).is_file()
 
 
 def find(path: Path, choices: Choices) -> list[SlideSource]:

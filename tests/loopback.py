@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 
 def git_sha1(data: bytes) -> str:
@@ -122,9 +122,9 @@ class Hub(Handler):
     def do_POST(self) -> None:
         path = self.received()
         length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length))
+        names = parse_qs(self.rfile.read(length).decode()).get("paths", [])
         if "/paths-info/" in path:
-            self.json([self.entry(name) for name in body["paths"] if name in self.site.files])
+            self.json([self.entry(name) for name in names if name in self.site.files])
         else:
             self.answer(404, b"{}")
 

@@ -2,8 +2,8 @@
 
 import socket
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants as hub_constants
 from layouts import save_hest
 from loopback import Hub, Site, serving
 
@@ -18,7 +18,7 @@ def hub(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
     made = save_hest(tmp_path / "made")
     rows = "id,organ,species,st_technology,oncotree_code,patient\nTENX1,Breast,Homo sapiens,Visium,IDC,Patient 3\n"
     files = {

@@ -153,18 +153,21 @@ def _fetch(api: Any, file: RemoteFile, commit: str, output: Path) -> bool:
     """Fetch one file and check it; whether it was there already."""
     target = output / file.path
     with storage_errors(target):
-        if target.is_file() and file.fits(target):
+        there = target.is_file()
+        if there and file.fits(target):
             return True
-        _get(api, file.path, commit, output)
+        _get(api, file.path, commit, output, again=there)
         if file.fits(target):
             return False
         target.unlink()
     raise DownloadError(f"{file.path} is not what the hub says ({file.size} bytes, its hash); it was not kept.")
 
 
-def _get(api: Any, path: str, commit: str, output: Path) -> None:
-    with storage_errors(output / path):
-        api.hf_hub_download(REPOSITORY, path, repo_type="dataset", revision=commit, local_dir=output)
+def _get(api: Any, path: str, commit: str, output: Path, *, again: bool = False) -> None:
+    with storage_errors(output / path), _refusals():  # the hub's errors are OSErrors, too: they are told first
+        api.hf_hub_download(
+            REPOSITORY, path, repo_type="dataset", revision=commit, local_dir=output, force_download=again
+        )
 
 
 @contextmanager

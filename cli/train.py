@@ -29,6 +29,9 @@ def train(
     n_genes: options.NGenes = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the image encoder too.")] = False,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs of the contrastive training.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of the contrastive training.")] = None,
@@ -59,7 +62,15 @@ def train(
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
     model = fit(
-        read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar),
+        read_slides(
+            refs,
+            mpp=mpp,
+            only=options.names(slides),
+            bin_um=bin_um,
+            cells=cells,
+            pool_um=pool_um,
+            on_progress=bar,
+        ),
         recipe=config,
         genes=read_gene_list(genes) if genes else None,
         encoder_weights=encoder_weights or "pretrained",

@@ -14,6 +14,7 @@ from mclstexp.data.readers import (
     legacy_st,
     slides_csv,
     space_ranger,
+    spatialdata,
     transcripts,
     visium_hd,
     wu2021,
@@ -28,7 +29,8 @@ from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
 LAYOUTS: tuple[Layout, ...] = (
-    slides_csv, her2st, wu2021, cscc, legacy_st, her2st_loose, hest, h5ad, xenium, transcripts, visium_hd, space_ranger,
+    slides_csv, her2st, wu2021, cscc, legacy_st, her2st_loose, hest, spatialdata, h5ad, xenium, transcripts, visium_hd,
+    space_ranger,
 )  # fmt: skip
 """Every layout, in the order in which they are asked: a ``slides.csv`` wins."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Refs = Annotated[
     Path,
-    typer.Argument(help="Folder of slides: HER2+ layout, legacy ST, Space Ranger, .h5ad with images, or a slides.csv."),
+    typer.Argument(help="Folder of slides, of any layout that mst check --help lists."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -29,6 +29,16 @@ Mpp = Annotated[
 ]
 Only = Annotated[
     str | None, typer.Option("--slides", help="Only these slides, comma-separated (default: all that are found).")
+]
+BinUm = Annotated[
+    int | None, typer.Option("--bin-um", help="Size of Visium HD's bins: 2, 8 or 16 [default: the largest there].")
+]
+Cells = Annotated[bool, typer.Option("--cells", help="Segmented cells, a spot each, in place of bins or transcripts.")]
+PoolUm = Annotated[
+    float | None,
+    typer.Option(
+        "--pool-um", help="Side of the squares that transcripts [default: 100], cells or bins are pooled over."
+    ),
 ]
 RecipeName = Literal["default", "paper", "paper-code"]
 Recipe = Annotated[RecipeName, typer.Option("--recipe", help="paper-code is upstream's code.")]

@@ -109,6 +109,7 @@ def _register() -> None:
         demo,
         evaluate,
         export,
+        fetch,
         neighbours,
         plot,
         query,
@@ -120,6 +121,7 @@ def _register() -> None:
 
     app.command("demo")(demo.demo)
     app.command("check")(check.check)
+    app.add_typer(fetch.app, name="fetch")
     app.command("train")(train.train)
     app.command("build-index")(build_index.build_index)
     app.command("query")(query.query)

@@ -22,6 +22,9 @@ def build_index(
     output: Annotated[Path, typer.Option("-o", "--output", help="The reference folder to write.")] = options.REFERENCE,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     index: Annotated[
         Literal["auto", "exact", "ivf-sq8", "ivf-fp16", "ivf-flat"],
         typer.Option("--index", help="Kind of search index; auto goes by size, see docs/store.md."),
@@ -47,7 +50,15 @@ def build_index(
     options.refuse_uri(output, "--output")
     check_output(output, force=force)
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(
+        refs,
+        mpp=mpp,
+        only=options.names(slides),
+        bin_um=bin_um,
+        cells=cells,
+        pool_um=pool_um,
+        on_progress=bar,
+    )
     trained = _model(model, read, encoder, encoder_weights, device, cache)
     reference = Reference.build(
         output,
@@ -100,6 +111,9 @@ def add(
     reference: options.ReferenceOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let a slide of the same name and other content take the old one's place.")
     ] = False,
@@ -116,7 +130,15 @@ def add(
 
     opened = options.open_reference(folder, reference, device=device, cache=cache)
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(
+        refs,
+        mpp=mpp,
+        only=options.names(slides),
+        bin_um=bin_um,
+        cells=cells,
+        pool_um=pool_um,
+        on_progress=bar,
+    )
     report = opened.add(read, replace=replace, message=message, command=options.command_line(), on_progress=bar)
     if as_json:
         emit_json(vars(report))

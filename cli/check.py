@@ -26,22 +26,42 @@ def check(
     refs: Annotated[
         Path,
         typer.Argument(
-            help="Folder of slides: HER2+ layout, legacy ST, Space Ranger, .h5ad with images, or a slides.csv.",
+            help="Folder of slides, of any layout listed above; also one .h5ad, .csv or table of transcripts.",
             show_default=False,
         ),
     ],
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List what was found of every slide, and what is wrong with it.
 
     Exits with 1 when a slide cannot be used. What is merely missing (an image, the patient) is said on stderr.
 
+    Layouts, each known by:
+
+    \b
+    slides_csv     slides.csv, which names everything and wins
+    her2st         ST-cnts/, as github.com/almaan/her2st has it (HER2+)
+    her2st_loose   A1.tsv.gz with A1_selection.tsv, out of their folders
+    wu2021         filtered_count_matrices/ with spatial/ (Wu et al. 2021)
+    cscc           P2_ST_rep1_stdata.tsv (cSCC, GSE144240)
+    legacy_st      alignment_table_NAME.tsv with NAME.tsv.gz
+    hest           st/ with wsis/ or HEST_v*.csv (HEST-1k)
+    spatialdata    NAME.zarr of SpatialData
+    h5ad           NAME.h5ad with NAME.tif
+    xenium         experiment.xenium, pooled to pseudo-spots; --cells
+    transcripts    NAME_transcripts.parquet or .csv (x, y, gene), pooled
+    visium_hd      binned_outputs/ or segmented_outputs/; --bin-um, --cells
+    space_ranger   filtered_feature_bc_matrix(.h5) with spatial/
+
     Example: mst check refs/
-    """
+    """  # noqa: D301 - the b with a backslash keeps click from joining the lines
     from mclstexp.data.readers import inspect_slides
 
-    reports = inspect_slides(refs, mpp=mpp, on_progress=progress())
+    reports = inspect_slides(refs, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=progress())
     if as_json:
         emit_json([_record(report) for report in reports])
     else:

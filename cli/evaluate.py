@@ -65,6 +65,9 @@ def evaluate(
     ] = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     markers: Annotated[
         Path | None, typer.Option("--markers", help="Marker sets to score: JSON {set: [genes]} or GMT.")
     ] = None,
@@ -124,7 +127,15 @@ def evaluate(
         markers=read_gene_sets(markers) if markers else {},
     )
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(
+        refs,
+        mpp=mpp,
+        only=options.names(slides),
+        bin_um=bin_um,
+        cells=cells,
+        pool_um=pool_um,
+        on_progress=bar,
+    )
     notes: list[str] = []
     if protocol in _PAPER:
         read, notes = paper_slides(read, named=slides is not None)

@@ -31,6 +31,9 @@ def train(
     n_genes: options.NGenes = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    bin_um: options.BinUm = None,
+    cells: options.Cells = False,
+    pool_um: options.PoolUm = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the image encoder too.")] = False,
     epochs: Annotated[
         int | None, number("--epochs", limits=RANGES["optim.epochs"], help="Epochs of the contrastive training.")
@@ -69,7 +72,15 @@ def train(
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
     model = fit(
-        read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar),
+        read_slides(
+            refs,
+            mpp=mpp,
+            only=options.names(slides),
+            bin_um=bin_um,
+            cells=cells,
+            pool_um=pool_um,
+            on_progress=bar,
+        ),
         recipe=config,
         genes=named,
         encoder_weights=encoder_weights or "pretrained",

@@ -26,10 +26,22 @@ _NAMES = {"Path": "path", "str": "text", "int": "number", "float": "number"}
 
 def reference() -> str:
     """Return the text of docs/reference/cli.md."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    listed = "".join(f"- [`mst {name}`](#mst-{name})\n" for name in commands)
+    commands = dict(_flat(typer.main.get_command(app)))
+    listed = "".join(f"- [`mst {name}`](#mst-{name.replace(' ', '-')})\n" for name in commands)
     functions = {command.name: command.callback for command in app.registered_commands}
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands if group.typer_instance else ():
+            functions[f"{group.name} {command.name}"] = command.callback
     return "\n".join([HEAD, listed, *(_command(name, functions[name], commands[name]) for name in commands)])
+
+
+def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command with its name, those of a group by both names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _flat(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def _command(name: str, function: Any, command: Any) -> str:
@@ -49,6 +61,8 @@ def _about(function: Any) -> tuple[list[str], str]:
         text = " ".join(paragraph.split())
         if text.startswith("Example: "):
             example = text.removeprefix("Example: ")
+        elif paragraph.startswith("\b"):  # a table, as it is
+            sentences += ["", "```text", *paragraph.splitlines()[1:], "```"]
         else:
             sentences += [*([""] if sentences else []), *re.split(r"(?<=[.!?]) (?=[A-Z`])", text)]
     return sentences, example

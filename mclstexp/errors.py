@@ -13,6 +13,10 @@ class WeightsError(InputError):
     """The pretrained weights of an encoder cannot be had: no internet, no such model, no access."""
 
 
+class DownloadError(MclstexpError):
+    """A file cannot be had from where it is published: no network, not there, no access, or not what was published."""
+
+
 class FormatError(MclstexpError):
     """A model or reference folder is damaged, incomplete, or of another format version."""
 

@@ -111,6 +111,120 @@ def save_positions(outs, *, name="tissue_positions.csv", header=True, off_tissue
     save_image(outs / "spatial" / "tissue_hires_image.png", (80, 60))
 
 
+def save_bins(outs, size=16, *, off_tissue=(), mpp=0.5, **counts):
+    """A size of Visium HD's bins, as Space Ranger 3 and 4 write them."""
+    folder = outs / "binned_outputs" / f"square_{size:03}um"
+    save_10x(folder, **counts)
+    names = [f"s_{size:03}um_{row:05}_{col:05}-1" for row, col in zip(ROW, COL, strict=True)]
+    with h5py.File(folder / "filtered_feature_bc_matrix.h5", "r+") as file:
+        del file["matrix/barcodes"]
+        file["matrix/barcodes"] = np.array(names, dtype="S")
+    frame = pd.DataFrame({"barcode": names, "in_tissue": [int(i not in off_tissue) for i in range(N)]})
+    frame["array_row"], frame["array_col"] = ROW, COL
+    frame["pxl_row_in_fullres"], frame["pxl_col_in_fullres"] = 90 + size / mpp * ROW, 100 + size / mpp * COL
+    (folder / "spatial").mkdir()
+    frame.to_parquet(folder / "spatial" / "tissue_positions.parquet", index=False)
+    save_scale_factors(folder, bin_size_um=float(size), spot_diameter_fullres=size / mpp, microns_per_pixel=mpp)
+    return folder
+
+
+def save_scale_factors(outs, **values):
+    (outs / "spatial").mkdir(parents=True, exist_ok=True)
+    (outs / "spatial" / "scalefactors_json.json").write_text(json.dumps({"tissue_hires_scalef": 0.2, **values}))
+
+
+def save_cells(outs, *, mpp=0.5):
+    """Segmented cells of Space Ranger 4: an outline each, 12 px wide, and a matrix of cells."""
+    folder = outs / "segmented_outputs"
+    save_10x(folder)
+    (folder / "filtered_feature_bc_matrix.h5").rename(folder / "filtered_feature_cell_matrix.h5")
+    with h5py.File(folder / "filtered_feature_cell_matrix.h5", "r+") as file:
+        del file["matrix/barcodes"]
+        file["matrix/barcodes"] = np.array([f"cellid_{i + 1:09}-1" for i in range(N)], dtype="S")
+    features = []
+    for i, (x, y) in enumerate(XY):
+        ring = [[x + dx, y + dy] for dx, dy in ((-6, -6), (6, -6), (6, 6), (-6, 6), (-6, -6))]
+        outline = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "properties": {"cell_id": i + 1}, "geometry": outline})
+    whole = {"type": "FeatureCollection", "features": features}
+    (folder / "cell_segmentations.geojson").write_text(json.dumps(whole))
+    save_scale_factors(folder, microns_per_pixel=mpp)
+    return folder
+
+
+def save_hest(root, name="TENX1", *, technology="Visium", spacing="100", **obs):
+    """HEST-1k's folders and table with one sample."""
+    save_h5ad(root / "st" / f"{name}.h5ad", **obs)
+    save_image(root / "wsis" / f"{name}.tif")
+    row = {
+        "dataset_title": "Atlas, of breast", "id": name, "organ": "Breast", "oncotree_code": "IDC",
+        "patient": "Patient 3", "species": "Homo sapiens", "st_technology": technology, "inter_spot_dist": spacing,
+        "pixel_size_um_estimated": 100 / 60,
+    }  # fmt: skip
+    pd.DataFrame([row, {"id": "OTHER"}]).to_csv(root / "HEST_v1_1_0.csv", index=False)
+    return root
+
+
+def save_cscc(root, name="P2_ST_rep1", geo="GSM1_", packed=True):
+    """A section of GSE144240, as GEO names its files."""
+    end = ".gz" if packed else ""
+    save_counts_tsv(root / f"{geo}{name}_stdata.tsv{end}", legacy_ids())
+    text = selection().encode()
+    (root / f"{geo}spot_data-selection-{name}.tsv{end}").write_bytes(gzip.compress(text) if packed else text)
+    save_image(root / f"{geo}{name}.jpg")
+    return root
+
+
+def save_wu(root, name="1142243F"):
+    """A section of Wu et al. 2021: archives unpacked side by side, symbols in one column."""
+    matrices = root / "filtered_count_matrices"
+    save_10x(matrices, mex=True, version=2)
+    folder = (matrices / "filtered_feature_bc_matrix").rename(matrices / f"{name}_filtered_count_matrix")
+    (folder / "genes.tsv").unlink()
+    (folder / "features.tsv").write_text("\n".join(GENES) + "\n")
+    save_positions(root / "x", name="tissue_positions_list.csv", header=False)
+    (root / "spatial").mkdir()
+    (root / "x" / "spatial").rename(root / "spatial" / f"{name}_spatial")
+    (root / "metadata").mkdir()
+    labels = {"nCount_RNA": 9, "subtype": "TNBC", "patientid": name, "Classification": "Stroma"}
+    pd.DataFrame(labels, index=barcodes()).to_csv(root / "metadata" / f"{name}_metadata.csv")
+    return root
+
+
+MOLECULES = pd.DataFrame(
+    {
+        "x_location": [10.0, 12.0, 99.9, 110.0, 350.0, 20.0, 30.0],
+        "y_location": [10.0, 90.0, 99.9, 10.0, 450.0, 20.0, 30.0],
+        "feature_name": ["ERBB2", "CD3E", "ERBB2", "ERBB2", "ACTB", "NegControlProbe_001", "CD3E"],
+        "qv": [40.0, 20.0, 33.0, 25.0, 40.0, 40.0, 19.9],
+    }
+)
+"""Places in um: squares of 100 um (0, 0) with two ERBB2 and a CD3E, (1, 0) with an ERBB2, (3, 4) with an ACTB."""
+
+ALIGNMENT = np.array([[0.0, -2.0, 2400.0], [2.0, 0.0, -100.0], [0.0, 0.0, 1.0]])
+"""Takes pixels of the H&E to those of the morphology image: turned by a quarter, half as fine."""
+
+
+def save_xenium(outs, *, molecules="parquet", cells=True, aligned=True):
+    """A Xenium output of seven molecules and twelve cells."""
+    outs.mkdir(parents=True, exist_ok=True)
+    (outs / "experiment.xenium").write_text(json.dumps({"major_version": 4, "pixel_size": 0.25}))
+    table = MOLECULES.assign(transcript_id=range(len(MOLECULES)), cell_id="UNASSIGNED")
+    if molecules == "parquet":
+        table.to_parquet(outs / "transcripts.parquet", index=False)
+    elif molecules == "csv":
+        table.to_csv(outs / "transcripts.csv.gz", index=False)
+    if cells:
+        save_10x(outs)
+        (outs / "filtered_feature_bc_matrix.h5").rename(outs / "cell_feature_matrix.h5")
+        where = pd.DataFrame({"cell_id": barcodes(), "x_centroid": XY[:, 0], "y_centroid": XY[:, 1]})
+        where.to_parquet(outs / "cells.parquet", index=False)
+    if aligned:
+        save_image(outs / "S_he_image.ome.tif", (1300, 1300))
+        np.savetxt(outs / "S_he_imagealignment.csv", ALIGNMENT, delimiter=",")
+    return outs
+
+
 def save_h5ad(path, *, counts=COUNTS, **obs):
     path.parent.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame({"array_row": ROW, "array_col": COL, **obs}, index=[f"s{i}" for i in range(N)])
@@ -140,11 +254,11 @@ def make_slides_csv(root):
     return root
 
 
-def fails(refs, match):
+def fails(refs, match, **choices):
     """Reading refuses with one line; inspecting reports the same and does not raise."""
     with pytest.raises(InputError, match=match) as caught:
-        read_slides(refs)
+        read_slides(refs, **choices)
     assert "\n" not in str(caught.value)
-    (report,) = [report for report in inspect_slides(refs) if report.problems]
+    (report,) = [report for report in inspect_slides(refs, **choices) if report.problems]
     assert report.problems == (str(caught.value),)
     assert report.slide is None

@@ -1,6 +1,7 @@
 """``mst check``: what is there, what is wrong, and the exit that says so."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from commands import command, error_of
+from layouts import save_bins
 from PIL import Image
 from scipy import sparse
 from typer.testing import CliRunner
 
 from mclstexp.cli.check import _HEADER, _grouped, check
 from mclstexp.data.readers import SlideReport
+from mclstexp.data.readers.discover import LAYOUTS
 from mclstexp.errors import InputError
 
 app = typer.Typer()
@@ -123,3 +127,19 @@ def test_nothing_there(tmp_path):
 def test_importing_the_command_is_light(module):
     code = f"import sys, mclstexp.cli.check; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_lists_every_layout():
+    text = command()("check", "--help").output
+    for layout in LAYOUTS:
+        assert re.search(rf"^\s*{layout.NAME}\s+\S", text, re.MULTILINE), layout.NAME
+
+
+def test_options_of_layouts_reach_the_readers(tmp_path):
+    save_bins(tmp_path / "HD", 8)
+    save_bins(tmp_path / "HD", 16)
+    (record,) = json.loads(command()("check", tmp_path, "--bin-um", 8, "--json").stdout)
+    assert (record["layout"], record["pitch_um"]) == ("visium_hd", 8)
+    (record,) = json.loads(command()("check", tmp_path, "--pool-um", 40, "--json").stdout)
+    assert record["pitch_um"] == 40
+    assert "--bin-um is 3" in error_of(command()("check", tmp_path, "--bin-um", 3, ok=False))

@@ -56,7 +56,7 @@ def test_nothing_to_read(tmp_path):
 def test_files_beside_their_layout_are_said_and_how_to_name_them(tmp_path):
     refs = tmp_path / "refs"
     save_counts_tsv(refs / "lying" / "A1.tsv.gz", legacy_ids())
-    (refs / "lying" / "A1_selection.tsv").write_text(selection())
+    (refs / "lying" / "A1_coords.tsv").write_text(selection())
     save_image(refs / "lying" / "HE_A1.jpg")
     with pytest.raises(InputError) as caught:
         read_slides(refs)
@@ -64,8 +64,8 @@ def test_files_beside_their_layout_are_said_and_how_to_name_them(tmp_path):
     assert "\n" not in message
     for part in ("slides.csv", "ST-cnts/", "an .h5ad", "filtered_feature_bc_matrix", "3 folders down"):
         assert part in message
-    assert "its files (A1.tsv.gz, A1_selection.tsv, HE_A1.jpg) look like slides" in message
-    header, row = "slide,counts,coords,image", "A1,lying/A1.tsv.gz,lying/A1_selection.tsv,lying/HE_A1.jpg"
+    assert "its files (A1.tsv.gz, A1_coords.tsv, HE_A1.jpg) look like slides" in message
+    header, row = "slide,counts,coords,image", "A1,lying/A1.tsv.gz,lying/A1_coords.tsv,lying/HE_A1.jpg"
     assert header in message
     assert message.endswith(f"such as {row}.")
     (refs / "slides.csv").write_text(f"{header}\n{row}\n")  # the advice, taken
@@ -93,7 +93,10 @@ def test_slides_csv_wins_over_the_folders_beside_it_and_over_metadata_csv(tmp_pa
 
 
 def test_layouts_are_asked_in_order():
-    assert [layout.NAME for layout in LAYOUTS] == ["slides_csv", "her2st", "legacy_st", "h5ad", "space_ranger"]
+    assert [layout.NAME for layout in LAYOUTS] == [
+        "slides_csv", "her2st", "wu2021", "cscc", "legacy_st", "her2st_loose", "hest", "spatialdata", "h5ad", "xenium",
+        "transcripts", "visium_hd", "space_ranger",
+    ]  # fmt: skip
     assert all(layout.LOOKS_FOR for layout in LAYOUTS)
 
 

@@ -87,6 +87,20 @@ def parse_coords(path: StrPath, columns: CoordsColumns | None = None) -> Coordin
     return _finish(parse(frame, path, columns), path, columns, notes, _rows(frame))
 
 
+def parse_selection(path: Path) -> Coordinates:
+    """Read a selection file of legacy ST: array coordinates x and y, which name the spots, and their pixels.
+
+    Raises
+    ------
+    InputError
+        As `parse_coords`, and when it lacks one of its columns.
+    """
+    coords = parse_coords(path)
+    if coords.array is None:
+        raise InputError(f"{path.name} is no selection file: the columns x, y, pixel_x and pixel_y are needed.")
+    return coords
+
+
 _Parser = Callable[["pd.DataFrame", Path, CoordsColumns], Coordinates]
 
 

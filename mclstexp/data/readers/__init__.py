@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.report import SlideReport, inspect_slides
 from mclstexp.data.readers.twins import said_of, twins
@@ -24,6 +25,9 @@ def read_slides(
     *,
     mpp: float | None = None,
     only: Sequence[str] | None = None,
+    bin_um: int | None = None,
+    cells: bool = False,
+    pool_um: float | None = None,
     on_progress: Progress | None = None,
 ) -> list[Slide]:
     """Read every slide under a path; of the images only the headers.
@@ -31,13 +35,18 @@ def read_slides(
     Parameters
     ----------
     refs
-        A folder of the HER2+ layout, of legacy ST with alignment tables, a Space Ranger output, .h5ad files with their
-        images, a ``slides.csv`` (which wins where there is one), or a folder of such folders; or one .h5ad or .csv
-        file.
+        A folder of any layout that ``mst check --help`` lists, or of such folders; or one .h5ad, one .csv or one table
+        of transcripts. A ``slides.csv`` wins where there is one.
     mpp
         Pixel size in um of all these slides, above what their files say.
     only
         Names of the slides to read.
+    bin_um
+        Side in um of Visium HD's bins: 2, 8 or 16; default: the largest that is there.
+    cells
+        Take segmented cells, a spot each, in place of bins or transcripts.
+    pool_um
+        Side in um of the squares that transcripts (default 100) or cells are pooled over.
     on_progress
         Called with "reading slides", how many were read, and how many there are.
 
@@ -60,7 +69,7 @@ def read_slides(
     >>> read_slides(cohort.refs)
     [Slide('P1_A', patient P1 of simulated, 17 spots, 20 genes, image 256x256 px at 2 um)]
     """
-    sources = discover(refs)
+    sources = discover(refs, Choices(bin_um, cells, pool_um))
     repeated = duplicates(source.slide_id for source in sources)
     if repeated:
         raise InputError(f"{refs} holds more than one slide named {repeated[0]!r}; rename one.")

@@ -5,7 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from mclstexp.data.paths import is_url
-from mclstexp.data.readers import h5ad, her2st, legacy_st, slides_csv, space_ranger
+from mclstexp.data.readers import (
+    cscc,
+    h5ad,
+    her2st,
+    her2st_loose,
+    hest,
+    legacy_st,
+    slides_csv,
+    space_ranger,
+    spatialdata,
+    transcripts,
+    visium_hd,
+    wu2021,
+    xenium,
+)
+from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.layout import Layout
 from mclstexp.data.readers.loose import loose_files
 from mclstexp.data.readers.metadata import read_metadata, with_metadata
@@ -13,14 +28,17 @@ from mclstexp.data.readers.source import SlideSource
 from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
-LAYOUTS: tuple[Layout, ...] = (slides_csv, her2st, legacy_st, h5ad, space_ranger)
+LAYOUTS: tuple[Layout, ...] = (
+    slides_csv, her2st, wu2021, cscc, legacy_st, her2st_loose, hest, spatialdata, h5ad, xenium, transcripts, visium_hd,
+    space_ranger,
+)  # fmt: skip
 """Every layout, in the order in which they are asked: a ``slides.csv`` wins."""
 
 DEPTH = 3
 """How many folders deep slides are looked for."""
 
 
-def discover(refs: StrPath) -> list[SlideSource]:
+def discover(refs: StrPath, choices: Choices = DEFAULT) -> list[SlideSource]:
     """List the slides under a path, in the order of their names.
 
     Raises
@@ -34,7 +52,7 @@ def discover(refs: StrPath) -> list[SlideSource]:
     try:
         if not refs.exists():
             raise InputError(f"{refs} does not exist.")
-        sources = _walk(refs, DEPTH)
+        sources = _walk(refs, DEPTH, choices)
     except OSError as error:
         raise InputError(f"{error.filename or refs} cannot be read: {error.strerror or error}.") from error
     if not sources and not refs.is_dir():
@@ -47,14 +65,14 @@ def discover(refs: StrPath) -> list[SlideSource]:
     return sorted(sources, key=lambda source: source.slide_id)
 
 
-def _walk(path: Path, depth: int) -> list[SlideSource]:
+def _walk(path: Path, depth: int, choices: Choices) -> list[SlideSource]:
     layout = next((layout for layout in LAYOUTS if layout.matches(path)), None)
     sources: list[SlideSource] = []
     if layout is not None:
-        sources = layout.find(path)
+        sources = layout.find(path, choices)
     elif depth > 0 and path.is_dir():
         folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-        sources = [source for folder in folders for source in _walk(folder, depth - 1)]
+        sources = [source for folder in folders for source in _walk(folder, depth - 1, choices)]
     if layout is slides_csv:  # it says itself what metadata.csv would
         return sources
     return with_metadata(sources, read_metadata(path), path)

@@ -1,4 +1,4 @@
-"""AnnData files with their image beside them (``A1.h5ad``, ``A1.tif``), and HEST-1k's ``st/`` with ``wsis/``."""
+"""AnnData files with their image beside them (``A1.h5ad``, ``A1.tif``)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mclstexp.data.apart.worker import try_hdf5
 from mclstexp.data.assemble import CountTable, Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
-from mclstexp.data.paths import read_json
 from mclstexp.data.positions.coordinates import Coordinates, check_ids, check_places, naming
 from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, VISIUM_PITCH_UM, is_staggered
+from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.damage import reading
 from mclstexp.data.readers.matrices import count_table
 from mclstexp.data.readers.source import SlideSource, find_image
@@ -46,11 +46,11 @@ _LABELS = ("label", "annotation")
 
 
 def matches(path: Path) -> bool:
-    """Whether the path is an .h5ad, a folder that holds some, or HEST-1k's folder of them."""
+    """Whether the path is an .h5ad, or a folder that holds some."""
     return bool(_files(path))
 
 
-def find(path: Path) -> list[SlideSource]:
+def find(path: Path, choices: Choices) -> list[SlideSource]:
     """List the .h5ad files, each a slide named after its file."""
     return [SlideSource(file.stem, NAME, partial(_read, file)) for file in _files(path)]
 
@@ -60,7 +60,7 @@ def accepts(path: Path) -> bool:
     return path.suffix.lower() == ".h5ad"
 
 
-def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
+def read(path: Path, slide_id: str, *, coords: Coordinates | None = None, choices: Choices = DEFAULT) -> Draft:
     """Read one .h5ad, without its image.
 
     Parameters
@@ -71,6 +71,8 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Dra
         Name of the slide.
     coords
         Coordinates from elsewhere, in place of the file's own.
+    choices
+        Of no use here.
 
     Raises
     ------
@@ -101,23 +103,15 @@ def _anndata_errors(path: Path) -> Iterator[None]:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if accepts(path) else []
-    direct = sorted(path.glob("*.h5ad"))
-    return direct or (sorted((path / "st").glob("*.h5ad")) if (path / "wsis").is_dir() else [])
+    return sorted(path.glob("*.h5ad"))
 
 
 def _read(path: Path, mpp: float | None) -> Slide:
     draft = read(path, path.stem)
     image_path = find_image(path.parent, path.stem)
-    metadata: dict[str, Any] = {}
-    if path.parent.name == "st":
-        image_path = image_path or find_image(path.parent.parent / "wsis", path.stem)
-        metadata = _hest_metadata(path.parent.parent / "metadata" / f"{path.stem}.json")
     draft = replace(
         draft,
         image=open_image(image_path) if image_path else None,
-        patient=draft.patient or str(metadata.get("patient") or ""),
-        cohort=draft.cohort or str(metadata.get("dataset_title") or ""),
-        stated_mpp=plausible_mpp(_number(metadata.get("pixel_size_um_estimated"))) or draft.stated_mpp,
         sources=(*draft.sources, *([image_path] if image_path else [])),
         without_image="no image beside the .h5ad: counts only.",
     )
@@ -145,14 +139,14 @@ def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) ->
         slide_id=slide_id,
         layout=NAME,
         coords=coords or _coordinates(adata, path, kept, "spot_diameter_fullres" in scale),
-        counts=_counts(adata, path, kept),
+        counts=counts_of(adata, path, kept),
         patient=identity["patient"] or "",
         cohort=identity["cohort"] or "",
-        stated_mpp=plausible_mpp(_number(stated)),
+        stated_mpp=plausible_mpp(number_of(stated)),
         labels=_labels(ids, adata.obs[label]) if label else None,
         sources=(path,),
         notes=tuple(notes),
-        extra={str(key): repr(float(value)) for key, value in scale.items() if _number(value) is not None},
+        extra={str(key): repr(float(value)) for key, value in scale.items() if number_of(value) is not None},
     )
 
 
@@ -175,14 +169,23 @@ def _coordinates(adata: Any, path: Path, kept: NDArray[np.bool_], visium: bool) 
             check_places(steps, ids, rows, "array coordinates (array_row, array_col)")
         array = np.rint(steps).astype(np.int64)
     notes: tuple[str, ...] = ()
-    pitch = _number(adata.uns.get("pitch_um")) or TECHNOLOGY_PITCH_UM.get(str(adata.uns.get("technology", "")).lower())
+    pitch = number_of(adata.uns.get("pitch_um")) or TECHNOLOGY_PITCH_UM.get(
+        str(adata.uns.get("technology", "")).lower()
+    )
     if pitch is None and visium and array is not None and is_staggered(array[:, 0], array[:, 1]):
         pitch = VISIUM_PITCH_UM
         notes = ("taken for Visium (100 um between spots) by its hexagonal array and scale factors.",)
     return Coordinates(ids, xy[kept], array, pitch_um=pitch, notes=notes, rows=rows)
 
 
-def _counts(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:
+def counts_of(adata: Any, path: Path, kept: NDArray[np.bool_]) -> CountTable:
+    """Return the raw counts of the kept spots: of the layer ``counts``, of X, or of raw, the first that are whole.
+
+    Raises
+    ------
+    InputError
+        When there are none.
+    """
     candidates = [(adata.layers["counts"], adata.var)] if "counts" in adata.layers else []
     candidates += [(adata.X, adata.var)] if adata.X is not None else []
     candidates += [(adata.raw.X, adata.raw.var)] if adata.raw is not None else []
@@ -226,14 +229,8 @@ def _labels(ids: NDArray[np.str_], column: Any) -> dict[str, str]:
     return {name: "" if value != value else str(value) for name, value in zip(ids.tolist(), column, strict=True)}
 
 
-def _hest_metadata(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    values = read_json(path, "Metadata")
-    return values if isinstance(values, dict) else {}
-
-
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
+    """Return a value as a number, or None where it is none."""
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):

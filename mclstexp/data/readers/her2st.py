@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
-from mclstexp.data.positions.files import parse_coords
+from mclstexp.data.positions.files import parse_selection
+from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.matrices import read_count_table
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.data.tables import numbers, read_table
@@ -29,7 +30,7 @@ def matches(path: Path) -> bool:
     return (path / "ST-cnts").is_dir()
 
 
-def find(path: Path) -> list[SlideSource]:
+def find(path: Path, choices: Choices) -> list[SlideSource]:
     """List the sections that have counts or coordinates."""
     counts = {file.name.split(".")[0] for file in (path / "ST-cnts").glob("*.tsv*")}
     spots = {file.name.removesuffix("_selection.tsv") for file in (path / "ST-spotfiles").glob("*_selection.tsv")}
@@ -50,7 +51,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
     draft = Draft(
         slide_id=name,
         layout=NAME,
-        coords=parse_coords(spots_path),
+        coords=parse_selection(spots_path),
         counts=read_count_table(counts_path),
         image=open_image(image_path) if image_path else None,
         patient=patient[0] if patient else "",
@@ -77,17 +78,24 @@ def _labels(folder: Path, name: str) -> _Labels | None:
     """Return the pathologist's labels where there are any, else the published clusters."""
     pathologist = folder / "ST-pat" / "lbl" / f"{name}_labeled_coordinates.tsv"
     if pathologist.is_file():
-        known = {spot: text for spot, text in _read_labels(pathologist).items() if text != UNDETERMINED}
+        known = {spot: text for spot, text in read_labels(pathologist).items() if text != UNDETERMINED}
         note = f"labels are the pathologist's (ST-pat); {UNDETERMINED!r} counts as no label."
         return _Labels(known, pathologist, "the pathologist's (ST-pat)", note)
     clusters = next(iter(sorted((folder / "ST-cluster" / "lbl").glob(f"{name}-cluster-annotation.tsv*"))), None)
     if clusters is None:
         return None
     note = "labels are the published clusters of its expression (ST-cluster): no pathologist labelled it."
-    return _Labels(_read_labels(clusters), clusters, "published clusters of the measured expression (ST-cluster)", note)
+    return _Labels(read_labels(clusters), clusters, "published clusters of the measured expression (ST-cluster)", note)
 
 
-def _read_labels(path: Path) -> dict[str, str]:
+def read_labels(path: Path) -> dict[str, str]:
+    """Read labels by spot id from a table with the columns x, y and label.
+
+    Raises
+    ------
+    InputError
+        When it is damaged or lacks a column.
+    """
     # By array coordinates: the pixels of these files are of another frame on some sections.
     frame = read_table(path)
     missing = {"x", "y", "label"} - set(frame.columns)

@@ -25,6 +25,7 @@ from typing import Protocol
 
 from mclstexp.data.assemble import Draft
 from mclstexp.data.positions.coordinates import Coordinates
+from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.source import SlideSource
 
 
@@ -45,8 +46,15 @@ class Layout(Protocol):
         """Whether a file or folder is of this layout, by names alone."""
         ...
 
-    def find(self, path: Path) -> list[SlideSource]:
+    def find(self, path: Path, choices: Choices) -> list[SlideSource]:
         """List the slides of a path that matches, without reading them.
+
+        Parameters
+        ----------
+        path
+            A path that matches.
+        choices
+            How to read what can be read in several ways; most layouts have no use for it.
 
         Raises
         ------
@@ -63,7 +71,9 @@ class SlidePart(Protocol):
         """Whether the path is one slide of this layout, by names alone."""
         ...
 
-    def read(self, path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
+    def read(
+        self, path: Path, slide_id: str, *, coords: Coordinates | None = None, choices: Choices = DEFAULT
+    ) -> Draft:
         """Read the slide.
 
         Parameters
@@ -74,6 +84,8 @@ class SlidePart(Protocol):
             Name of the slide.
         coords
             Coordinates from elsewhere, in place of the path's own.
+        choices
+            How to read what can be read in several ways.
 
         Raises
         ------

@@ -15,6 +15,7 @@ from mclstexp.data.images import open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.files import parse_coords
 from mclstexp.data.positions.lattice import LEGACY_ST_2K_PITCH_UM, is_staggered
+from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.matrices import count_table, read_count_table
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.errors import InputError
@@ -32,7 +33,7 @@ def matches(path: Path) -> bool:
     return path.is_dir() and any(path.glob(f"{_TABLE}*.tsv"))
 
 
-def find(path: Path) -> list[SlideSource]:
+def find(path: Path, choices: Choices) -> list[SlideSource]:
     """List the sections that have an alignment table."""
     names = [table.stem.removeprefix(_TABLE) for table in path.glob(f"{_TABLE}*.tsv")]
     return [SlideSource(name, NAME, partial(_read, path, name)) for name in sorted(names)]

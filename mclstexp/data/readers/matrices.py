@@ -73,8 +73,9 @@ def read_mex(folder: Path) -> CountTable:
     features = read_table(features_path, header=["id", "name", "kind", *map(str, range(3, width))][:width])
     names = features["name" if width > 1 else "id"].to_numpy(dtype=str)
     kinds = features["kind"].to_numpy(dtype=str) if width > 2 else None
+    ids = features["id"].to_numpy(dtype=str) if width > 1 else np.full(len(features), "")  # one column: the names alone
     matrix = read_mtx(matrix_path, (len(features), len(barcodes)))
-    return _from_10x(matrix_path, matrix, barcodes, _Features(names, features["id"].to_numpy(dtype=str), kinds))
+    return _from_10x(matrix_path, matrix, barcodes, _Features(names, ids, kinds))
 
 
 def read_count_table(path: Path) -> CountTable:

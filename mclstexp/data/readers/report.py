@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mclstexp.data.positions.tissue import looks_misplaced
+from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.metadata import METADATA_NAME
 from mclstexp.data.readers.source import SlideSource
@@ -39,13 +40,19 @@ class SlideReport:
 
 
 def inspect_slides(
-    refs: StrPath, *, mpp: float | None = None, on_progress: Progress | None = None
+    refs: StrPath,
+    *,
+    mpp: float | None = None,
+    bin_um: int | None = None,
+    cells: bool = False,
+    pool_um: float | None = None,
+    on_progress: Progress | None = None,
 ) -> list[SlideReport]:
     """Read every slide under a path and report on each; images are looked at, too.
 
     Parameters
     ----------
-    refs, mpp, on_progress
+    refs, mpp, bin_um, cells, pool_um, on_progress
         As in ``read_slides``.
 
     Raises
@@ -53,7 +60,7 @@ def inspect_slides(
     InputError
         Only when there is nothing to report on: no such path, or no slide in it.
     """
-    sources = discover(refs)
+    sources = discover(refs, Choices(bin_um, cells, pool_um))
     repeated = set(duplicates(source.slide_id for source in sources))
     reports = []
     for done, source in enumerate(sources, start=1):

@@ -9,7 +9,8 @@ from pathlib import Path
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
-from mclstexp.data.readers import h5ad, space_ranger
+from mclstexp.data.readers import h5ad, space_ranger, transcripts, visium_hd
+from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.layout import SlidePart
 from mclstexp.data.readers.matrices import read_counts
 from mclstexp.data.readers.source import SlideSource
@@ -22,17 +23,19 @@ NAME = "slides_csv"
 LOOKS_FOR = "slides.csv"
 
 _FILE_NAME = "slides.csv"
-_PARTS: tuple[SlidePart, ...] = (h5ad, space_ranger)
+_PARTS: tuple[SlidePart, ...] = (h5ad, visium_hd, space_ranger)
 
 _KNOWN = ("slide", "patient", "cohort", "counts", "image", "coords", "mpp", "technology", "pitch_um")
 
 
 def matches(path: Path) -> bool:
     """Whether the path is a .csv, or a folder with a ``slides.csv``."""
-    return path.suffix.lower() == ".csv" if path.is_file() else (path / _FILE_NAME).is_file()
+    if path.is_file():
+        return path.suffix.lower() == ".csv" and not transcripts.matches(path)
+    return (path / _FILE_NAME).is_file()
 
 
-def find(path: Path) -> list[SlideSource]:
+def find(path: Path, choices: Choices) -> list[SlideSource]:
     """List the rows of the table; its paths are relative to it.
 
     Raises
@@ -42,7 +45,7 @@ def find(path: Path) -> list[SlideSource]:
     """
     table = path if path.is_file() else path / _FILE_NAME
     rows = read_rows(table, ("slide", "counts"))
-    return [SlideSource(row["slide"], NAME, partial(_read, table, row)) for row in rows]
+    return [SlideSource(row["slide"], NAME, partial(_read, table, row, choices)) for row in rows]
 
 
 def number(row: dict[str, str], name: str, path: Path) -> float | None:
@@ -86,8 +89,8 @@ def read_rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     return rows
 
 
-def _read(path: Path, row: dict[str, str], mpp: float | None) -> Slide:
-    draft = _parts(path, row)
+def _read(path: Path, row: dict[str, str], choices: Choices, mpp: float | None) -> Slide:
+    draft = _parts(path, row, choices)
     if row.get("image"):
         image_path = _resolve(path, row, "image")
         draft = replace(draft, image=open_image(image_path), sources=(*draft.sources, image_path))
@@ -107,7 +110,7 @@ def _read(path: Path, row: dict[str, str], mpp: float | None) -> Slide:
     return build_slide(draft, mpp=mpp if mpp is not None else own)
 
 
-def _parts(path: Path, row: dict[str, str]) -> Draft:
+def _parts(path: Path, row: dict[str, str], choices: Choices) -> Draft:
     name = row["slide"]
     if not row["counts"]:
         raise InputError(f"{path.name}: slide {name} has no counts; name their file in the column counts.")
@@ -117,7 +120,7 @@ def _parts(path: Path, row: dict[str, str]) -> Draft:
     more = (coords_path,) if coords_path else ()
     part = next((part for part in _PARTS if part.accepts(counts_path)), None)
     if part is not None:
-        draft = part.read(counts_path, name, coords=coords)
+        draft = part.read(counts_path, name, coords=coords, choices=choices)
         return replace(draft, sources=(*draft.sources, *more))
     if coords is None:
         raise InputError(f"{path.name}: slide {name} has no coordinates; name their file in the column coords.")

@@ -1,4 +1,4 @@
-"""Space Ranger output, versions 1 to 4: counts as HDF5 or MEX, positions with or without a header, HD bins."""
+"""Space Ranger output of spots or of one size of bins: HDF5 or MEX, positions with or without a header, or Parquet."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
-from mclstexp.data.paths import read_json
+from mclstexp.data.positions.bins import parse_bins
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.files import parse_coords
+from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.matrices import read_counts
+from mclstexp.data.readers.scale_factors import read_scale_factors
 from mclstexp.data.readers.source import SlideSource, find_image
 from mclstexp.errors import InputError
 from mclstexp.slide import Slide
@@ -22,6 +24,9 @@ from mclstexp.text import some
 NAME = "space_ranger"
 LOOKS_FOR = "Space Ranger's filtered_feature_bc_matrix(.h5) with spatial/"
 
+_OWN_NAMES = re.compile(r"outs|binned_outputs|segmented_outputs|square_\d+um")
+"""Folders that Space Ranger names, and not the user."""
+
 _MATRICES = (
     "*filtered_feature_bc_matrix.h5",
     "*filtered_feature_bc_matrix",
@@ -29,8 +34,6 @@ _MATRICES = (
     "*raw_feature_bc_matrix.h5",
     "*raw_feature_bc_matrix",
 )
-_MOST = 1e12
-_HD_BINS = ("square_016um", "square_008um")
 
 
 def matches(path: Path) -> bool:
@@ -41,11 +44,18 @@ def matches(path: Path) -> bool:
     return bool(_matrices(outs) or _positions(outs) or (outs / "spatial").is_dir()) and not list(path.glob("*.h5ad"))
 
 
-def find(path: Path) -> list[SlideSource]:
+def find(path: Path, choices: Choices) -> list[SlideSource]:
     """Return the one slide of the folder, named after it (or after the parent of ``outs``)."""
+    name = name_of(path)
+    return [SlideSource(name, NAME, partial(_read, path.absolute(), name))]
+
+
+def name_of(path: Path) -> str:
+    """Return the name of an output: the first folder upwards whose name is not Space Ranger's."""
     folder = path.absolute()
-    name = (folder.parent if folder.name == "outs" else folder).name
-    return [SlideSource(name, NAME, partial(_read, folder, name))]
+    while folder.parent != folder and (_OWN_NAMES.fullmatch(folder.name)):
+        folder = folder.parent
+    return folder.name
 
 
 def accepts(path: Path) -> bool:
@@ -53,7 +63,14 @@ def accepts(path: Path) -> bool:
     return path.is_dir() and not list(path.glob("*matrix.mtx*"))
 
 
-def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Draft:
+def read(
+    path: Path,
+    slide_id: str,
+    *,
+    coords: Coordinates | None = None,
+    choices: Choices = DEFAULT,
+    image: Path | None = None,
+) -> Draft:
     """Read one Space Ranger output.
 
     Parameters
@@ -64,6 +81,10 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Dra
         Name of the slide.
     coords
         Coordinates from elsewhere, in place of the output's own.
+    choices
+        Of no use here.
+    image
+        The full-resolution image where it lies elsewhere.
 
     Raises
     ------
@@ -72,14 +93,14 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Dra
     """
     outs = _outs(path)
     matrix = _one(outs, _matrices(outs), f"Slide {slide_id} has no counts", "filtered_feature_bc_matrix(.h5)")
-    scale_path = next(iter(sorted((outs / "spatial").glob("*scalefactors_json.json"))), None)
-    scale = _scale_factors(scale_path) if scale_path else {}
-    sources = [matrix, *([scale_path] if scale_path else [])]
+    scale = read_scale_factors(outs)
+    sources = [matrix, *scale.sources]
     if coords is None:
         wanted = "spatial/tissue_positions(_list).csv"
         positions = _one(outs, _positions(outs), f"Slide {slide_id} has no coordinates", wanted)
-        coords, sources = parse_coords(positions), [*sources, positions]
-    image_path = _image(path, outs)
+        parse = parse_bins if positions.suffix == ".parquet" else parse_coords
+        coords, sources = parse(positions), [*sources, positions]
+    image_path = image or find_full_image(path, outs)
     bin_um = re.search(r"square_(\d+)um", str(outs.absolute()))
     return Draft(
         slide_id=slide_id,
@@ -87,10 +108,10 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None) -> Dra
         coords=replace(coords, pitch_um=float(bin_um[1])) if bin_um else coords,
         counts=read_counts(matrix),
         image=open_image(image_path) if image_path else None,
-        stated_mpp=plausible_mpp(scale.get("microns_per_pixel")),
+        stated_mpp=plausible_mpp(scale.values.get("microns_per_pixel")),
         sources=(*sources, *([image_path] if image_path else [])),
         notes=(f"Visium HD bins of {int(bin_um[1])} um.",) if bin_um else (),
-        extra={key: repr(value) for key, value in scale.items()},
+        extra={key: repr(value) for key, value in scale.values.items()},
         without_image="no full-resolution image beside the counts (thumbnails do not count): counts only.",
     )
 
@@ -100,11 +121,7 @@ def _read(folder: Path, slide_id: str, mpp: float | None) -> Slide:
 
 
 def _outs(folder: Path) -> Path:
-    outs = folder / "outs" if (folder / "outs").is_dir() else folder
-    for name in _HD_BINS:
-        if (outs / "binned_outputs" / name).is_dir():
-            return outs / "binned_outputs" / name
-    return outs
+    return folder / "outs" if (folder / "outs").is_dir() else folder
 
 
 def _matrices(outs: Path) -> list[Path]:
@@ -130,16 +147,9 @@ def _one(outs: Path, paths: list[Path], problem: str, wanted: str) -> Path:
     return paths[0]
 
 
-def _image(folder: Path, outs: Path) -> Path | None:
-    places = [outs, folder, outs / "spatial"]
-    places += [folder.parent] if folder.name == "outs" else []
+def find_full_image(folder: Path, outs: Path) -> Path | None:
+    """Find the full-resolution image: in ``outs``, beside it, or in one of the folders that 10x puts it into."""
+    places = [outs, folder, outs / "spatial", outs / "microscope_image"]
+    places += [place.parent for place in (folder, outs) if place.name == "outs"]
     images = (find_image(place) for place in dict.fromkeys(places))
     return next((image for image in images if image is not None), None)
-
-
-def _scale_factors(path: Path) -> dict[str, float]:
-    values = read_json(path, "Scale factors")
-    if not isinstance(values, dict):
-        raise InputError(f"Scale factors {path}: names and numbers are needed; copy the file again.")
-    numbers = {str(key): value for key, value in values.items() if isinstance(value, int | float)}
-    return {key: float(value) for key, value in numbers.items() if abs(value) < _MOST}  # NaN is not, either

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 _NUMBER = re.compile(r"(?<![\w.'-])\d+(?:\.\d+)?(?![\w'])")
 """A number that stands alone: not a part of a name, and not quoted."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that begins so is computed by Excel, LibreOffice and Google Sheets."""
+
 
 def duplicates(values: Iterable[str]) -> list[str]:
     """Values that occur more than once, in order of first appearance."""
@@ -75,3 +78,14 @@ def _with_ranges(texts: list[str]) -> str:
 
 def _range(numbers: list[str]) -> str:
     return numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def harmless(value: object) -> object:
+    """Return a cell of a CSV file: text that a spreadsheet would compute gets an apostrophe before it.
+
+    Examples
+    --------
+    >>> harmless("=1+1"), harmless("ERBB2"), harmless(-0.5)
+    ("'=1+1", 'ERBB2', -0.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.paths import require_file
+from mclstexp.data.sizes import refuse_gzip_bomb, refuse_parquet_bomb
 from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
@@ -81,6 +82,7 @@ def first_line(path: Path) -> str:
 def open_binary(path: Path) -> IO[bytes]:
     """Open a file for reading, through gzip where it is gzipped, whatever its name."""
     if is_gzip(path):
+        refuse_gzip_bomb(path)
         return cast(IO[bytes], gzip.open(path, "rb"))
     return path.open("rb")
 
@@ -169,6 +171,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
+        refuse_parquet_bomb(path)
         frame = pd.read_parquet(path).reset_index()
         return frame.astype(str).mask(frame.isna(), "")
     except (OSError, pa.ArrowInvalid, ValueError) as error:

@@ -1,16 +1,14 @@
 """Where output goes: data to stdout, progress and notes to stderr."""
 
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from mclstexp.errors import MclstexpWarning
+from mclstexp.cli._voice import VOICE
 
 if TYPE_CHECKING:
-    from mclstexp.progress import ProgressBar
+    from mclstexp.types import Progress
 
 
 def emit(text: str) -> None:
@@ -25,47 +23,12 @@ def emit_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Say something about the run."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    VOICE.note(text)
 
 
-def listen() -> None:
-    """Print what the library says through warnings and logging, a line each, on stderr."""
-    warnings.simplefilter("always", MclstexpWarning)
-    plain = warnings.showwarning
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if issubclass(category, MclstexpWarning):
-            note(str(message))
-        else:
-            plain(message, category, filename, lineno, file, line)
-
-    if not getattr(plain, "of_mst", False):
-        show.of_mst = True  # type: ignore[attr-defined]
-        warnings.showwarning = show
-    logger = logging.getLogger("mclstexp")
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes())
-
-
-class _Notes(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
-
-
-def progress() -> "ProgressBar":
-    """Return what draws a bar a step on a terminal, and tells long steps in a line elsewhere."""
-    from mclstexp.progress import ProgressBar
-
-    return ProgressBar()
+def progress() -> "Progress":
+    """Return what draws a bar a step on a terminal, and tells long steps in lines elsewhere."""
+    return VOICE.progress()
 
 
 def table(

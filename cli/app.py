@@ -1,13 +1,18 @@
 """The command ``mst``: one function a verb, registered here; errors become one line on stderr."""
 
+import logging
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from types import FrameType
 
 import typer
 
-from mclstexp.cli._output import listen
+from mclstexp.cli._memory import is_out_of_memory, out_of_memory
+from mclstexp.cli._speaking import LogFile, Quiet, Verbose, choose_voice, speaking
+from mclstexp.cli._voice import VOICE, listen
 from mclstexp.errors import MclstexpError
 
 _ABOUT = (
@@ -23,8 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes of Ctrl-C and of a polite kill, as shells give them: 128 and the signal's number."""
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+"""Signals that end the command through every clean-up, and the word for it."""
 
 
 def _show_version(value: bool) -> None:
@@ -40,26 +45,31 @@ def main_options(
     version: bool = typer.Option(
         False, "--version", help="Print the version and stop.", callback=_show_version, is_eager=True
     ),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
 ) -> None:
     """Take the options that come before a command; the text for ``--help`` is `_ABOUT`."""
     listen()
+    choose_voice(verbose=verbose, quiet=quiet, log_file=log_file)
 
 
 def main() -> None:
-    """Run the command; exit 0 on success, 1 on bad input, 2 on wrong usage, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run the command; the exit codes are those of docs/reference/exit-codes.md."""
     _open_streams()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _leave) for number in SIGNALS if number != signal.SIGINT}
     try:
-        _run()
+        with VOICE.heartbeat():
+            _run()
     except MclstexpError as error:
         _fail(str(error))
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit of its own, without a word
-        code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
-        if code not in (INTERRUPTED, TERMINATED):
+        code = stop.code if isinstance(stop, SystemExit) else _code(signal.SIGINT)
+        word = {_code(number): word for number, word in SIGNALS.items()}.get(code)  # type: ignore[arg-type]
+        if word is None:
             raise
-        word = "interrupted" if code == INTERRUPTED else "terminated"
-        sys.stderr.write(f"mst: {word}; nothing half-written was left behind\n")
+        VOICE.note(f"mst: {word}; nothing half-written was left behind", logging.ERROR)
         sys.exit(code)
     except BrokenPipeError:
         _discard_stdout()
@@ -69,8 +79,14 @@ def main() -> None:
 
         _discard_stdout()
         _fail(str(storage_error(error, error.filename or "the system")))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(out_of_memory(error, VOICE.last))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        VOICE.close()
 
 
 def _run() -> None:
@@ -80,9 +96,14 @@ def _run() -> None:
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told from a success
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _code(number: int) -> int:
+    """Return the exit code of a signal, as shells give it."""
+    return 128 + number
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
     """Leave as on Ctrl-C: through every clean-up."""
-    sys.exit(TERMINATED)
+    sys.exit(_code(number))
 
 
 def _open_streams() -> None:
@@ -98,7 +119,9 @@ def _discard_stdout() -> None:
 
 
 def _fail(message: str) -> None:
-    sys.stderr.write("mst: error: " + " ".join(message.split()) + "\n")
+    """Say what is wrong, in one line, and exit with 1; where it came from, too, to who asked for more."""
+    VOICE.note(traceback.format_exc().rstrip(), logging.DEBUG)
+    VOICE.note("mst: error: " + " ".join(message.split()), logging.ERROR)
     sys.exit(1)
 
 
@@ -119,21 +142,25 @@ def _register() -> None:
         train,
     )
 
-    app.command("demo")(demo.demo)
-    app.command("check")(check.check)
+    commands: dict[str, Callable[..., None]] = {
+        "demo": demo.demo,
+        "check": check.check,
+        "train": train.train,
+        "build-index": build_index.build_index,
+        "query": query.query,
+        "neighbours": neighbours.neighbours,
+        "plot": plot.plot,
+        "report": report.report,
+        "serve": serve.serve,
+        "export": export.export,
+        "evaluate": evaluate.evaluate,
+        "add": build_index.add,
+    }
+    verbs = ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize")
+    commands |= {verb: getattr(reference, verb) for verb in verbs}
+    for name, command in commands.items():
+        app.command(name)(speaking(command))
     app.add_typer(fetch.app, name="fetch")
-    app.command("train")(train.train)
-    app.command("build-index")(build_index.build_index)
-    app.command("query")(query.query)
-    app.command("neighbours")(neighbours.neighbours)
-    app.command("plot")(plot.plot)
-    app.command("report")(report.report)
-    app.command("serve")(serve.serve)
-    app.command("export")(export.export)
-    app.command("evaluate")(evaluate.evaluate)
-    app.command("add")(build_index.add)
-    for verb in ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize"):
-        app.command(verb)(getattr(reference, verb))
 
 
 _register()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +10,10 @@ import typer
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
 from mclstexp.errors import InputError
-from mclstexp.text import some
+from mclstexp.text import gathered, some
 
 if TYPE_CHECKING:
     from mclstexp.data.readers import SlideReport
-
-_NUMBER = re.compile(r"(?<![\w.'-])\d+(?:\.\d+)?(?![\w'])")
-"""A number that stands alone: not a part of a name, and not quoted."""
 
 _HEADER = ("slide", "layout", "patient", "cohort", "spots", "genes", "image", "mpp", "from", "problems")
 
@@ -76,23 +72,12 @@ def check(
 
 def _grouped(reports: list[SlideReport], kind: str) -> list[str]:
     """One line for what several slides have in common, whatever its numbers."""
-    groups: dict[str, dict[str, str]] = {}
-    for report in reports:
-        for line in getattr(report, kind):
-            text = line.removeprefix(f"Slide {report.slide_id}: ")
-            groups.setdefault(_NUMBER.sub("#", text), {})[report.slide_id] = text
-    return [f"{_slides(list(texts))}: {_with_ranges(list(texts.values()))}" for texts in groups.values()]
-
-
-def _with_ranges(texts: list[str]) -> str:
-    """Return the text of all, each number as the range that it has in them."""
-    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
-    ranges = iter([_range(sorted(set(column), key=float)) for column in columns])
-    return _NUMBER.sub(lambda _: next(ranges), texts[0])
-
-
-def _range(numbers: list[str]) -> str:
-    return numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    lines = [
+        (report.slide_id, line.removeprefix(f"Slide {report.slide_id}: "))
+        for report in reports
+        for line in getattr(report, kind)
+    ]
+    return [f"{_slides(names)}: {text}" for names, text in gathered(lines)]
 
 
 def _slides(names: list[str]) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress, table
+from mclstexp.cli._speaking import speaking
 
 if TYPE_CHECKING:
     from mclstexp.data.fetch import FetchedFiles
@@ -17,6 +18,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="List files and bytes; f
 
 
 @app.command("her2st")
+@speaking
 def her2st(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to fill.")] = Path("refs/her2st"),
     source: Annotated[
@@ -53,6 +55,7 @@ def her2st(
 
 
 @app.command("hest")
+@speaking
 def hest(
     organ: Annotated[str | None, typer.Option("--organ", help="Such as Breast, Kidney, Skin.")] = None,
     species: Annotated[str | None, typer.Option("--species", help="Such as 'Homo sapiens'.")] = None,

@@ -1,5 +1,6 @@
 """``mst neighbours``: the reference spots that one spot's prediction was made from."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -60,6 +61,7 @@ def neighbours(
     from mclstexp.outputs.evidence import evidence_sheet, spot_evidence
     from mclstexp.outputs.maps.style import check_picture
     from mclstexp.outputs.origin import reference_of
+    from mclstexp.predict.formats.tables import write_csv
     from mclstexp.predict.prediction import Prediction
 
     if as_json and as_csv:
@@ -81,7 +83,9 @@ def neighbours(
         emit_json(evidence.to_json(top))
     elif as_csv:
         chosen = evidence.neighbours if by is None else evidence.sums[by]
-        emit((chosen if top is None else chosen.head(top)).reset_index().to_csv(index=False).rstrip("\n"))
+        text = io.StringIO()
+        write_csv(chosen if top is None else chosen.head(top), text)
+        emit(text.getvalue().rstrip("\n"))
     else:
         _emit_text(evidence, by, top or _TOP)
 

@@ -8,6 +8,7 @@ import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note
+from mclstexp.cli._voice import VOICE
 
 
 def serve(
@@ -37,6 +38,7 @@ def serve(
         emit(url)
         sys.stdout.flush()  # whoever reads it through a pipe waits for it
         note("Ctrl-C stops the server")
+        VOICE.resting = True  # waiting is its work
 
     run(list(predictions), reference=reference, host=host, port=port, device=device, on_ready=ready)
     note("stopped")

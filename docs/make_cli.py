@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from mclstexp.cli._speaking import COMMON
 from mclstexp.cli.app import app
 
 HEAD = """\
@@ -18,7 +19,12 @@ HEAD = """\
 
 Made by `python docs/make_cli.py` from the commands; `mst COMMAND --help` says the same.
 Data goes to stdout, progress and notes to stderr.
-The exit code is 0 on success, 1 on an error of the input, 2 on wrong usage and 130 on Ctrl-C.
+What the exit codes mean: [exit-codes.md](exit-codes.md).
+
+Every command has these options, too, before its name or after it:
+
+| | value | default | what |
+|---|---|---|---|
 """
 
 _NAMES = {"Path": "path", "str": "text", "int": "number", "float": "number"}
@@ -32,7 +38,9 @@ def reference() -> str:
     for group in app.registered_groups:
         for command in group.typer_instance.registered_commands if group.typer_instance else ():
             functions[f"{group.name} {command.name}"] = command.callback
-    return "\n".join([HEAD, listed, *(_command(name, functions[name], commands[name]) for name in commands)])
+    common = _rows(functions["demo"], {parameter.name: parameter for parameter in commands["demo"].params}, common=True)
+    head = HEAD + "\n".join([*common, ""])
+    return "\n".join([head, listed, *(_command(name, functions[name], commands[name]) for name in commands)])
 
 
 def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,10 +76,10 @@ def _about(function: Any) -> tuple[list[str], str]:
     return sentences, example
 
 
-def _rows(function: Any, parameters: dict[str, Any]) -> Iterator[str]:
-    """Yield a line of the table for each argument and option, in the order of the help."""
+def _rows(function: Any, parameters: dict[str, Any], *, common: bool = False) -> Iterator[str]:
+    """Yield a line of the table for each argument and option, in the order of the help: its own, or all commands'."""
     for name, hint in get_type_hints(function).items():
-        if name != "return":
+        if name != "return" and (name in COMMON) == common:
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(hint, parameters[name])) + " |"
 
 

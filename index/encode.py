@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mclstexp.errors import InputError
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.model.model import Model
+from mclstexp.progress import Whole
 from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
 from mclstexp.storage import sha256_file
+from mclstexp.text import counted
 from mclstexp.types import Progress
 
 
@@ -31,11 +33,13 @@ def identity_of(model: Model) -> ReferenceIdentity:
 
 
 def slide_records(
-    slides: Iterable[Slide], model: Model, *, on_progress: Progress | None = None
+    slides: Sequence[Slide], model: Model, *, on_progress: Progress | None = None
 ) -> Iterator[SlideRecord]:
     """Encode slides one at a time, so that a reference of any size is built in the memory of one slide."""
+    whole = Whole(f"encoding {counted(len(slides), 'slide')}", sum(map(len, slides)), on_progress)
     for slide in slides:
-        yield slide_record(slide, model, on_progress=on_progress)
+        yield slide_record(slide, model, on_progress=whole.part(len(slide)))
+    whole.finish()
 
 
 def slide_record(slide: Slide, model: Model, *, on_progress: Progress | None = None) -> SlideRecord:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mclstexp.errors import InputError
+from mclstexp.index.store.condition import one_condition
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.panel import GenePanel
 from mclstexp.text import some
@@ -43,17 +44,8 @@ class Filter:
         for name in ("exclude_patients", "exclude_slides", "only_cohorts"):
             names = getattr(self, name)
             object.__setattr__(self, name, (names,) if isinstance(names, str) else tuple(names))
-        if self.where is None:
-            return
-        if not self.where.strip():
-            raise InputError("The condition of --where is empty; leave it out, or give one such as total_counts > 500.")
-        # What follows a semicolon would be dropped without a word.
-        if ";" in _outside_quotes(self.where):
-            raise InputError(f"The condition {self.where!r} holds a semicolon; one condition is needed, joined by AND.")
-
-
-def _outside_quotes(text: str) -> str:
-    return "".join(text.split("'")[::2])
+        if self.where is not None:
+            one_condition(self.where)
 
 
 def allowed_rows(store: ReferenceStore, condition: Filter | None) -> BoolArray | None:

@@ -14,7 +14,7 @@ from mclstexp.index.store.tags import resolve_version
 from mclstexp.index.store.writer import AddReport
 from mclstexp.notes import warn
 from mclstexp.slide import Slide
-from mclstexp.text import counted
+from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
@@ -116,8 +116,8 @@ class Upkeep:
         records = slide_records(slides, self.model, on_progress=on_progress)
         text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)
-        for name, same in report.duplicates.items():
-            warn(f"Slide {name} has the content of {', '.join(same)}: probably the same slide under another name.")
+        if report.duplicates:
+            warn(_twins(report.duplicates))
         for note in report.notes:
             warn(note)
         return report
@@ -202,3 +202,13 @@ class Upkeep:
     def cohorts(self) -> list[dict[str, Any]]:
         """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
         return summary.cohort_tree(self._store)
+
+
+def _twins(duplicates: dict[str, list[str]]) -> str:
+    """Return one sentence on slides whose content is in the reference already, under other names."""
+    pairs = [(name, ", ".join(same)) for name, same in duplicates.items()]
+    if len(pairs) == 1:
+        ((name, same),) = pairs
+        return f"Slide {name} has the content of {same}: probably the same slide under another name."
+    listed = some((f"{name} of {same}" for name, same in pairs), 4)
+    return f"{len(pairs)} slides have the content of others ({listed}): probably the same under other names."

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+
+_NUMBER = re.compile(r"(?<![\w.'-])\d+(?:\.\d+)?(?![\w'])")
+"""A number that stands alone: not a part of a name, and not quoted."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A cell that begins so is computed by Excel, LibreOffice and Google Sheets."""
 
 
 def duplicates(values: Iterable[str]) -> list[str]:
@@ -33,3 +40,52 @@ def counted(n: int, noun: str) -> str:
     ('1 slide', '1,200 spots')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return how long something takes, as a person would say it.
+
+    Examples
+    --------
+    >>> duration(4.2), duration(200), duration(7000)
+    ('4 s', '3 min', '1.9 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def gathered(lines: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Return what is said of several names, whatever its numbers, once, with the names and the numbers' ranges.
+
+    Examples
+    --------
+    >>> gathered([("A1", "1 of 346 spots dropped."), ("A2", "3 of 325 spots dropped."), ("B1", "no patient.")])
+    [(['A1', 'A2'], '1 to 3 of 325 to 346 spots dropped.'), (['B1'], 'no patient.')]
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for name, text in lines:
+        groups.setdefault(_NUMBER.sub("#", text), {})[name] = text
+    return [(list(texts), _with_ranges(list(texts.values()))) for texts in groups.values()]
+
+
+def _with_ranges(texts: list[str]) -> str:
+    """Return the text of all, each number as the range that it has in them."""
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    ranges = iter([_range(sorted(set(column), key=float)) for column in columns])
+    return _NUMBER.sub(lambda _: next(ranges), texts[0])
+
+
+def _range(numbers: list[str]) -> str:
+    return numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def harmless(value: object) -> object:
+    """Return a cell of a CSV file: text that a spreadsheet would compute gets an apostrophe before it.
+
+    Examples
+    --------
+    >>> harmless("=1+1"), harmless("ERBB2"), harmless(-0.5)
+    ("'=1+1", 'ERBB2', -0.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -30,6 +30,7 @@ from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.notes import inform, warn
 from mclstexp.panel import GenePanel
 from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
+from mclstexp.progress import Whole
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
 from mclstexp.types import Device, EncoderWeights, FloatArray, Progress, StrPath
@@ -173,10 +174,11 @@ class _Training:
         cache = feature_cache(self.cache)
         self._say_cost(slides, cache)
         started, features = time.monotonic(), []
+        whole = Whole(f"encoding {counted(len(slides), 'slide')}", sum(map(len, slides)), self.on_progress)
         for slide in slides:
-            features.append(
-                slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=self.on_progress)
-            )
+            told = whole.part(len(slide))
+            features.append(slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=told))
+        whole.finish()
         inform(f"encoded in {(time.monotonic() - started) / 60:.1f} minutes")
         return features
 

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mclstexp.errors import FormatError, InputError
-from mclstexp.storage import FromRecords, sha256_bytes, storage_errors, write_atomic
+from mclstexp.storage import FromRecords, files_below, sha256_bytes, storage_errors, write_atomic
 
 TABLE = "spots"
 TABLE_FOLDER = f"{TABLE}.lance"
@@ -42,6 +42,8 @@ class Place:
         self.options = dict(options or {})
         self.local = None if "://" in text else Path(text)
         self.uri = text.rstrip("/") if self.local is None else text
+        if self.local is not None:
+            _refuse_links(self.local)
 
     def __str__(self) -> str:
         return self.uri
@@ -128,6 +130,8 @@ class Place:
         """Paths, below the reference, of every file below a folder."""
         from pyarrow import fs
 
+        if self.local is not None:  # never into a folder that a link leads to
+            return sorted(path.relative_to(self.local).as_posix() for path in files_below(self.local / folder))
         files, root = self._files
         selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True, recursive=True)
         listed = files.get_file_info(selector)
@@ -190,3 +194,25 @@ class Place:
                 yield
         except FromRecords as passed:
             raise passed.error from None
+
+
+def _refuse_links(root: Path) -> None:
+    """Refuse a reference with a folder that is a link: what is written or removed in it would lie elsewhere.
+
+    The reference's own folder may be one.
+
+    Raises
+    ------
+    FormatError
+        Names the link, and where it leads.
+    """
+    names = [root / name for name in sorted(OWN)]
+    for folder in (TABLE_FOLDER, MODELS):
+        with suppress(OSError):
+            names += sorted((root / folder).iterdir())
+    for path in names:
+        if path.is_symlink():
+            raise FormatError(
+                f"{root} is not to be trusted: {path.relative_to(root)} is a link to {path.readlink()}, and a "
+                "reference's own folders are none; put a copy in its place."
+            )

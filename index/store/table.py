@@ -8,7 +8,6 @@ decided from a version (that a slide is not there yet) still holds when the comm
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
+from mclstexp.index.store.condition import one_condition
 from mclstexp.index.store.fragments import FRAGMENT_ROWS, PROPERTY, Outdated, commit, discard, sync
 from mclstexp.index.store.place import TABLE_FOLDER, Place
 from mclstexp.index.store.schema import BATCH_ROWS, FILTER_COLUMNS, SLIDE_COLUMNS, SlideEntry
@@ -141,13 +141,9 @@ class Table:
         InputError
             When the condition cannot be understood.
         """
-        # Lance reads up to the first semicolon and takes no text for no condition.
-        unquoted = re.sub("'[^']*'", "", condition)
-        if not condition.strip() or ";" in unquoted:
-            problem = "more than one condition; join them with AND" if ";" in unquoted else "empty"
-            raise InputError(f"Condition {condition!r} cannot be used: it is {problem}.")
+        whole = one_condition(condition)
         try:
-            rows = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+            rows = self.dataset.to_table(columns=[], filter=whole, with_row_id=True)
         except BaseException as error:
             if not _is_unreadable(error):
                 raise

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.paths import require_file
+from mclstexp.data.sizes import refuse_gzip_bomb, refuse_parquet_bomb
 from mclstexp.errors import InputError
 from mclstexp.types import StrPath
 
@@ -94,6 +95,7 @@ def open_binary(path: Path) -> IO[bytes]:
     """
     require_file(path, "Table")
     if is_gzip(path):
+        refuse_gzip_bomb(path)
         return cast(IO[bytes], gzip.open(path, "rb"))
     return path.open("rb")
 
@@ -184,6 +186,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
+        refuse_parquet_bomb(path)
         frame = pd.read_parquet(path).reset_index()
         return frame.astype(str).mask(frame.isna(), "")
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:

@@ -24,6 +24,7 @@ from mclstexp.evaluate.scores import METRICS, MethodSummary
 from mclstexp.metrics import cluster_agreement, pearson_by_gene
 from mclstexp.model.chosen import choice_rule, figures_table, settings_table
 from mclstexp.storage import new_folder
+from mclstexp.text import harmless
 from mclstexp.types import FloatArray
 
 DPI = 110
@@ -85,8 +86,8 @@ def gene_rows(result: EvaluationResult) -> tuple[list[str], list[list[object]]]:
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(["" if value is None else value for value in row] for row in rows)
+        writer.writerow(map(harmless, header))
+        writer.writerows(["" if value is None else harmless(value) for value in row] for row in rows)
 
 
 def page(result: EvaluationResult) -> str:

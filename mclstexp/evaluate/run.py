@@ -23,7 +23,7 @@ from mclstexp.metrics import Floats, PooledCorrelation, cluster_agreement, domai
 from mclstexp.notes import inform
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
-from mclstexp.text import some
+from mclstexp.text import duration, some
 from mclstexp.types import FloatArray, Progress
 
 MAPPED_SLIDES = 4
@@ -55,12 +55,15 @@ def run_evaluation(
     folds, notes = make_folds(slides, protocol.split)
     warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
     findings = _Findings(protocol, state or EvaluationState(), notes=notes)
+    pace, total = _Pace(len(runs), len(folds)), len(folds) * len(runs)
     for i, fold in enumerate(folds):
         panel = findings.begin(fold)
         for j, (method, seed) in enumerate(runs):
-            started, done, total = time.monotonic(), i * len(runs) + j + 1, len(folds) * len(runs)
+            started = time.monotonic()
             findings.run(method, seed, fold, panel)
-            inform(f"fold {fold.name}, {method.name}: {time.monotonic() - started:.0f} s ({done} of {total})")
+            done, took = i * len(runs) + j + 1, time.monotonic() - started
+            left = pace.left(j, took)
+            inform(f"fold {fold.name}, {method.name}: {duration(took)} ({done} of {total}{left})")
             if on_progress is not None:
                 on_progress("folds x methods", done, total)
     return EvaluationResult(
@@ -87,6 +90,22 @@ def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ..
             f"{protocol.normalisation}; build it with the protocol's."
         )
     return (None,) if method.deterministic else protocol.seeds
+
+
+class _Pace:
+    """How long the runs of an evaluation that are still to come will take, by those of earlier folds."""
+
+    def __init__(self, n_runs: int, n_folds: int) -> None:
+        self._took: list[list[float]] = [[] for _ in range(n_runs)]
+        self._n_folds = n_folds
+
+    def left(self, run: int, seconds: float) -> str:
+        """Note how long a run of this fold took, and return what is left in words: nothing until all ran once."""
+        self._took[run].append(seconds)
+        if not all(self._took):
+            return ""
+        still = sum((self._n_folds - len(took)) * sum(took) / len(took) for took in self._took)
+        return f", about {duration(still)} left" if still else ""
 
 
 @dataclass

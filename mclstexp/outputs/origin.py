@@ -109,8 +109,10 @@ def _recorded(prediction: Prediction, beside: Path) -> str:
     recorded = str(prediction.settings.get("reference", ""))
     if not recorded:
         raise InputError("The prediction does not say which reference it was made from; name it with --reference.")
-    if "://" in recorded:
-        return recorded
+    if "://" in recorded:  # a file that somebody sent does not decide where this machine connects to
+        raise InputError(
+            f"The prediction says that its reference is at {recorded}; name it with --reference to connect there."
+        )
     for folder in (Path(recorded), beside / recorded):
         if folder.is_dir():
             return str(folder)

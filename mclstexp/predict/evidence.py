@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from mclstexp.data.anndata_file import reason
 from mclstexp.data.apart.worker import opened_hdf5
+from mclstexp.data.sizes import refuse_parquet_bomb
 from mclstexp.errors import InputError
 from mclstexp.storage import sha256_input
 from mclstexp.types import StrPath
@@ -113,6 +114,7 @@ def read_neighbours(path: Path) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path} is missing: it belongs beside its .h5ad; repeat mst query or copy both files.")
     try:
+        refuse_parquet_bomb(path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({reason(error)}); copy it again.") from error

@@ -112,7 +112,7 @@ def test_a_semicolon_in_quotes_is_text(store: ReferenceStore) -> None:
 
 @pytest.mark.parametrize("where", ["", " ", "\n\t"])
 def test_an_empty_condition_is_refused(where: str) -> None:
-    with pytest.raises(InputError, match="The condition of --where is empty"):
+    with pytest.raises(InputError, match="cannot be used: it is empty"):
         Filter(where=where)
 
 

@@ -103,7 +103,7 @@ def test_progress_is_told_by_step(library: Library, tmp_path: Path) -> None:
     )
     quietly(built, without_counts(library.slides[4]), on_progress=lambda *now: told.append(now))
     steps = list(dict.fromkeys(step for step, _, _ in told))
-    assert steps == ["encoding P1_A", "encoding P1_B", "encoding query", "scoring the reference's own patches"]
+    assert steps == ["encoding 2 slides", "encoding query", "scoring the reference's own patches"]
     assert all(0 < done <= total for _, done, total in told)
 
 

@@ -10,13 +10,10 @@ import pandas as pd
 
 from mclstexp.errors import InputError
 from mclstexp.predict.formats.choose import layer_values, with_genes
-from mclstexp.text import duplicates, some
+from mclstexp.text import duplicates, harmless, some
 
 if TYPE_CHECKING:
     from mclstexp.predict.prediction import Prediction
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that begins so is computed by Excel, LibreOffice and Google Sheets."""
 
 
 def to_dataframe(
@@ -67,10 +64,6 @@ def write_csv(frame: pd.DataFrame, file: TextIO) -> None:
     safe = frame.reset_index()
     for name in safe.columns:
         if safe[name].dtype == object:
-            safe[name] = pd.Series([_harmless(value) for value in safe[name]], dtype=object)
-    safe.columns = pd.Index([_harmless(name) for name in safe.columns], dtype=object)
+            safe[name] = pd.Series([harmless(value) for value in safe[name]], dtype=object)
+    safe.columns = pd.Index([harmless(name) for name in safe.columns], dtype=object)
     safe.to_csv(file, index=False, lineterminator="\n")
-
-
-def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -104,7 +104,7 @@ def _draft(path: Path, name: str, choices: Choices) -> Draft:
 
 def _table(store: Any, name: str, choices: Choices) -> str:
     """Return the one table; of tables of bins that of the size that was chosen, else the largest."""
-    names = sorted(store.tables)
+    names: list[str] = sorted(store.tables)
     if not names:
         raise InputError(f"Slide {name} has no counts: the store has no table.")
     bins = {int(match[1]): table for table in names if (match := _BINS.search(table))}

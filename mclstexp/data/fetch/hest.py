@@ -105,7 +105,7 @@ def fetch_hest(
 
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=endpoint)
+    api: Any = HfApi(endpoint=endpoint)
     require_host(str(api.endpoint))
     output = Path(output)
     with _refusals(), tempfile.TemporaryDirectory() as scratch:

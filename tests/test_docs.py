@@ -187,7 +187,7 @@ def test_options_in_the_docs_exist() -> None:
         if "decisions" in page.parts or page.name == "CHANGELOG.md":
             continue
         for line in shell_lines(page):
-            for command, rest in re.findall(r"\bmst ([a-z-]+)((?: [^#|&;]*)?)", line):
+            for command, rest in re.findall(r"\bmst (fetch [a-z0-9]+|[a-z-]+)((?: [^#|&;]*)?)", line):
                 assert command in known, f"{name_of(page)}: mst {command}"
                 strange = set(re.findall(r"(?<= )(--?[a-z][a-z-]*)\b", rest)) - known[command] - {"--help"}
                 assert not strange, f"{name_of(page)}: mst {command} has no {strange}"
@@ -195,7 +195,7 @@ def test_options_in_the_docs_exist() -> None:
 
 def sections() -> dict[str, str]:
     text = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    parts = re.split(r"^## mst ([a-z-]+)$", text, flags=re.MULTILINE)
+    parts = re.split(r"^## mst ([a-z0-9 -]+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

@@ -16,6 +16,7 @@ from mclstexp.data.positions.lattice import resolve_mpp
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide, SlideImage, SpotTable
+from mclstexp.types import IdArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,31 +127,37 @@ def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
 def _join(spots: SpotTable, table: CountTable) -> tuple[SpotTable, list[str]]:
     spot_ids, count_ids = spots.spot_ids.tolist(), table.ids.tolist()
     notes = []
-    if not set(spot_ids) & set(count_ids):
+    place = _places(count_ids, spot_ids)
+    if not (place >= 0).any():
         bare_spots, bare_counts = [[re.sub(r"-\d+$", "", name) for name in names] for names in (spot_ids, count_ids)]
-        if not set(bare_spots) & set(bare_counts) or len(set(bare_counts)) < len(bare_counts):
+        place = _places(bare_counts, bare_spots)
+        if not (place >= 0).any() or len(set(bare_counts)) < len(bare_counts):
             raise InputError(
                 f"counts and coordinates share no spot: {len(count_ids)} with counts (such as {count_ids[0]!r}), "
                 f"{len(spot_ids)} with coordinates (such as {spot_ids[0]!r}); they are of different slides or name "
                 "their spots differently."
             )
         notes.append("barcodes were matched without their suffix (-1).")
-        spot_ids, count_ids = bare_spots, bare_counts
-    row_of = {name: i for i, name in enumerate(spot_ids)}
-    pairs = np.array([(row_of[name], i) for i, name in enumerate(count_ids) if name in row_of], dtype=np.int64)
+    counted = np.flatnonzero(place >= 0)
     for n, what in ((len(count_ids), "counts but no coordinates"), (len(spot_ids), "coordinates but no counts")):
-        if n > len(pairs):
-            notes.append(f"{n - len(pairs)} of {n} spots have {what} and were dropped.")
-    kept = spots.take(pairs[:, 0])
+        if n > len(counted):
+            notes.append(f"{n - len(counted)} of {n} spots have {what} and were dropped.")
+    kept = spots.take(place[counted])
     joined = SpotTable(
         spot_ids=kept.spot_ids,
         xy_px=kept.xy_px,
         array_row=kept.array_row,
         array_col=kept.array_col,
-        counts=table.counts[pairs[:, 1]],
+        counts=table.counts[counted],
         genes=table.genes,
     )
     return joined, notes
+
+
+def _places(wanted: list[str], names: list[str]) -> IdArray:
+    """Return where each wanted name stands among the names, -1 where it does not."""
+    row_of = {name: row for row, name in enumerate(names)}
+    return np.fromiter((row_of.get(name, -1) for name in wanted), dtype=np.int64, count=len(wanted))
 
 
 def _labelled(spots: SpotTable, labels: dict[str, str]) -> SpotTable:

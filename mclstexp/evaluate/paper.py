@@ -60,7 +60,7 @@ def paper_slides(slides: Sequence[Slide], *, named: bool = False) -> tuple[list[
     named
         Whether somebody named these very slides: then all are kept.
     """
-    if not any(slide.layout == "her2st" for slide in slides):
+    if not any(slide.layout in ("her2st", "her2st_loose") for slide in slides):
         return list(slides), ["These slides are not the paper's HER2+ cohort: its protocol on other data."]
     out = [slide.slide_id for slide in slides if slide.slide_id in PAPER_LEFT_OUT and not named]
     kept = [slide for slide in slides if slide.slide_id not in out]

@@ -12,10 +12,12 @@ from layouts import (
     XY,
     fails,
     legacy_ids,
+    save_10x,
     save_counts_tsv,
     save_cscc,
     save_hest,
     save_image,
+    save_positions,
     save_wu,
     selection,
 )
@@ -129,6 +131,19 @@ def test_wu_that_is_wrong_is_one_line(tmp_path):
     matrix = tmp_path / "filtered_count_matrices" / "1142243F_filtered_count_matrix" / "matrix.mtx"
     matrix.write_text(matrix.read_text()[:90])
     fails(tmp_path, "matrix.mtx is damaged")
+
+
+def test_visium_sections_of_the_paper_a_folder_each(tmp_path):
+    for name in ("1142243F", "block1"):
+        save_10x(tmp_path / name, mex=True)
+        (tmp_path / name / "filtered_feature_bc_matrix").rename(tmp_path / name / "filtered_count_matrix")
+        save_positions(tmp_path / name, name="tissue_positions_list.csv", header=False)
+        save_image(tmp_path / name / "image.tif")
+    slides = read_slides(tmp_path)
+    assert [(s.slide_id, s.layout, s.image.path.name) for s in slides] == [
+        ("1142243F", "space_ranger", "image.tif"), ("block1", "space_ranger", "image.tif"),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(slides[1].spots.counts.toarray(), COUNTS)
 
 
 def _loose(root, name="A1", image="HE_A1.jpg", spots="", counts=""):

@@ -89,5 +89,6 @@ def test_stores_that_are_wrong_are_one_line(stores, tmp_path):
     fails(tmp_path, "S1.zarr is damaged")
     shutil.rmtree(store / "shapes" / "spots")
     fails(tmp_path, "shapes/spots does not exist")
-    shutil.rmtree(store / "tables")
+    shutil.rmtree(store)
+    shutil.rmtree(_copy(stores, "S1.zarr", tmp_path) / "tables")
     fails(tmp_path, "tables/table does not exist")

@@ -123,7 +123,7 @@ def fetch_files(
     force
         Replace files of another content.
     on_progress
-        Called with "fetching", bytes that are there, and bytes in all.
+        Called with "kB fetched", how many are there, and how many there are.
 
     Raises
     ------
@@ -204,7 +204,7 @@ class _Report:
     def add(self, n: int) -> None:
         self._done += n
         if self._call:
-            self._call("fetching", min(self._done, self._total), self._total)
+            self._call("kB fetched", min(self._done, self._total) // 1000, self._total // 1000)
 
 
 def _whole(file: RemoteFile, part: Path, report: _Report) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mclstexp.data.fetch.download import FetchedFiles, RemoteFile, fetch_files, read_json, unhashed
 from mclstexp.errors import DownloadError, InputError
@@ -29,7 +30,8 @@ _WANTED = re.compile(
     r"|ST-imgs/\w+/(?P<c>\w+)/[^/]+\.jpe?g"
     r"|ST-pat/lbl/(?P<d>\w+)_labeled_coordinates\.tsv"
     r"|ST-cluster/lbl/(?P<e>\w+)-cluster-annotation\.tsv(?:\.gz)?"
-    r")"
+    r")",
+    re.IGNORECASE,
 )
 """Files that the reader reads, below ``data/`` or ``res/`` in the repository."""
 
@@ -64,7 +66,7 @@ def fetch_her2st(
     force
         Replace files of another content.
     on_progress
-        Called with "fetching", bytes that are there, and bytes in all.
+        Called with "kB fetched", how many are there, and how many there are.
 
     Raises
     ------
@@ -75,8 +77,12 @@ def fetch_her2st(
 
     Examples
     --------
-    >>> fetch_her2st("refs/her2st", slides=["C2", "C3"])  # doctest: +SKIP
-    FetchedFiles('refs/her2st', 10 files, 8.9 MB)
+    >>> import tempfile
+    >>> copy = tempfile.TemporaryDirectory()
+    >>> Path(copy.name, "ST-cnts").mkdir()
+    >>> Path(copy.name, "ST-cnts", "C4.tsv.gz").touch()
+    >>> fetch_her2st("refs/her2st", source=copy.name, dry_run=True)
+    FetchedFiles('refs/her2st', 1 file, 0.0 MB)
     """
     found = _copied(Path(source)) if source is not None else _listed(revision, endpoint)
     files = _chosen(found, slides)
@@ -95,13 +101,13 @@ def fetch_her2st(
 def _listed(revision: str, endpoint: str | None) -> list[RemoteFile]:
     """List the repository's files, by GitHub's own list."""
     api, raw = (endpoint.rstrip("/"),) * 2 if endpoint else (API, RAW)
-    answer = read_json(f"{api}/repos/{REPOSITORY}/git/trees/{revision}?recursive=1", "GitHub's list of files")
+    answer = read_json(f"{api}/repos/{REPOSITORY}/git/trees/{quote(revision)}?recursive=1", "GitHub's list of files")
     entries = answer.get("tree") if isinstance(answer, dict) else None
     if not isinstance(entries, list) or answer.get("truncated"):
         raise DownloadError(f"{api} did not list the files of {REPOSITORY}: {str(answer)[:80]}.")
     known = _known()
     return [
-        _remote(name, f"{raw}/{REPOSITORY}/{revision}/{entry['path']}", known, entry)
+        _remote(name, f"{raw}/{REPOSITORY}/{quote(revision)}/{quote(entry['path'])}", known, entry)
         for entry, name in _wanted(entries, lambda entry: str(entry.get("path", "")))
         if entry.get("type") == "blob"
     ]

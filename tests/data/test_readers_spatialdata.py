@@ -61,6 +61,7 @@ def test_spots_on_the_pixels_of_the_image(stores, tmp_path):
     (slide,) = read_slides(tmp_path)
     kept = [i for i in range(N) if i != 2]
     assert (slide.slide_id, slide.layout) == ("S1", "spatialdata")
+    assert (slide.image.size_px, slide.image.read_region(0, 0, 2, 2).max()) == ((400, 300), 200)
     np.testing.assert_allclose(slide.spots.xy_px, (XY[kept] * 0.25 - [10, 20]) / 0.5)
     np.testing.assert_array_equal(slide.spots.counts.toarray(), COUNTS[kept])
     assert slide.spots.genes.symbols == tuple(GENES)

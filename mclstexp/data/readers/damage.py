@@ -11,14 +11,15 @@ from mclstexp.errors import InputError
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, *, folder: bool = False) -> Iterator[None]:
     """Turn what damaged HDF5, MEX and text files raise into an InputError that names the file.
 
-    A pipe or a device, which would be read for ever, is refused first.
+    A pipe or a device, which would be read for ever, is refused first; so is a folder, where none is expected.
     """
     import zlib
 
-    require_file(path, "File")
+    if not (folder and path.is_dir()):
+        require_file(path, "File")
     try:
         yield
     except (

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.assemble import Draft, build_slide
-from mclstexp.data.images import IMAGE_SUFFIXES, open_image
+from mclstexp.data.images import open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.lattice import VISIUM_PITCH_UM, is_staggered
 from mclstexp.data.readers.choices import Choices
@@ -70,7 +70,7 @@ def _draft(path: Path, name: str, choices: Choices) -> Draft:
         raise InputError(
             f'{path} is a SpatialData store; reading one needs pip install "mclstexp[spatialdata]".'
         ) from error
-    with reading(path):
+    with reading(path, folder=True):
         store = spatialdata.read_zarr(path, selection=("images", "shapes", "labels", "tables"))
         table_name = _table(store, name, choices)
         table = store.tables[table_name]
@@ -88,17 +88,16 @@ def _draft(path: Path, name: str, choices: Choices) -> Draft:
         counts = counts_of(table, path, kept)
         array, pitch = _array(table, kept), _pitch(table_name, table, kept)
         coords = Coordinates(counts.ids, xy[rows[kept]], array, pitch_um=pitch, rows=np.flatnonzero(kept) + 1)
-    inside = path / "images" / image_name if image_name is not None else None
-    readable = inside is not None and ".zarr" in IMAGE_SUFFIXES
+    image = open_image(path / "images" / image_name) if image_name is not None else None
     return Draft(
         slide_id=name,
         layout=NAME,
         coords=coords,
         counts=counts,
-        image=open_image(inside) if readable and inside is not None else None,
+        image=image,
         sources=(path,),
         notes=(*_dropped(kept), f"table {table_name!r} of shapes {region!r} was read."),
-        without_image="no image of three channels that can be read in the store: counts only.",
+        without_image="no image of three channels in the store: counts only.",
     )
 
 

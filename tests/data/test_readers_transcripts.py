@@ -11,6 +11,7 @@ from layouts import ALIGNMENT, COUNTS, GENES, MOLECULES, XY, N, fails, save_imag
 
 from mclstexp.data.readers import molecules, read_slides
 from mclstexp.data.readers.molecules import KNOWN, pool_molecules
+from mclstexp.errors import InputError
 
 XENIUM = KNOWN[1]
 
@@ -137,7 +138,8 @@ def test_other_tables_of_transcripts(tmp_path, columns):
     side = 200 if columns.units == "px" else 100
     own = MOLECULES[~MOLECULES["feature_name"].str.startswith("Neg")][["x_location", "y_location"]] // side
     assert set(slide.spots.spot_ids.tolist()) == {f"{int(x)}x{int(y)}" for x, y in own.to_numpy()}
-    fails(tmp_path, "has no cells", cells=True)
+    with pytest.raises(InputError, match="--cells is for slides of the layouts"):
+        read_slides(tmp_path, mpp=0.5, cells=True)
 
 
 def test_a_table_takes_the_pixel_size_of_the_image_named_like_it(tmp_path):
@@ -153,13 +155,14 @@ def test_a_table_takes_the_pixel_size_of_the_image_named_like_it(tmp_path):
         st.tuples(st.floats(-500, 500), st.floats(-500, 500), st.sampled_from(GENES)), min_size=1, max_size=60
     ),
     side=st.floats(7, 300),
-    merged_at=st.sampled_from([1, 2**24]),
+    merged_at=st.sampled_from([1, 2**22]),
 )
 def test_every_molecule_is_counted_once_where_it_lies(tmp_path_factory, rows, side, merged_at):
     path = tmp_path_factory.mktemp("molecules") / "transcripts.parquet"
     pd.DataFrame(rows, columns=["x", "y", "gene"]).to_parquet(path, row_group_size=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(molecules, "_MERGED_AT", merged_at)
+        patch.setattr(molecules, "_BATCH_ROWS", 7)
         pooled = pool_molecules(path, KNOWN[-1], side, lambda xy: xy)
     expected = {}
     for x, y, gene in rows:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import COUNTS, GENES, ROW, XY, N, fails, save_bins, save_cells, save_image
+from layouts import COUNTS, GENES, ROW, XY, N, fails, save_10x, save_bins, save_cells, save_image, save_positions
 
 from mclstexp.data.readers import read_slides
 from mclstexp.data.readers.cells import features
@@ -128,7 +128,7 @@ BROKEN_CELLS = {
     "bytes": (lambda f: _outlines(f).write_bytes(b"\xff\xfe" + bytes(range(256))), "damaged"),
     "scale": (
         lambda f: (f / "spatial" / "scalefactors_json.json").write_text("{"),
-        "scalefactors_json.json is damaged",
+        "scalefactors_json.json: no valid JSON",
     ),
 }
 
@@ -138,6 +138,17 @@ def test_cells_that_are_wrong(tmp_path, name):
     change, match = BROKEN_CELLS[name]
     change(save_cells(tmp_path / "C1"))
     fails(tmp_path, match)
+
+
+def test_a_choice_that_says_nothing_to_any_slide_is_refused(tmp_path):
+    save_10x(tmp_path / "V1")
+    save_positions(tmp_path / "V1")
+    for name, value in (("bin_um", 8), ("cells", True), ("pool_um", 50)):
+        option = f"--{name.replace('_', '-')}"
+        with pytest.raises(InputError, match=rf"{option} is for .*visium_hd.* holds space_ranger: leave it out"):
+            read_slides(tmp_path, **{name: value})
+    save_bins(tmp_path / "HD", 8, counts=COUNTS + 1)
+    assert [slide.pitch_um for slide in read_slides(tmp_path, bin_um=8)] == [8, 100]
 
 
 def test_pools_need_a_pixel_size(tmp_path):

@@ -49,5 +49,37 @@ class Choices:
 POOL_UM = 100.0
 """Side of the squares that transcripts are pooled over, Visium's distance between spots."""
 
+_USED_BY = {
+    "--bin-um": ("visium_hd", "spatialdata", "slides_csv"),
+    "--cells": ("visium_hd", "spatialdata", "xenium", "slides_csv"),
+    "--pool-um": ("visium_hd", "spatialdata", "xenium", "transcripts"),
+}
+"""Layouts that an option says something to."""
+
+
+def require_use(choices: Choices, layouts: set[str], where: str) -> None:
+    """Refuse a choice that says nothing to any of the slides.
+
+    Parameters
+    ----------
+    choices
+        What the user chose.
+    layouts
+        Layouts of the slides.
+    where
+        Where they are, for the message.
+
+    Raises
+    ------
+    InputError
+        Naming the layouts that the option is for.
+    """
+    given = {"--bin-um": choices.bin_um, "--cells": choices.cells or None, "--pool-um": choices.pool_um}
+    for option, value in given.items():
+        if value is not None and not layouts & set(_USED_BY[option]):
+            users, there = ", ".join(_USED_BY[option]), ", ".join(sorted(layouts))
+            raise InputError(f"{option} is for slides of the layouts {users}; {where} holds {there}: leave it out.")
+
+
 DEFAULT = Choices()
 """What is taken where nobody chose."""

@@ -20,7 +20,7 @@ from mclstexp.data.readers import (
     wu2021,
     xenium,
 )
-from mclstexp.data.readers.choices import DEFAULT, Choices
+from mclstexp.data.readers.choices import DEFAULT, Choices, require_use
 from mclstexp.data.readers.layout import Layout
 from mclstexp.data.readers.loose import loose_files
 from mclstexp.data.readers.metadata import read_metadata, with_metadata
@@ -44,7 +44,7 @@ def discover(refs: StrPath, choices: Choices = DEFAULT) -> list[SlideSource]:
     Raises
     ------
     InputError
-        When there is no such path, or no slide in it.
+        When there is no such path, no slide in it, or a choice says nothing to any of them.
     """
     if is_url(refs):
         raise InputError(f"{refs} is a URL; download the slides and give their folder.")
@@ -62,6 +62,7 @@ def discover(refs: StrPath, choices: Choices = DEFAULT) -> list[SlideSource]:
         raise InputError(
             f"{refs} holds no slides: looked for {looked_for}, here and {DEPTH} folders down{loose_files(refs, DEPTH)}."
         )
+    require_use(choices, {source.layout for source in sources}, str(refs))
     return sorted(sources, key=lambda source: source.slide_id)
 
 

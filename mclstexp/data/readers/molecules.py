@@ -60,7 +60,8 @@ CONTROLS = (
 
 _BATCH_BYTES = 2**25
 _FARTHEST = 2**20
-_MERGED_AT = 2**24
+_MERGED_AT = 2**22
+_BATCH_ROWS = 2**19
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class _Tally:
     def __init__(self) -> None:
         self._keys: list[NDArray[np.int64]] = []
         self._counts: list[NDArray[np.int64]] = []
-        self._held = 0
+        self._held, self._limit = 0, _MERGED_AT
 
     def add(self, places: NDArray[np.float64], genes: NDArray[np.int64], path: Path) -> None:
         if len(places) and np.abs(places).max() >= _FARTHEST:
@@ -165,7 +166,7 @@ class _Tally:
         self._keys.append(keys)
         self._counts.append(counts.astype(np.int64))
         self._held += len(keys)
-        if self._held > _MERGED_AT:
+        if self._held > self._limit:
             self.merged()
 
     def merged(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -173,7 +174,8 @@ class _Tally:
         keys, inverse = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._keys]), return_inverse=True)
         weights = np.concatenate([np.empty(0, dtype=np.int64), *self._counts])
         counts = np.bincount(inverse, weights=weights, minlength=len(keys)).astype(np.int64)
-        self._keys, self._counts, self._held = [keys], [counts], 0
+        self._keys, self._counts, self._held = [keys], [counts], len(keys)
+        self._limit = max(_MERGED_AT, 2 * len(keys))  # so that what is sorted again stays in proportion
         square, genes = keys >> 21, keys & (2**21 - 1)
         places = np.stack([square % (2 * _FARTHEST), square // (2 * _FARTHEST)], axis=1) - _FARTHEST
         return places, genes, counts
@@ -218,7 +220,7 @@ def _batches(path: Path, columns: MoleculeColumns) -> Iterator[Any]:
         names.append(str(columns.quality))
     if path.suffix.lower() == ".parquet":
         with parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(columns=names)
+            yield from file.iter_batches(_BATCH_ROWS, columns=names)
         return
     with open_binary(path) as file:
         yield from csv.open_csv(

@@ -158,7 +158,7 @@ def fetch_files(
     return FetchedFiles(folder, tuple(files), len(files) - n_kept, n_kept)
 
 
-def read_json(url: str, what: str) -> Any:
+def fetch_json(url: str, what: str) -> Any:
     """Fetch a JSON document.
 
     Raises

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mclstexp.data.fetch.download import FetchedFiles, RemoteFile, fetch_files, read_json, unhashed
+from mclstexp.data.fetch.download import FetchedFiles, RemoteFile, fetch_files, fetch_json, unhashed
 from mclstexp.errors import DownloadError, InputError
 from mclstexp.notes import warn
 from mclstexp.storage import sha256_file
@@ -101,7 +101,7 @@ def fetch_her2st(
 def _listed(revision: str, endpoint: str | None) -> list[RemoteFile]:
     """List the repository's files, by GitHub's own list."""
     api, raw = (endpoint.rstrip("/"),) * 2 if endpoint else (API, RAW)
-    answer = read_json(f"{api}/repos/{REPOSITORY}/git/trees/{quote(revision)}?recursive=1", "GitHub's list of files")
+    answer = fetch_json(f"{api}/repos/{REPOSITORY}/git/trees/{quote(revision)}?recursive=1", "GitHub's list of files")
     entries = answer.get("tree") if isinstance(answer, dict) else None
     if not isinstance(entries, list) or answer.get("truncated"):
         raise DownloadError(f"{api} did not list the files of {REPOSITORY}: {str(answer)[:80]}.")

@@ -141,7 +141,7 @@ def _parts(images: bool) -> Sequence[tuple[str, str]]:
 
 
 def _sized(api: Any, paths: list[str], commit: str) -> Iterator[RemoteFile]:
-    for begin in range(0, len(paths), 500):  # the hub's own limit is not documented; its client sends 1,000s elsewhere
+    for begin in range(0, len(paths), 500):
         part = paths[begin : begin + 500]
         for entry in api.get_paths_info(REPOSITORY, part, repo_type="dataset", revision=commit):
             lfs = getattr(entry, "lfs", None)

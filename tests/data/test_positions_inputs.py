@@ -81,3 +81,4 @@ def test_folders_that_are_one_slide(tmp_path):
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "level-0.dcm").touch()
     assert found(tmp_path / "s.zarr", tmp_path / "dicom") == ([("s.zarr", None), ("dicom", None)], True)
+    assert found(tmp_path) == ([("dicom", None), ("s.zarr", None)], True)

@@ -21,7 +21,8 @@ LIST = "slides.csv"
 """A list of slides that speaks for its folder."""
 
 _COLUMNS = ("image", "slide", "coords", "mpp", "patient", "regions")
-_UNREAD = (".zarr",)  # folders that are images
+_SLIDE_FOLDERS = (".zarr",)
+"""Folders that are one slide; those of DICOM files are, too."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def find_inputs(paths: Sequence[Path]) -> QueryInputs:
 
 
 def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith(IMAGE_SUFFIXES) or path.suffix.lower() in _UNREAD or path.is_dir()
+    return path.name.lower().endswith(IMAGE_SUFFIXES) or path.suffix.lower() in _SLIDE_FOLDERS or path.is_dir()
 
 
 def _is_folder(path: Path) -> bool:
     """Whether a folder holds slides, and is not one: OME-Zarr and DICOM slides are folders."""
-    if not path.is_dir() or path.suffix.lower() in _UNREAD:
+    if not path.is_dir() or path.suffix.lower() in _SLIDE_FOLDERS:
         return False
     return not any(inner.suffix.lower() == ".dcm" for inner in path.iterdir())
 
@@ -114,7 +115,9 @@ def _in_folder(folder: Path) -> list[QueryInput]:
 
 def _is_slide(path: Path) -> bool:
     name = path.name.lower()
-    return not name.startswith(".") and not name.endswith(PICTURE) and name.endswith((*IMAGE_SUFFIXES, *_UNREAD))
+    if name.startswith(".") or name.endswith(PICTURE):
+        return False
+    return name.endswith((*IMAGE_SUFFIXES, *_SLIDE_FOLDERS)) or (path.is_dir() and not _is_folder(path))
 
 
 def _beside(image: Path) -> Path | None:

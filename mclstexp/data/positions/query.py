@@ -208,7 +208,7 @@ def _area(
 
 
 def _size(outline: Outline, mpp: float | None) -> str:
-    share = f"{outline.mask.mean():.0%} of the slide"
+    share = f"{outline.mask.mean():.{0 if outline.mask.mean() >= 0.1 else 1}%} of the slide"
     return share if mpp is None else f"{outline.area_px * mpp**2 / 1e6:.2g} mm2 ({share})"
 
 

@@ -22,6 +22,9 @@ Refs = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what it costs and what would be written, and stop.")
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 Mpp = Annotated[
     float | None,

@@ -7,7 +7,8 @@ import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, emit_json, note, progress
-from mclstexp.cli.train import train_first
+from mclstexp.cli.train import cost_of_training_first, train_first
+from mclstexp.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ def build_index(
     message: options.Message = "",
     device: options.Device = "auto",
     cache: options.Cache = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
 ) -> None:
     """Encode slides with a model and write them as a reference (./reference unless -o says another).
@@ -59,7 +61,11 @@ def build_index(
         pool_um=pool_um,
         on_progress=bar,
     )
-    trained = _model(model, read, encoder, encoder_weights, device, cache)
+    named = _model_folder(model, encoder, encoder_weights)
+    if dry_run:
+        emit(_cost(named, read, encoder, encoder_weights, device, cache))
+        return
+    trained = _model(named, read, encoder, encoder_weights, device, cache)
     reference = Reference.build(
         output,
         read,
@@ -74,6 +80,40 @@ def build_index(
     emit(str(output))
 
 
+def _model_folder(folder: Path | None, encoder: str | None, encoder_weights: str | None) -> Path | None:
+    """Return the folder of the model that is meant, or None where there is none yet."""
+    if folder is None and options.MODEL.is_dir():
+        note(f"model: ./{options.MODEL}")
+        folder = options.MODEL
+    if folder is None:
+        return None
+    if options.typed(encoder, "MST_ENCODER") or options.typed(encoder_weights, "MST_ENCODER_WEIGHTS"):
+        raise typer.BadParameter(
+            f"nothing is trained: the model of {folder} has its own encoder.",
+            param_hint="--encoder, --encoder-weights",
+        )
+    return folder
+
+
+def _cost(
+    folder: Path | None,
+    slides: "Sequence[Slide]",
+    encoder: str | None,
+    encoder_weights: str | None,
+    device: "options.Device",
+    cache: Path | None,
+) -> str:
+    """Return what a build encodes; where a model is trained first, its features serve the build too."""
+    from mclstexp.model.model import Model
+
+    if folder is None:
+        note(f"there is no model at ./{options.MODEL}: one would be trained first")
+        given = {"encoder": encoder, "encoder_weights": encoder_weights}
+        return cost_of_training_first(slides, **given, device=device, cache=cache)
+    model = Model.load(folder, device=device, cache=options.cache_of(cache))
+    return str(model.cost([slide for slide in slides if slide.image is not None]))
+
+
 def _model(
     folder: Path | None,
     slides: "Sequence[Slide]",
@@ -85,15 +125,7 @@ def _model(
     """Return the model that is meant; without any, the default recipe is trained, which is said."""
     from mclstexp.model.model import Model
 
-    if folder is None and options.MODEL.is_dir():
-        note(f"model: ./{options.MODEL}")
-        folder = options.MODEL
     if folder is not None:
-        if options.typed(encoder, "MST_ENCODER") or options.typed(encoder_weights, "MST_ENCODER_WEIGHTS"):
-            raise typer.BadParameter(
-                f"nothing is trained: the model of {folder} has its own encoder.",
-                param_hint="--encoder, --encoder-weights",
-            )
         return Model.load(folder, device=device, cache=options.cache_of(cache))
     pictured = [slide for slide in slides if slide.image is not None]
     note(
@@ -120,6 +152,7 @@ def add(
     message: options.Message = "",
     device: options.Device = "auto",
     cache: options.Cache = None,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Add slides to a reference: they alone are encoded, nothing is trained or encoded again.
@@ -139,6 +172,11 @@ def add(
         pool_um=pool_um,
         on_progress=bar,
     )
+    if dry_run:
+        new = opened.new_among(read, replace=replace)
+        cost = opened.model.cost([slide for slide in new if slide.image is not None])
+        emit(f"{len(new)} of {counted(len(read), 'slide')} to add, {len(read) - len(new)} there already; {cost}")
+        return
     report = opened.add(read, replace=replace, message=message, command=options.command_line(), on_progress=bar)
     if as_json:
         emit_json(vars(report))

@@ -1,28 +1,48 @@
-"""``mst query``: a slide's expression from its image and its spots' coordinates."""
+"""``mst query``: the expression of slides from their images, at given spots or on a grid."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._numbers import number
-from mclstexp.cli._output import emit, note, progress
 from mclstexp.config.ranges import PITCH_UM, RANGES, TILE_PX
+
+if TYPE_CHECKING:
+    from mclstexp.data.positions.grid import Grid
+    from mclstexp.index.reference import Reference
 
 
 def query(
-    image: Annotated[Path, typer.Argument(help="The slide's image.")],
-    coords: Annotated[
-        Path | None,
-        typer.Argument(help="The spots' coordinates at full resolution: CSV, TSV or Parquet; not with --features."),
-    ] = None,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SLIDE [COORDS] ...",
+            help="An image, then its spots' coordinates at full resolution (CSV, TSV, Parquet) if there are any; "
+            "several of these; a folder of images; a list (CSV with a column image).",
+        ),
+    ],
     reference: options.ReferenceOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="The .h5ad to write; its neighbours go beside it [default: the slide's name, here]."
+            "-o",
+            "--output",
+            help="The .h5ad to write, its neighbours beside it; a folder for several slides [default: here, by name].",
         ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid", help="Without coordinates: distance between points, 112um or 224px [default: the reference's]."
+        ),
+    ] = None,
+    grid_shape: Annotated[
+        Literal["square", "hex"] | None, typer.Option("--grid-shape", help="[default: square, or the reference's]")
+    ] = None,
+    regions: Annotated[
+        Path | None, typer.Option("--regions", help="Predict inside these areas only: GeoJSON, as QuPath exports it.")
     ] = None,
     genes: Annotated[
         str | None, typer.Option("--genes", help="Names such as ERBB2,CD3E, a file, or 'all' [default: the panel].")
@@ -86,60 +106,90 @@ def query(
         float | None, number("--pitch-um", limits=PITCH_UM, help="Distance between spots in um.")
     ] = None,
     tissue_check: Annotated[
-        bool, typer.Option(help="Refuse coordinates that miss the tissue where swapped or rescaled ones would hit it.")
+        bool,
+        typer.Option(
+            help="Refuse coordinates that miss the tissue where others would hit it; lay a grid on tissue alone."
+        ),
     ] = True,
+    dry_run: options.DryRun = False,
     device: options.Device = "auto",
     cache: options.Cache = None,
     force: options.Force = False,
 ) -> None:
     """Predict a slide's expression from its nearest reference spots, and write it with its neighbours.
 
+    Without coordinates a grid is laid over the tissue. Several slides share the loaded model: what is there already
+    from the same inputs is skipped, and a slide that fails is told at the end.
+
     Example: mst query slide.tif coords.csv
     """
+    from mclstexp.cli._queries import Job, Queries, Reading, plan_outputs
     from mclstexp.data.positions.files import CoordsColumns
-    from mclstexp.data.positions.query import read_query
+    from mclstexp.data.positions.inputs import find_inputs
     from mclstexp.data.tile_features import read_features
     from mclstexp.index.filter import Filter
     from mclstexp.model.model import Model
-    from mclstexp.predict.evidence import neighbours_path
-    from mclstexp.storage import check_output
 
-    output = output or Path(f"{image.name.split('.')[0] or image.name}.h5ad")
-    for path in (output, neighbours_path(output)):
-        check_output(path, force=force)
-    condition = Filter(tuple(exclude_patient or ()), tuple(exclude_slide or ()), tuple(only_cohort or ()), where)
-    opened = options.open_reference(None, reference, version=version, device=device, cache=cache)
     side = tile_px if features is None else None
     columns = CoordsColumns(x_column, y_column, id_column, origin, side, units, pitch_um)
-    tiles = None if features is None else read_features(features, tile_px=tile_px)
-    if tiles is None:
-        slide = read_query(image, coords, mpp=mpp, columns=columns, check_tissue=tissue_check, patient=patient)
+    inputs = find_inputs(slides)
+    has_coords = [one.coords is not None for one in inputs.slides]
+    if features is not None:
+        told = any(has_coords) or columns != CoordsColumns() or bool(grid or grid_shape or regions)
+        _refuse_positions(told=told, several=inputs.several)
     else:
-        _refuse_coordinates(coords, told=columns != CoordsColumns())
-        slide = tiles.slide(image, mpp=mpp, patient=patient)
+        _refuse_idle_options(has_coords, grid=bool(grid or grid_shape), columns=columns != CoordsColumns())
+    jobs = [Job(one, path) for one, path in zip(inputs.slides, plan_outputs(inputs, output, force=force), strict=True)]
+    opened = options.open_reference(None, reference, version=version, device=device, cache=cache)
+    condition, chosen = (
+        Filter(tuple(exclude_patient or ()), tuple(exclude_slide or ()), tuple(only_cohort or ()), where),
+        options.gene_choice(genes),
+    )
+    opened.check_query(genes=chosen, filter=condition)  # type: ignore[arg-type]
     if model is not None:
         opened.use_model(Model.load(model, device=device, cache=options.cache_of(cache)))
-    prediction = opened.query(
-        slide,
-        genes=options.gene_choice(genes),  # type: ignore[arg-type]
-        filter=condition,
-        features=tiles,
-        search=search,
-        k=k,
-        weights=weights,
-        temperature=temperature,
-        command=options.command_line(),
-        on_progress=progress(),
+    reading = Reading(
+        mpp=mpp,
+        columns=columns,
+        check_tissue=tissue_check,
+        patient=patient,
+        grid=_grid(opened, grid, grid_shape),
+        regions=regions,
+        tiles=None if features is None else read_features(features, tile_px=tile_px),
     )
-    prediction.save(output, force=force)
-    note(f"{prediction!r} from {opened!r}")
-    emit(str(output))
+    asked: dict[str, Any] = {"genes": chosen, "filter": condition, "search": search, "k": k, "weights": weights}
+    asked["temperature"] = temperature
+    Queries(opened, jobs, inputs.several, reading, asked, force).run(dry=dry_run)
 
 
-def _refuse_coordinates(coords: Path | None, *, told: bool) -> None:
+def _grid(opened: "Reference", pitch: str | None, shape: Literal["square", "hex"] | None) -> "Grid | None":
+    """Return the grid that was asked for; what is left open is as in the reference, None for all of it."""
+    from dataclasses import replace
+
+    from mclstexp.data.positions.grid import Grid
+
+    if pitch is not None:
+        return Grid.parse(pitch, shape or "square")
+    return None if shape is None else replace(opened.grid, shape=shape)
+
+
+def _refuse_positions(*, told: bool, several: bool) -> None:
     """Refuse what says where spots lie where the tiles say it."""
-    if coords is not None or told:
+    if several:
+        raise typer.BadParameter("the tiles of one slide go with one image.", param_hint="--features")
+    if told:
         raise typer.BadParameter(
-            "the tiles' own coordinates are taken; leave the file of coordinates and its options out.",
+            "the tiles' own coordinates are taken; leave coordinates, grid and regions and their options out.",
             param_hint="--features",
+        )
+
+
+def _refuse_idle_options(has_coords: list[bool], *, grid: bool, columns: bool) -> None:
+    """Refuse options that would do nothing."""
+    if grid and all(has_coords):
+        raise typer.BadParameter("every slide has coordinates; leave them or the grid out.", param_hint="--grid")
+    if columns and not any(has_coords):
+        raise typer.BadParameter(
+            "options of a coordinates file go with one, and there is none.",
+            param_hint="--x-column, --y-column, --id-column, --origin, --tile-px, --units, --pitch-um",
         )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SMALL_ENCODER = "test_resnet"
 """A timm model of 0.4 million parameters; with random weights it still sees colour and texture."""
 
+SMALL = {"encoder": SMALL_ENCODER, "encoder_weights": "random", "settings": {"encoder.views": 1}}
+
 
 def train(
     refs: options.Refs,
@@ -45,6 +47,7 @@ def train(
     settings: options.Set = None,
     device: options.Device = "auto",
     cache: options.Cache = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
 ) -> None:
     """Train a model on slides that have an image and counts, and write its folder (./model unless -o says another).
@@ -56,6 +59,7 @@ def train(
     from mclstexp.data.readers import read_slides
     from mclstexp.storage import check_output
     from mclstexp.train import train as fit
+    from mclstexp.train import training_cost
 
     check_output(output, force=force)
     if genes is not None and n_genes is not None:
@@ -71,16 +75,21 @@ def train(
     named = read_gene_list(genes) if genes else None
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
+    read = read_slides(
+        refs,
+        mpp=mpp,
+        only=options.names(slides),
+        bin_um=bin_um,
+        cells=cells,
+        pool_um=pool_um,
+        on_progress=bar,
+    )
+    if dry_run:
+        own_weights, kept = encoder_weights or "pretrained", options.cache_of(cache)
+        emit(str(training_cost(read, recipe=config, encoder_weights=own_weights, device=device, cache=kept)))
+        return
     model = fit(
-        read_slides(
-            refs,
-            mpp=mpp,
-            only=options.names(slides),
-            bin_um=bin_um,
-            cells=cells,
-            pool_um=pool_um,
-            on_progress=bar,
-        ),
+        read,
         recipe=config,
         genes=named,
         encoder_weights=encoder_weights or "pretrained",
@@ -93,6 +102,29 @@ def train(
     shutil.rmtree(state, ignore_errors=True)
     note(repr(model))
     emit(str(output))
+
+
+def cost_of_training_first(
+    slides: "Sequence[Slide]",
+    *,
+    encoder: str | None,
+    encoder_weights: str | None,
+    device: "options.Device",
+    cache: Path | None,
+) -> str:
+    """Return what `train_first` would encode, with the encoder that it would take."""
+    from mclstexp.errors import WeightsError
+    from mclstexp.train import training_cost
+
+    kept = options.cache_of(cache)
+    try:
+        own = encoder_weights or "pretrained"
+        cost = training_cost(slides, encoder=encoder, encoder_weights=own, device=device, cache=kept)
+    except WeightsError:
+        if encoder is not None or encoder_weights is not None:
+            raise
+        cost = training_cost(slides, **SMALL, device=device, cache=kept)  # type: ignore[arg-type]
+    return str(cost)
 
 
 def train_first(
@@ -130,9 +162,7 @@ def train_first(
         )
         model = fit(
             slides,
-            encoder=SMALL_ENCODER,
-            encoder_weights="random",
-            settings={"encoder.views": 1},
+            **SMALL,  # type: ignore[arg-type]
             device=device,
             cache=kept,
             on_progress=bar,

@@ -9,6 +9,7 @@ from mclstexp.errors import InputError
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.model.model import Model
+from mclstexp.notes import inform
 from mclstexp.progress import Whole
 from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
@@ -40,6 +41,27 @@ def slide_records(
     for slide in slides:
         yield slide_record(slide, model, on_progress=whole.part(len(slide)))
     whole.finish()
+
+
+def content_of(slide: Slide) -> tuple[str, str, str]:
+    """Return what tells a slide from another of its name: hash of its content, patient, cohort.
+
+    Raises
+    ------
+    InputError
+        When the slide has no counts.
+    """
+    slide.require_counts()
+    image_sha256 = slide.image.digest() if slide.image else None
+    return content_hash(slide.spots, image_sha256), slide.patient, slide.cohort
+
+
+def say_cost(slides: Sequence[Slide], model: Model) -> None:
+    """Say what encoding slides costs, where they are not all cached."""
+    pictured = [slide for slide in slides if slide.image is not None]
+    cost = model.cost(pictured)
+    if cost.n_new:
+        inform(str(cost))
 
 
 def slide_record(slide: Slide, model: Model, *, on_progress: Progress | None = None) -> SlideRecord:

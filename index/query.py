@@ -182,6 +182,7 @@ def _assemble(
         spot_diameter_px=_spot_diameter(spots.xy_px),
         mpp=slide.mpp,
         embedding=query.embedding,
+        tissue=slide.tissue,
     )
 
 

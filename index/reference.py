@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import InputError
-from mclstexp.index.filter import Filter
+from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.search.backend import Search
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.upkeep import Upkeep
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
     import pandas as pd
     import pyarrow as pa
 
+    from mclstexp.data.positions.grid import Grid
     from mclstexp.data.tile_features import TileFeatures
     from mclstexp.model.image.features import Cache
     from mclstexp.model.model import Model
@@ -96,16 +97,20 @@ class Reference(Upkeep):
         >>> Reference.build("breast/", mst.read_slides("refs/"), mst.Model.load("model/"))  # doctest: +ELLIPSIS
         Reference('breast', ... spots, 2 slides, 2 patients, version 1)
         """
-        from mclstexp.index.encode import identity_of, slide_records
+        from mclstexp.index.encode import identity_of, say_cost, slide_records
 
         if not slides:
             raise InputError("There is no slide to build a reference from.")
+        uncounted = [slide.slide_id for slide in slides if slide.spots.counts is None]
+        if uncounted:
+            raise InputError(f"Slide {uncounted[0]} has no counts: it cannot be a reference.")
         blind = [slide.slide_id for slide in slides if slide.image is None]
         if blind:
             warn(
                 f"{len(blind)} of {len(slides)} slides have no image ({some(blind)}): their keys are their spot "
                 "embeddings alone."
             )
+        say_cost(slides, model)
         store = ReferenceStore.create(
             path,
             identity_of(model),
@@ -160,6 +165,32 @@ class Reference(Upkeep):
         columns = ["patient", "cohort", "n_spots", "n_genes", "has_image", "mpp", "added", "added_version"]
         rows = {entry.slide_id: [getattr(entry, name) for name in columns] for entry in self._store.slides()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("slide")
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that its spots lie on, as far as its slides agree: what a slide without coordinates gets.
+
+        Raises
+        ------
+        InputError
+            When the pixel size of no slide is known.
+        """
+        from mclstexp.index.lattice import usual_grid
+
+        return usual_grid(self._store)
+
+    def check_query(
+        self, *, genes: GenePanel | Sequence[str] | Literal["all"] | None = None, filter: Filter | None = None
+    ) -> None:
+        """Refuse genes and filters that do not fit the reference, before anything is encoded for `query`.
+
+        Raises
+        ------
+        InputError
+            For a gene that no slide measured; for a filter that names what is not there, or leaves no spot.
+        """
+        choose_genes(self._store, genes)
+        allowed_rows(self._store, filter)
 
     def __len__(self) -> int:
         return self._store.n_spots

@@ -11,7 +11,7 @@ from mclstexp.errors import FormatError
 from mclstexp.index.store import summary
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tags import resolve_version
-from mclstexp.index.store.writer import AddReport
+from mclstexp.index.store.writer import AddReport, stands
 from mclstexp.notes import warn
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
@@ -111,16 +111,33 @@ class Upkeep:
         InputError, LockedError, StorageError
             A slide has no counts; an earlier version is open; another process writes; the disk refused.
         """
-        from mclstexp.index.encode import slide_records
+        from mclstexp.index.encode import say_cost, slide_records
 
-        records = slide_records(slides, self.model, on_progress=on_progress)
+        new = self.new_among(slides, replace=replace)
+        say_cost(new, self.model)
+        records = slide_records(new, self.model, on_progress=on_progress)
         text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)
+        there = {slide.slide_id for slide in slides} - {slide.slide_id for slide in new}
+        report.skipped = [*sorted(there), *report.skipped]
         if report.duplicates:
             warn(_twins(report.duplicates))
         for note in report.notes:
             warn(note)
         return report
+
+    def new_among(self, slides: Sequence[Slide], *, replace: bool = False) -> list[Slide]:
+        """Return the slides that the reference does not hold, before any is encoded.
+
+        Raises
+        ------
+        ExistsAlreadyError, InputError
+            A slide's name is taken by other content and ``replace`` is not set; a slide has no counts.
+        """
+        from mclstexp.index.encode import content_of
+
+        known = {entry.slide_id: entry for entry in self._store.entries}
+        return [one for one in slides if not stands(known, one.slide_id, content_of(one), replace=replace)]
 
     def remove(
         self,

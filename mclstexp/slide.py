@@ -15,6 +15,7 @@ from scipy import sparse
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 from mclstexp.text import duplicates
+from mclstexp.types import BoolArray
 
 MppSource = Literal["given", "file", "pitch"]
 """Where a pixel size came from: the user, the image file, or the distance between spots."""
@@ -205,6 +206,10 @@ class Slide:
         Distance between neighbouring spots in um where the technology fixes it (200, 100, ...).
     extra
         What else the files say, by name.
+    tissue
+        ``(h, w)`` bool over the whole image: where tissue was found for a grid. None where coordinates were given.
+    regions
+        Outlines, ``(k, 2)`` float64 each as (x, y) in pixels, of the regions that the spots were limited to.
 
     Raises
     ------
@@ -232,6 +237,8 @@ class Slide:
     notes: tuple[str, ...] = ()
     pitch_um: float | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    tissue: BoolArray | None = None
+    regions: tuple[NDArray[np.float64], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.slide_id.strip():

@@ -18,8 +18,9 @@ from mclstexp.data.genes.panel import panel_from_names, select_panel
 from mclstexp.device import resolve_device
 from mclstexp.errors import InputError
 from mclstexp.model.calibration import Calibration
+from mclstexp.model.image.cost import Cost, cost_of
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import Cache, FeatureCache, feature_cache, slide_features, to_be_encoded
+from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
@@ -32,7 +33,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.predict.calibrate import calibrate, reason_not_to_calibrate
 from mclstexp.progress import Whole
 from mclstexp.slide import Slide
-from mclstexp.text import counted, some
+from mclstexp.text import counted, duration, some
 from mclstexp.types import Device, EncoderWeights, FloatArray, Progress, StrPath
 
 
@@ -101,6 +102,23 @@ def train(
     target = resolve_device(device)
     run = _Training(config, panel, image_encoder.to(target), target, cache, on_progress)
     return run.network(usable, state) if config.space == "network" else run.shared(usable, state)
+
+
+def training_cost(
+    slides: Sequence[Slide],
+    *,
+    recipe: str | ModelConfig = "default",
+    encoder: str | Sequence[str] | None = None,
+    encoder_weights: EncoderWeights = "pretrained",
+    settings: Settings = (),
+    device: Device = "auto",
+    cache: Cache = True,
+) -> Cost:
+    """Return what encoding the slides for `train` costs, which is most of it; parameters and errors are those of it."""
+    config = configure(recipe, encoder=encoder, settings=settings)
+    usable = _usable(slides)
+    image_encoder = ImageEncoder.create(config.encoder, encoder_weights, seed=config.seed).to(resolve_device(device))
+    return cost_of(usable, image_encoder, config.patch, feature_cache(cache))
 
 
 def training_panel(
@@ -172,33 +190,15 @@ class _Training:
     def _features(self, slides: Sequence[Slide]) -> list[FloatArray]:
         """Return the slides' image features, after saying what encoding them costs."""
         cache = feature_cache(self.cache)
-        self._say_cost(slides, cache)
+        inform(str(cost_of(slides, self.encoder, self.config.patch, cache)))
         started, features = time.monotonic(), []
         whole = Whole(f"encoding {counted(len(slides), 'slide')}", sum(map(len, slides)), self.on_progress)
         for slide in slides:
             told = whole.part(len(slide))
             features.append(slide_features(slide, self.encoder, self.config.patch, cache=cache, on_progress=told))
         whole.finish()
-        inform(f"encoded in {(time.monotonic() - started) / 60:.1f} minutes")
+        inform(f"encoded in {duration(time.monotonic() - started)}")
         return features
-
-    def _say_cost(self, slides: Sequence[Slide], cache: FeatureCache) -> None:
-        """Say how long the patches will take that are not cached yet, each backbone's pace measured where it runs."""
-        spec, size_px = self.config.encoder, self.config.patch.size_px
-        missing = [(slide, to_be_encoded(slide, self.encoder, self.config.patch, cache)) for slide in slides]
-        passes = len(spec.scales) * spec.views
-        said = (
-            f"encoding {counted(sum(map(len, slides)), 'spot')} of {counted(len(slides), 'slide')}, "
-            f"{passes} passes of {spec.name} a spot"
-        )
-        if not any(members for _, members in missing):
-            inform(f"{said}: all are cached")
-            return
-        seconds = 0.0
-        for member in self.encoder.members:
-            n_spots = sum(len(slide) for slide, members in missing if member in members)
-            seconds += n_spots and n_spots * len(spec.scales) * member.seconds_per_patch(size_px)
-        inform(f"{said}: about {seconds / 60:.1f} minutes here")
 
     def _arrays(self, slide: Slide, features: FloatArray) -> SlideArrays:
         expression, measured = expression_for(slide.spots, self.panel, self.config.normalisation)

@@ -72,7 +72,7 @@ def add_records(
         def wanted() -> Iterator[SlideRecord]:
             for record in distinct(records):
                 content = (record.content_hash, record.patient, record.cohort)
-                if _stands(known, record.slide_id, content, replace=replace):
+                if stands(known, record.slide_id, content, replace=replace):
                     report.skipped.append(record.slide_id)
                 else:
                     yield record
@@ -87,7 +87,7 @@ def add_records(
         return _commit_rows(place, rows, report, replace=replace, message=message or "add", command=command)
 
 
-def _stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, replace: bool) -> bool:
+def stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, replace: bool) -> bool:
     """Say whether the reference holds this very slide.
 
     Raises
@@ -118,7 +118,7 @@ def _commit_rows(
             raise InputError(f"Reference {place} was built anew meanwhile; add the slides again.")
         known = {entry.slide_id: entry for entry in base.entries}
         try:
-            late = [name for name, content in rows.slides.items() if _stands(known, name, content, replace=replace)]
+            late = [name for name, content in rows.slides.items() if stands(known, name, content, replace=replace)]
         except ExistsAlreadyError:
             rows.discard()
             raise

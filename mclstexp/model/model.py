@@ -23,6 +23,7 @@ from mclstexp.model.calibration import Calibration
 from mclstexp.model.card import model_card
 from mclstexp.model.folder import ModelFiles, read_model, write_model
 from mclstexp.model.image.backbone import state_digest
+from mclstexp.model.image.cost import Cost, cost_of
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import Cache, feature_cache, slide_features
 from mclstexp.model.image.given import check_given
@@ -178,6 +179,13 @@ class Model:
     def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return the image features ``(n, F)`` float32 of a slide's spots."""
         return slide_features(slide, self.encoder, self.config.patch, cache=self._cache, on_progress=on_progress)
+
+    def cost(self, slides: Sequence[Slide]) -> Cost:
+        """Return what encoding slides costs: their patches that are not cached, and how long they take here.
+
+        One batch of each backbone is encoded to measure its pace, where there is something to encode.
+        """
+        return cost_of(slides, self.encoder, self.config.patch, self._cache)
 
     def check_features(self, features: TileFeatures, slide: Slide) -> str:
         """Refuse features of another encoder than the model's own; return how that was checked, in a sentence.

@@ -43,7 +43,7 @@ from mclstexp.settings import from_dict
 from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import counted, duplicates
-from mclstexp.types import FloatArray, StrPath
+from mclstexp.types import BoolArray, FloatArray, StrPath
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,8 @@ class Prediction:
         Pixel size at full resolution in um, or None when unknown.
     embedding
         ``(n, d)`` float32 embeddings of the patches, in the space of the reference's; or None.
+    tissue
+        ``(h, w)`` bool over the whole image: the tissue that a grid was laid on; None where coordinates were given.
     reference
         The reference that it was just made from; None for one that was read from a file.
 
@@ -118,6 +120,7 @@ class Prediction:
     thumbnail_scale: float | None = None
     mpp: float | None = None
     embedding: FloatArray | None = None
+    tissue: BoolArray | None = None
     reference: GeneSource | None = None
 
     def __post_init__(self) -> None:

@@ -81,18 +81,6 @@ def test_query_knows_its_patient_and_takes_text_as_paths(slide_file, tmp_path):
     assert slide.image.read_region(0, 0, 3, 3).shape == (3, 3, 3)
 
 
-def test_coordinates_are_needed_for_now(slide_file, tmp_path):
-    coords = write(tmp_path / "c.csv", query_text())
-    for call in (
-        lambda: read_query(slide_file),
-        lambda: read_query(slide_file, grid="112um"),
-        lambda: read_query(slide_file, coords, grid="112um"),
-    ):
-        with pytest.raises(InputError, match="Slide S1: coordinates are needed for now") as caught:
-            call()
-        assert "\n" not in str(caught.value)
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("text", "match"),

@@ -1,8 +1,14 @@
-"""Query slides: an image and a file of coordinates."""
+"""Query slides: an image and a file of coordinates, or a grid over its tissue."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mclstexp.data.assemble import Draft, build_slide
 from mclstexp.data.images import open_image
@@ -10,13 +16,19 @@ from mclstexp.data.images.base import ImageFile
 from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
+from mclstexp.data.positions.grid import Grid, GridShape, lay_grid
 from mclstexp.data.positions.lattice import pitch_px
+from mclstexp.data.positions.outline import Outline, everywhere, find_outline
+from mclstexp.data.positions.regions import Regions, read_regions
 from mclstexp.data.positions.tissue import looks_misplaced
 from mclstexp.errors import InputError
-from mclstexp.slide import Slide, SpotTable
-from mclstexp.types import StrPath
+from mclstexp.slide import Slide, SlideImage, SpotTable, check_mpp
+from mclstexp.text import counted
+from mclstexp.types import BoolArray, StrPath
 
-__all__ = ["CoordsColumns", "read_coords", "read_query"]
+__all__ = ["CoordsColumns", "Grid", "read_coords", "read_query"]
+
+_NOWHERE = Coordinates(np.zeros(0, dtype=np.str_), np.zeros((0, 2)))
 
 _MIN_PITCH_PX = 4
 """Neighbouring spots that are nearer than this are counted in array steps, not in pixels."""
@@ -53,9 +65,12 @@ def read_query(
     columns: CoordsColumns | None = None,
     check_tissue: bool = True,
     patient: str = "",
-    grid: str | None = None,
+    grid: str | Grid | None = None,
+    grid_shape: GridShape = "square",
+    regions: StrPath | Regions | None = None,
+    name: str | None = None,
 ) -> Slide:
-    r"""Read a slide without counts; it is named after its image.
+    r"""Read a slide without counts, at given spots or on a grid over its tissue.
 
     Parameters
     ----------
@@ -63,22 +78,36 @@ def read_query(
         The H&E image at full resolution: a file, a folder of OME-Zarr or DICOM, or an opened image, such as an
         `ArrayImage` of pixels in memory.
     coords
-        Spot coordinates in its pixels, as `read_coords` takes them. Needed for now.
+        Spot coordinates in its pixels, as `read_coords` takes them; None where ``grid`` is given.
     mpp
         Pixel size in um; without it the image's own, else what follows from a known spot pitch.
     columns
         What the column names of ``coords`` leave open.
     check_tissue
-        Whether to look at the image for coordinates that are swapped or of another resolution.
+        With coordinates, whether to look at the image for coordinates that are swapped or of another resolution; with
+        a grid, whether to lay it on tissue only, which is found by colour, or on all of the image.
     patient
         Name of the patient, "" where unknown.
     grid
-        Reserved for a grid laid over the tissue in place of ``coords``.
+        In place of ``coords``: the distance between points, ``112um`` or ``224px``.
+    grid_shape
+        ``square`` or ``hex``, where ``grid`` is text.
+    regions
+        GeoJSON of areas in pixels, as QuPath exports annotations, or what `read_regions` made of it: spots outside
+        are left out.
+    name
+        Name of the slide; None takes the image's.
+
+    Returns
+    -------
+    Slide
+        With ``tissue`` where a grid was laid.
 
     Raises
     ------
     InputError
-        When either file is missing, damaged or ambiguous, or the spots do not belong on the image.
+        When a file is missing, damaged or ambiguous, the spots do not belong on the image, no tissue is found, or a
+        grid in um meets an unknown pixel size.
 
     Examples
     --------
@@ -91,25 +120,96 @@ def read_query(
     >>> _ = coords.write_text("id,x,y\na,100,100\nb,200,100\nc,100,200\nd,200,200\n")
     >>> read_query(image, coords, mpp=0.5, patient="P7")
     Slide('S1', patient P7, 4 spots, no counts, image 400x300 px at 0.5 um)
+    >>> read_query(image, grid="50um", mpp=0.5)
+    Slide('S1', patient unknown, 12 spots, no counts, image 400x300 px at 0.5 um)
     """
     handle = image if isinstance(image, ImageFile) else open_image(image)
-    image_path = handle.path
-    slide_id = image_path.name.split(".")[0] or image_path.name
-    if coords is None or grid is not None:
+    slide_id = name or handle.path.name.split(".")[0] or handle.path.name
+    if (coords is None) == (grid is None):
+        both = "both are given" if grid is not None else "neither is given"
         raise InputError(
-            f"Slide {slide_id}: coordinates are needed for now: a file of spots (id,x,y in pixels) beside the image; "
-            "a grid in their place is not supported yet."
+            f"Slide {slide_id}: a file of coordinates or a grid, such as grid='112um', says where to predict; {both}."
         )
-    coords_path = require_file(coords, "Coordinates")
+    areas = read_regions(regions) if isinstance(regions, str | os.PathLike) else regions
     with handle:
-        places = parse_coords(coords_path, columns)
-        _check_pixels(places, coords_path.name)
-        draft = Draft(slide_id, "query", places, image=handle, patient=patient, sources=(image_path, coords_path))
-        slide = build_slide(draft, mpp=mpp)
-        problem = looks_misplaced(slide) if check_tissue else None
+        draft = Draft(slide_id, "query", _NOWHERE, image=handle, patient=patient, sources=(handle.path,))
+        with naming(f"Slide {slide_id}"):
+            areas = None if areas is None else areas.on(handle.size_px)
+        if coords is not None:
+            return _at_spots(draft, coords, areas, mpp=mpp, columns=columns, check_tissue=check_tissue)
+        layout = Grid.parse(grid, grid_shape) if isinstance(grid, str) else grid
+        return _on_grid(draft, handle, layout or Grid(100.0), areas, mpp=mpp, check_tissue=check_tissue)
+
+
+def _at_spots(
+    draft: Draft,
+    coords: StrPath,
+    regions: Regions | None,
+    *,
+    mpp: float | None,
+    columns: CoordsColumns | None,
+    check_tissue: bool,
+) -> Slide:
+    coords_path = require_file(coords, "Coordinates")
+    places = parse_coords(coords_path, columns)
+    _check_pixels(places, coords_path.name)
+    draft = replace(draft, coords=places, sources=(*draft.sources, coords_path))
+    slide = build_slide(draft, mpp=mpp)
+    problem = looks_misplaced(slide) if check_tissue else None
     if problem:
-        raise InputError(f"Slide {slide_id}: {problem}.")
-    return slide
+        raise InputError(f"Slide {slide.slide_id}: {problem}.")
+    return slide if regions is None else _limited(slide, regions)
+
+
+def _limited(slide: Slide, regions: Regions) -> Slide:
+    """Leave out the spots outside the regions, and say how many."""
+    inside = regions.holds(slide.spots.xy_px)
+    if not inside.any():
+        raise InputError(
+            f"Slide {slide.slide_id}: none of {counted(len(slide), 'spot')} lies in the regions of {regions.name}; "
+            "export them from this image, in pixels of full resolution."
+        )
+    note = f"{int(inside.sum())} of {counted(len(slide), 'spot')} lie in the regions of {regions.name}."
+    return replace(slide.take(inside), regions=regions.rings, notes=(*slide.notes, *regions.notes, note))
+
+
+def _on_grid(
+    draft: Draft, image: SlideImage, grid: Grid, regions: Regions | None, *, mpp: float | None, check_tissue: bool
+) -> Slide:
+    if mpp is not None:
+        check_mpp(draft.slide_id, mpp)
+    pixel_size = mpp if mpp is not None else image.mpp
+    with naming(f"Slide {draft.slide_id}"):
+        grid.pitch_px(pixel_size)  # before the image is looked at
+        outline = find_outline(image) if check_tissue else everywhere(image)
+        coords = lay_grid(grid, pixel_size, *_area(outline, regions))
+    seen = f" on {_size(outline, pixel_size)} of tissue, told by its colour" if check_tissue else ""
+    notes = [*(regions.notes if regions is not None else ()), f"{counted(len(coords.ids), 'point')} of a {grid}{seen}."]
+    slide = build_slide(replace(draft, coords=coords, notes=tuple(notes)), mpp=mpp)
+    return replace(slide, tissue=outline.mask, regions=() if regions is None else regions.rings)
+
+
+def _area(
+    outline: Outline, regions: Regions | None
+) -> tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], BoolArray]]:
+    """Return the box of what is both tissue and in the regions, and what tells whether places are."""
+    if regions is None:
+        return outline.box, outline.holds
+    box = np.concatenate([np.maximum(outline.box[:2], regions.box[:2]), np.minimum(outline.box[2:], regions.box[2:])])
+    if not (box[:2] < box[2:]).all():
+        raise InputError(f"no tissue is seen in the regions of {regions.name}; --no-tissue-check covers them all.")
+
+    def holds(xy: NDArray[np.float64]) -> BoolArray:
+        kept = outline.holds(xy)
+        kept[kept] = regions.holds(xy[kept])
+        return kept
+
+    return box, holds
+
+
+def _size(outline: Outline, mpp: float | None) -> str:
+    share = f"{outline.mask.mean():.{0 if outline.mask.mean() >= 0.1 else 1}%} of the slide"
+    return share if mpp is None else f"{outline.area_px * mpp**2 / 1e6:.2g} mm2 ({share})"
 
 
 def _check_pixels(coords: Coordinates, name: str) -> None:

@@ -23,10 +23,14 @@ def tissue_mask(image: SlideImage) -> BoolArray:
     -------
     ``(h, w)`` bool, the longer side at most ``THUMBNAIL_PX``.
     """
-    rgb = image.thumbnail(THUMBNAIL_PX).astype(np.float32)
+    return saturated(image.thumbnail(THUMBNAIL_PX).astype(np.float32))
+
+
+def saturated(rgb: NDArray[np.float32], limits: tuple[float, float] = _SATURATION_RANGE) -> BoolArray:
+    """Mark what is coloured on a picture ``(h, w, 3)`` of 0 to 255, ``(h, w)`` bool: Otsu's threshold within limits."""
     brightest = rgb.max(axis=2)
     saturation = (brightest - rgb.min(axis=2)) / np.maximum(brightest, 1.0)
-    return np.asarray(saturation > np.clip(_otsu(saturation), *_SATURATION_RANGE))
+    return np.asarray(saturation > np.clip(_otsu(saturation), *limits))
 
 
 def looks_misplaced(slide: Slide) -> str | None:

@@ -65,7 +65,7 @@ def _spatial(prediction: Prediction) -> dict[str, Any]:
 
 def _provenance(prediction: Prediction) -> dict[str, Any]:
     scalars = {key: value for key, value in prediction.settings.items() if isinstance(value, str | bool | int | float)}
-    record = {
+    record: dict[str, Any] = {
         **scalars,
         "format_version": FORMAT_VERSION,
         "slide": prediction.slide_id,
@@ -73,6 +73,8 @@ def _provenance(prediction: Prediction) -> dict[str, Any]:
         "spot_diameter_px": float(prediction.spot_diameter_px),
         "settings": json.dumps(dict(prediction.settings), sort_keys=True),
     }
+    if prediction.tissue is not None:
+        record["tissue"] = prediction.tissue.astype(np.uint8)
     return record if prediction.mpp is None else {**record, "mpp": float(prediction.mpp)}
 
 
@@ -111,6 +113,7 @@ def fields_of(adata: ad.AnnData) -> dict[str, Any]:
         "thumbnail_scale": None if spatial is None else float(spatial["scalefactors"]["tissue_hires_scalef"]),
         "mpp": float(record["mpp"]) if "mpp" in record else None,
         "embedding": np.asarray(adata.obsm["embedding"]) if "embedding" in adata.obsm else None,
+        "tissue": np.asarray(record["tissue"]).astype(bool) if "tissue" in record else None,
         "sd": arrays.pop("sd", None),
         **arrays,
     }

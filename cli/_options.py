@@ -138,9 +138,15 @@ def cache_of(folder: Path | None) -> "Path | bool":
     return True if folder is None else folder
 
 
-def names(text: str | None) -> list[str] | None:
-    """Split a comma-separated list."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+def names(text: str | None, option: str) -> list[str] | None:
+    """Split a comma-separated list; None where the option was not given."""
+    if text is None:
+        return None
+    listed = [part.strip() for part in text.split(",") if part.strip()]
+    if not listed:
+        raise typer.BadParameter(f"{text!r} names none; give names with commas between, or leave it out.",
+                                 param_hint=option)  # fmt: skip
+    return listed
 
 
 def version_or_tag(text: str | None) -> int | str | None:

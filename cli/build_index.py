@@ -47,7 +47,7 @@ def build_index(
     options.refuse_uri(output, "--output")
     check_output(output, force=force)
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(refs, mpp=mpp, only=options.names(slides, "--slides"), on_progress=bar)
     trained = _model(model, read, encoder, encoder_weights, device, cache)
     reference = Reference.build(
         output,
@@ -116,7 +116,7 @@ def add(
 
     opened = options.open_reference(folder, reference, device=device, cache=cache)
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(refs, mpp=mpp, only=options.names(slides, "--slides"), on_progress=bar)
     report = opened.add(read, replace=replace, message=message, command=options.command_line(), on_progress=bar)
     if as_json:
         emit_json(vars(report))

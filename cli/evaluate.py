@@ -113,8 +113,8 @@ def evaluate(
     split = SplitSpec(
         by=by or plan.split.by,
         folds=read_folds(folds) if folds else (),
-        train=tuple(options.names(train) or ()),
-        test=tuple(options.names(test) or ()),
+        train=tuple(options.names(train, "--train") or ()),
+        test=tuple(options.names(test, "--test") or ()),
     )
     plan = replace(
         plan,
@@ -124,7 +124,7 @@ def evaluate(
         markers=read_gene_sets(markers) if markers else {},
     )
     bar = progress()
-    read = read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar)
+    read = read_slides(refs, mpp=mpp, only=options.names(slides, "--slides"), on_progress=bar)
     notes: list[str] = []
     if protocol in _PAPER:
         read, notes = paper_slides(read, named=slides is not None)
@@ -221,7 +221,7 @@ def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    parts = options.names(text) or []
+    parts = options.names(text, "--seeds") or []
     numbers = tuple(int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 16)
     if not numbers or len(numbers) < len(parts) or any(seed not in RANGES["seed"] for seed in numbers):
         raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds")

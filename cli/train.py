@@ -69,7 +69,7 @@ def train(
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
     model = fit(
-        read_slides(refs, mpp=mpp, only=options.names(slides), on_progress=bar),
+        read_slides(refs, mpp=mpp, only=options.names(slides, "--slides"), on_progress=bar),
         recipe=config,
         genes=named,
         encoder_weights=encoder_weights or "pretrained",

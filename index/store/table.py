@@ -153,7 +153,8 @@ class Table:
                 raise
             reason = _reason(error).split(", /")[0]
             raise InputError(
-                f"Condition {condition!r} cannot be used: {reason}; columns: {', '.join(FILTER_COLUMNS)}."
+                f"Condition {condition!r} cannot be used: {reason}; one such as total_counts > 500 is "
+                f"needed; columns: {', '.join(FILTER_COLUMNS)}."
             ) from error
         return np.asarray(rows[ROW_ID], dtype=np.int64)
 

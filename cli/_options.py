@@ -12,6 +12,7 @@ import typer
 from mclstexp.cli._numbers import number
 from mclstexp.cli._output import note
 from mclstexp.config.ranges import MPP, RANGES
+from mclstexp.text import is_whole
 
 if TYPE_CHECKING:
     from mclstexp.index.reference import Reference
@@ -151,7 +152,7 @@ def names(text: str | None, option: str) -> list[str] | None:
 
 def version_or_tag(text: str | None) -> int | str | None:
     """Return a version number, or a tag as it is."""
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text is not None and is_whole(text) else text
 
 
 def gene_choice(text: str | None) -> "list[str] | str | None":

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+MOST_DIGITS = 18
+"""Of a whole number that 64 bits hold."""
+
 
 def duplicates(values: Iterable[str]) -> list[str]:
     """Values that occur more than once, in order of first appearance."""
@@ -33,3 +36,14 @@ def counted(n: int, noun: str) -> str:
     ('1 slide', '1,200 spots')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number, of the digits 0 to 9 and not absurdly many.
+
+    Examples
+    --------
+    >>> is_whole("12"), is_whole("-1"), is_whole("\u00b2"), is_whole("9" * 30)
+    (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS

@@ -104,6 +104,8 @@ def query(
     from mclstexp.predict.evidence import neighbours_path
     from mclstexp.storage import check_output
 
+    if tile_px is not None and features is None and origin != "topleft":
+        raise typer.BadParameter("it goes with --origin topleft or --features.", param_hint="--tile-px")
     output = output or Path(f"{image.name.split('.')[0] or image.name}.h5ad")
     for path in (output, neighbours_path(output)):
         check_output(path, force=force)

@@ -102,7 +102,7 @@ COLUMNS = [
     Entry("query --x-column = --y-column", (*QUERY, "--x-column", "x", "--y-column", "x")),
     Entry("query --id-column of x", (*QUERY, "--id-column", "x"), expected=EITHER),
     Entry("query --origin topleft alone", (*QUERY, "--origin", "topleft"), names=("--tile-px",)),
-    Entry("query --tile-px alone", (*QUERY, "--tile-px", "100"), names=("--tile-px",)),
+    Entry("query --tile-px alone", (*QUERY, "--tile-px", "100"), expected=USAGE, names=("--tile-px",)),
     Entry("query --units um", (*QUERY, "--units", "um"), expected=EITHER),
     Entry("query --mpp of another slide", (*QUERY, "--mpp", "0.01")),
     Entry("query --mpp 100", (*QUERY, "--mpp", "100")),

@@ -69,7 +69,7 @@ def with_settings(config: T, assignments: list[str]) -> T:
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"Setting {assignment!r} is not of the form key=value; give it so.")
+            raise InputError(f"Setting {assignment!r} is not of the form key=value.")
         *parents, leaf = dotted.split(".")
         target = values
         for parent in parents:

@@ -64,7 +64,7 @@ def layer_values(prediction: Prediction, layers: Sequence[str]) -> dict[str, np.
     values = {}
     for name in layers:
         if name not in LAYERS:
-            raise InputError(f"There is no layer {name!r}; one of {', '.join(LAYERS)} is needed.")
+            raise InputError(f"There is no layer {name!r}; layers are {', '.join(LAYERS)}.")
         if getattr(prediction, name) is None:
             present = [layer for layer in LAYERS if getattr(prediction, layer) is not None]
             raise InputError(f"The prediction has no layer {name!r}; it has {', '.join(present)}.")

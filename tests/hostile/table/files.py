@@ -15,7 +15,7 @@ GENERAL = ("missing", "empty", "cut:0.5", "cut:0.1", "cut:1", "random", "zeros",
 OF_TEXT = ("nul", "latin", "bom", "utf16", "crlf", "cr", "twice", "header", "gzipped", "bytes")
 """What can happen to a text."""
 
-OFTEN = ("cut:0.5", "random", "pipe", "latin")
+OFTEN = ("cut:0.5", "pipe", "latin")
 """What is tried with the other tests; the rest in full runs alone."""
 
 OF_BINARY = tuple(f"flip:{seed}" for seed in range(6))

@@ -12,6 +12,7 @@ import typer
 from mclstexp.cli._numbers import number
 from mclstexp.cli._output import note
 from mclstexp.config.ranges import MPP, RANGES
+from mclstexp.text import is_whole
 
 if TYPE_CHECKING:
     from mclstexp.index.reference import Reference
@@ -151,14 +152,20 @@ def cache_of(folder: Path | None) -> "Path | bool":
     return True if folder is None else folder
 
 
-def names(text: str | None) -> list[str] | None:
-    """Split a comma-separated list."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+def names(text: str | None, option: str) -> list[str] | None:
+    """Split a comma-separated list; None where the option was not given."""
+    if text is None:
+        return None
+    listed = [part.strip() for part in text.split(",") if part.strip()]
+    if not listed:
+        raise typer.BadParameter(f"{text!r} names none; give names with commas between, or leave it out.",
+                                 param_hint=option)  # fmt: skip
+    return listed
 
 
 def version_or_tag(text: str | None) -> int | str | None:
     """Return a version number, or a tag as it is."""
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text is not None and is_whole(text) else text
 
 
 def gene_choice(text: str | None) -> "list[str] | str | None":

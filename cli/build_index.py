@@ -55,7 +55,7 @@ def build_index(
     read = read_slides(
         refs,
         mpp=mpp,
-        only=options.names(slides),
+        only=options.names(slides, "--slides"),
         bin_um=bin_um,
         cells=cells,
         pool_um=pool_um,
@@ -166,7 +166,7 @@ def add(
     read = read_slides(
         refs,
         mpp=mpp,
-        only=options.names(slides),
+        only=options.names(slides, "--slides"),
         bin_um=bin_um,
         cells=cells,
         pool_um=pool_um,

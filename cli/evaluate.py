@@ -9,6 +9,7 @@ from mclstexp.cli import _options as options
 from mclstexp.cli._numbers import number
 from mclstexp.cli._output import emit, emit_json, note, progress, table
 from mclstexp.config.ranges import RANGES
+from mclstexp.text import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,8 +117,8 @@ def evaluate(
     split = SplitSpec(
         by=by or plan.split.by,
         folds=read_folds(folds) if folds else (),
-        train=tuple(options.names(train) or ()),
-        test=tuple(options.names(test) or ()),
+        train=tuple(options.names(train, "--train") or ()),
+        test=tuple(options.names(test, "--test") or ()),
     )
     plan = replace(
         plan,
@@ -130,7 +131,7 @@ def evaluate(
     read = read_slides(
         refs,
         mpp=mpp,
-        only=options.names(slides),
+        only=options.names(slides, "--slides"),
         bin_um=bin_um,
         cells=cells,
         pool_um=pool_um,
@@ -232,8 +233,8 @@ def _recipes(given: "Sequence[str] | None", protocol: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    parts = options.names(text) or []
-    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 16)
+    parts = options.names(text, "--seeds") or []
+    numbers = tuple(int(part) for part in parts if is_whole(part))
     if not numbers or len(numbers) < len(parts) or any(seed not in RANGES["seed"] for seed in numbers):
         raise typer.BadParameter(f"{text!r} is not a list such as 0,1,2.", param_hint="--seeds")
     return numbers

@@ -106,7 +106,7 @@ def _export_prediction(
         output or Path(f"{prediction.stem}.zarr"),
         format=format,  # type: ignore[arg-type]
         genes=None if names == "all" else names,
-        layers=options.names(layers),
+        layers=options.names(layers, "--layers"),
         image=image,
         object_type=object_type,  # type: ignore[arg-type]
         force=force,

@@ -44,7 +44,7 @@ def her2st(
     done = fetch_her2st(
         output,
         source=source,
-        slides=options.names(slides),
+        slides=options.names(slides, "--slides"),
         revision=revision,
         endpoint=endpoint,
         dry_run=dry_run,

@@ -130,6 +130,8 @@ def query(
     from mclstexp.index.filter import Filter
     from mclstexp.model.model import Model
 
+    if tile_px is not None and features is None and origin != "topleft":
+        raise typer.BadParameter("it goes with --origin topleft or --features.", param_hint="--tile-px")
     side = tile_px if features is None else None
     columns = CoordsColumns(x_column, y_column, id_column, origin, side, units, pitch_um)
     inputs = find_inputs(slides)

@@ -197,6 +197,8 @@ def tag(
 
     Example: mst tag paper-figures
     """
+    if name is None and (forget or force or version is not None):
+        raise typer.BadParameter("without the name of a tag, tags are only listed; name one.", param_hint="NAME")
     opened = options.open_reference(folder, reference)
     if name is None:
         tags = opened.tags

@@ -78,7 +78,7 @@ def train(
     read = read_slides(
         refs,
         mpp=mpp,
-        only=options.names(slides),
+        only=options.names(slides, "--slides"),
         bin_um=bin_um,
         cells=cells,
         pool_um=pool_um,

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mclstexp.errors import InputError
 
 T = TypeVar("T")
+
+LONGEST_SHOWN = 80
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def require(name: str, value: object, fits: bool, needed: str) -> None:
@@ -21,7 +30,7 @@ def require(name: str, value: object, fits: bool, needed: str) -> None:
         Naming the setting, its value and what is needed, when ``fits`` is not true.
     """
     if not fits:
-        raise InputError(f"Setting {name} is {value!r}; {needed} is needed.")
+        raise InputError(f"Setting {name} is {_shown(value)}; {needed} is needed.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def with_settings(config: T, assignments: list[str]) -> T:
             raise InputError(f"Unknown setting {dotted!r}; known: {', '.join(sorted(target))}.")
         try:
             target[leaf] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of too many digits, brackets without end
             target[leaf] = text
     return from_dict(type(config), values)
 
@@ -89,12 +98,12 @@ def with_settings(config: T, assignments: list[str]) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise InputError(f"Setting {where} must be a group of settings, got {value!r}.")
+            raise InputError(f"Setting {where} must be a group of settings, got {_shown(value)}.")
         return from_dict(hint, value, f"{where}.")
     origin, options = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value not in options:
-            raise InputError(f"Setting {where} is {value!r}; one of {', '.join(map(repr, options))} is needed.")
+            raise InputError(f"Setting {where} is {_shown(value)}; one of {', '.join(map(repr, options))} is needed.")
         return value
     if origin in (Union, UnionType):
         if value is None and type(None) in options:
@@ -103,10 +112,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(inner, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise InputError(f"Setting {where} must be a list, got {value!r}.")
+            raise InputError(f"Setting {where} must be a list, got {_shown(value)}.")
         return tuple(_convert(options[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # which no range holds
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"Setting {where} must be {hint.__name__}, got {value!r}.")
+        raise InputError(f"Setting {where} must be {hint.__name__}, got {_shown(value)}.")
     return value

@@ -32,6 +32,8 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long for the file system",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, and a file is needed",
+    errno.ELOOP: "a link leads back to itself; remove it",
+    errno.ENXIO: "it is no regular file, and one is needed",
 }
 _TEXTS = {
     "No space left": errno.ENOSPC,
@@ -45,6 +47,8 @@ _TEXTS = {
     "not found": errno.ENOENT,
     "Not found": errno.ENOENT,
     "Input/output error": errno.EIO,
+    "Too many levels of symbolic links": errno.ELOOP,
+    "is a directory": errno.EISDIR,
 }
 
 

@@ -12,6 +12,9 @@ _NUMBER = re.compile(r"(?<![\w.'-])\d+(?:\.\d+)?(?![\w'])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A cell that begins so is computed by Excel, LibreOffice and Google Sheets."""
 
+MOST_DIGITS = 18
+"""Of a whole number that 64 bits hold."""
+
 
 def duplicates(values: Iterable[str]) -> list[str]:
     """Values that occur more than once, in order of first appearance."""
@@ -92,3 +95,14 @@ def harmless(value: object) -> object:
     ("'=1+1", 'ERBB2', -0.5)
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number, of the digits 0 to 9 and not absurdly many.
+
+    Examples
+    --------
+    >>> is_whole("12"), is_whole("-1"), is_whole("\u00b2"), is_whole("9" * 30)
+    (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS

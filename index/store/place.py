@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -23,6 +24,17 @@ DERIVED = "derived"
 LOCK_FILE = ".lock"
 OWN = {TABLE_FOLDER, HASHES, GENES, MODELS, DERIVED, LOCK_FILE}
 """Everything that a reference's folder holds."""
+
+
+def _is_irregular(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe, a device or the like, or a link that leads nowhere but to itself."""
+    try:
+        mode = entry.stat().st_mode
+    except FileNotFoundError:
+        return False  # it vanished, as what a writer is at does, or is a link to nothing
+    except OSError:
+        return True
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 class Place:
@@ -67,7 +79,7 @@ class Place:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-                    elif not entry.is_file() and os.path.exists(entry.path) and not entry.is_dir():  # noqa: PTH110
+                    elif _is_irregular(entry):
                         raise FormatError(f"Reference {self}: {entry.path} is no regular file; restore a copy.")
 
     @property
@@ -106,6 +118,10 @@ class Place:
                 return bytes(stream.read())
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+        except OSError:
+            if self.local is not None and (self.local / name).is_dir():
+                return None
+            raise
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file so that a reader sees all of it or nothing."""
@@ -147,6 +163,10 @@ class Place:
                     digest.update(block)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+        except OSError:
+            if self.local is not None and (self.local / name).is_dir():
+                return None
+            raise
         return digest.hexdigest()
 
     def remove(self, name: str) -> None:

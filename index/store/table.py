@@ -59,7 +59,11 @@ def manifest_name(version: int) -> str:
 def version_of(name: str) -> int | None:
     """Return the version whose file this is; None for any other file."""
     stem = name.rpartition("/")[2].removesuffix(".manifest")
-    return 2**64 - 1 - int(stem) if name.endswith(".manifest") and stem.isdigit() and len(stem) == 20 else None
+    return (
+        2**64 - 1 - int(stem)
+        if name.endswith(".manifest") and stem.isascii() and stem.isdecimal() and len(stem) == 20
+        else None
+    )
 
 
 class Table:
@@ -149,7 +153,8 @@ class Table:
                 raise
             reason = _reason(error).split(", /")[0]
             raise InputError(
-                f"Condition {condition!r} cannot be used: {reason}; columns: {', '.join(FILTER_COLUMNS)}."
+                f"Condition {condition!r} cannot be used: {reason}; one such as total_counts > 500 is "
+                f"needed; columns: {', '.join(FILTER_COLUMNS)}."
             ) from error
         return np.asarray(rows[ROW_ID], dtype=np.int64)
 

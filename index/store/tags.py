@@ -11,6 +11,7 @@ from mclstexp.index.store.lock import writing
 from mclstexp.index.store.place import HASHES, TABLE_FOLDER, Place
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.table import Table
+from mclstexp.text import is_whole
 
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
@@ -30,7 +31,7 @@ def write_tag(place: Place, name: str, version: int, *, force: bool = False) -> 
         When the tag exists and ``force`` is not set.
     """
     if not _TAG.fullmatch(name):
-        raise InputError(f"Tag {name!r} cannot be used: a letter first, then letters, digits, '.', '_' and '-'.")
+        raise InputError(f"Tag {name!r} cannot be used; a letter, then letters, digits, '.', '_' and '-' are needed.")
     with place.errors(), writing(place, "mst tag"):
         newest = Snapshot.at(place)
         resolve_version(newest, version)
@@ -85,7 +86,7 @@ def resolve_version(newest: Snapshot, version: int | str) -> int:
     InputError
         When there is no such version or tag.
     """
-    if isinstance(version, str) and version.isdecimal():
+    if isinstance(version, str) and is_whole(version):
         version = int(version)
     number = _require_tag(newest, version) if isinstance(version, str) else version
     if number != newest.version and newest.place.sha256(tables.manifest_name(number)) is None:

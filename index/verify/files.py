@@ -21,6 +21,7 @@ from mclstexp.index.store.table import Table, version_of
 from mclstexp.index.store.tags import tag_file, tag_record, tags_of
 from mclstexp.index.verify.findings import Report
 from mclstexp.storage import TEMPORARY, sha256_bytes
+from mclstexp.text import is_whole
 
 HINT = f"{TABLE_FOLDER}/_versions/latest_version_hint.json"
 """Lance's own pointer to the newest version: rewritten in place, derived from the folder's listing."""
@@ -51,7 +52,7 @@ def read_files(place: Place, report: Report, *, repair: bool) -> Files:
         files.hashes |= record.files
         files.copies |= record.copies
         stem = name.rpartition("/")[2].removesuffix(".json")
-        files.versions |= {int(stem)} if stem.isdigit() else set()
+        files.versions |= {int(stem)} if is_whole(stem) else set()
     return files
 
 

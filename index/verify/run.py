@@ -37,7 +37,7 @@ def verify(target: str | os.PathLike[str], *, repair: bool = False, on_progress:
     place = Place(target)
     refuse_version_1(place)
     if place.local is not None and not place.local.is_dir():
-        raise InputError(f"{place} is not a reference: there is no such folder.")
+        raise InputError(f"{place} is not a reference: there is no such folder; correct the path.")
     report = Report()
     alone = writing(place, "mst verify --repair", alone=True) if repair else contextlib.nullcontext()
     with place.errors(), alone:

@@ -83,9 +83,11 @@ class ModelConfig:
                 f"encoder.input_px is {side}, but a patch has patch.size_px {self.patch.size_px}: nothing is gained by "
                 "enlarging it; set both, or leave encoder.input_px out."
             )
-        places, n_scales = self.shared.context_scales, len(self.encoder.scales)
-        if self.space == "shared" and places and max(places) >= n_scales:
-            raise InputError(
-                f"shared.context_scales is {list(places)}, but encoder.scales has {n_scales}; set both, such as "
-                f"shared.context_scales={list(range(n_scales))} (places are counted from 0)."
-            )
+        n_scales = len(self.encoder.scales)
+        for name in ("context_scales", "scales"):
+            places = getattr(self.shared, name)
+            if self.space == "shared" and places and max(places) >= n_scales:
+                raise InputError(
+                    f"shared.{name} is {list(places)}, but encoder.scales has {n_scales}; set both, such as "
+                    f"shared.{name}={list(range(n_scales))} (places are counted from 0)."
+                )

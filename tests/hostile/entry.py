@@ -73,7 +73,8 @@ class Outcome:
     @property
     def lines(self) -> list[str]:
         """The lines that are the error: notes come before it, and usage around it."""
-        return [line for line in self.err.splitlines() if line.startswith(("mst: error: ", "Error: "))]
+        lines = [line for line in self.err.splitlines() if line.startswith(("mst: error: ", "Error: "))]
+        return lines or [line for line in self.out.splitlines()[-1:] if line.endswith("NOT whole")]
 
     @property
     def said(self) -> str:
@@ -114,16 +115,19 @@ def problem(entry: Entry, outcome: Outcome) -> str:
     absent = [word for word in entry.names if word.lower() not in said.lower()]
     if absent:
         return f"the line does not name {absent[0]!r}"
-    if not outcome.err.rstrip().endswith(line):
+    if not outcome.err.rstrip().endswith(line) and not line.endswith("NOT whole"):
         return "the error is not the last line"
-    return "" if has_remedy(said) else "the line names no remedy"
+    return "" if has_remedy(f"{said} {outcome.err[-300:]}") else "the line names no remedy"
 
 
 REMEDIES = (
     "needed", "needs", "give", "copy", "correct", "remove", "rename", " use ", "name", "write", "save", "download",
-    " add ", "make ", "choose", "leave", "convert", "is not one of", "not in the range", "should be", "holds", " has ",
-    "known:", "near:", "did you mean", "one of", "mst ", "--", "expected", "keep", "restore", "repair", "try", "build",
-    "train", "repeat", "set both", "there already", "free some space", "load", "belongs",
+    "requires", " add ", "make ", "choose", "leave", "convert", "is not one of", "not in the range", "should be", "holds",
+    " has ",
+    "known:", "near:", "did you mean", "one of", "mst ", "--", "expected", "keep", "restore", "repair", "try",
+    "build",
+    "train", "repeat", "join", "must be", "of the form", "layers are", "set both",
+    "there already", "free some space", "load", "belongs",
 )  # fmt: skip
 """Words of which a line that helps has one."""
 

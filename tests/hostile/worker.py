@@ -45,8 +45,8 @@ class Runner:
             for spoil in entry.spoils:
                 self._spoil(spoil, inputs)
             before = _files(inputs)
-            places = {"w": str(self.world), "i": str(inputs), "o": str(outputs)}
-            words = [word.format_map(places) if "{" in word else word for word in entry.command]
+            places = {"{w}": self.world, "{i}": inputs, "{o}": outputs}
+            words = [_placed(word, places) for word in entry.command]
             started, used = time.monotonic(), time.process_time()
             code, out, err = self._command(words, outputs, entry.environment)
             seconds, cpu = time.monotonic() - started, time.process_time() - used
@@ -75,6 +75,12 @@ class Runner:
         if self.apart:
             return _apart(words, folder, environment)
         return _here(words, folder, environment)
+
+
+def _placed(word: str, places: dict[str, Path]) -> str:
+    for name, path in places.items():
+        word = word.replace(name, str(path))
+    return word
 
 
 def _files(folder: Path) -> set[str]:

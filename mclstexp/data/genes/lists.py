@@ -69,7 +69,7 @@ def parse_genes(arg: str) -> list[str]:
     if Path(arg).is_file():
         return read_gene_list(Path(arg))
     if re.search(r"\.(txt|json|csv|tsv|npy)$", arg) or "/" in arg:
-        raise InputError(f"Gene list {arg} does not exist.")
+        raise InputError(f"Gene list {arg} does not exist; correct the path.")
     names = [name.strip() for name in arg.split(",") if name.strip()]
     if not names:
         raise InputError("No gene is named; give names separated by commas, such as ERBB2,CD3E, or a file.")

@@ -57,6 +57,8 @@ class CoordsColumns:
     def __post_init__(self) -> None:
         if (self.x is None) != (self.y is None):
             raise InputError("--x-column and --y-column go together: one of them is missing.")
+        if self.x is not None and self.x == self.y:
+            raise InputError(f"--x-column and --y-column are both {self.x!r}; give two columns.")
         for option, value, allowed in (
             ("--origin", self.origin, (None, "center", "topleft")),
             ("--units", self.units, (None, "px", "um")),

@@ -51,12 +51,12 @@ def discover(refs: StrPath, choices: Choices = DEFAULT) -> list[SlideSource]:
     refs = Path(refs)
     try:
         if not refs.exists():
-            raise InputError(f"{refs} does not exist.")
+            raise InputError(f"{refs} does not exist; correct the path.")
         sources = _walk(refs, DEPTH, choices)
     except OSError as error:
         raise InputError(f"{error.filename or refs} cannot be read: {error.strerror or error}.") from error
     if not sources and not refs.is_dir():
-        raise InputError(f"{refs} is neither a folder, nor an .h5ad, nor a slides.csv.")
+        raise InputError(f"{refs} is neither a folder, nor an .h5ad, nor a slides.csv; one of them is needed.")
     if not sources:
         looked_for = ", ".join(layout.LOOKS_FOR for layout in LAYOUTS)
         raise InputError(

@@ -70,11 +70,12 @@ def new_model(name: str, *, pretrained: bool, seed: int) -> nn.Module:
             return model.eval()
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise WeightsError(
-            f"The weights of encoder {name!r} could not be downloaded ({type(error).__name__}); "
+            f"The weights of encoder {name[:100]!r} could not be downloaded ({type(error).__name__}); "
             "on a machine without internet give them with --encoder-weights FILE."
         ) from error
-    except RuntimeError as error:
-        raise InputError(f"Encoder {name!r} could not be made ({error}); any timm or hf-hub: name will do.") from error
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:  # hf-hub's refusal of a name is a ValueError
+        shown, why = (f"{text[:100]}..." if len(text) > 100 else text for text in (name, str(error)))
+        raise InputError(f"Encoder {shown!r} could not be made ({why}); any timm or hf-hub: name will do.") from error
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> int | None:

@@ -75,7 +75,9 @@ def check_picture(path: StrPath, *, force: bool = False) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"A picture is a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, got {path.name!r}.")
+        raise InputError(
+            f"A picture is a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, got {path.name!r}; give it such a suffix."
+        )
     check_output(path, force=force)
     return path
 

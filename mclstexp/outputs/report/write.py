@@ -75,7 +75,7 @@ def report(
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"A report is an .html file, got {path.name!r}.")
+        raise InputError(f"A report is an .html file, got {path.name!r}; give it that suffix.")
     check_output(path, force=force)
     loaded = [_loaded(one) for one in _listed(predictions)]
     if not loaded:

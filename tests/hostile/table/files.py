@@ -15,6 +15,9 @@ GENERAL = ("missing", "empty", "cut:0.5", "cut:0.1", "cut:1", "random", "zeros",
 OF_TEXT = ("nul", "latin", "bom", "utf16", "crlf", "cr", "twice", "header", "gzipped", "bytes")
 """What can happen to a text."""
 
+OFTEN = ("cut:0.5", "pipe", "latin")
+"""What is tried with the other tests; the rest in full runs alone."""
+
 OF_BINARY = tuple(f"flip:{seed}" for seed in range(6))
 
 
@@ -114,7 +117,7 @@ def _of(kind: Kind) -> Iterator[Entry]:
         spoils = [Spoil(kind.copy, damage, kind.file)]
         if kind.copy == "p.neighbours.parquet":
             spoils.append(Spoil("p.h5ad"))
-        yield Entry(f"{kind.name}: {damage}", kind.command, tuple(spoils), expected=EITHER)
+        yield Entry(f"{kind.name}: {damage}", kind.command, tuple(spoils), expected=EITHER, always=damage in OFTEN)
 
 
 ENTRIES = [entry for kind in KINDS for entry in _of(kind)]

@@ -184,6 +184,10 @@ OTHERS = [
     *(Entry(f"{verb} of two references", (verb, "{w}/reference", "-r", "elsewhere"), expected=USAGE,
             names=("--reference",))
       for verb in ("info", "verify", "history", "cohorts", "optimize")),
+    *(Entry(f"{words[0]} of two references", (*words, "-r", "elsewhere"), expected=USAGE, names=("--reference",))
+      for words in (("add", "{w}/refs", "{w}/reference"), ("remove", "{w}/reference", "--slide", "P1_A"),
+                    ("restore", "1", "{w}/reference"))),
+    Entry("plot of a reference that is none", ("plot", "{w}/p.h5ad", "--what", "embedding", "-r", "gone")),
     Entry("info of a reference by a wrong version", (*BASE["info"], "--version", "99"), names=("99",)),
     Entry("check advises no option that it has not", ("check", "{i}/visium"),
           (Spoil("visium", "replace:pxl_row=>row", "spatial/tissue_positions.csv"),)),

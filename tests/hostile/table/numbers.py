@@ -13,6 +13,9 @@ from mclstexp.cli.app import app
 from mclstexp.config.ranges import RANGES, Range
 
 NO_NUMBERS = ("x", "", "nan", "-1", "1e400", "0x10")
+OFTEN = ("nan", "-1", "nonsense", "NaN", "[]")
+"""What is tried with the other tests; the rest in full runs alone."""
+
 NO_CHOICES = ("nonsense", "")
 
 
@@ -36,7 +39,7 @@ def _kind(hint: Any) -> Any:
 def _entry(command: str, option: str, value: str) -> Entry:
     copies = (Spoil("reference"),) if command in CHANGING else ()
     words = (*BASE[command], option, value)
-    return Entry(f"{command} {option} {value!r}", words, copies, expected=USAGE, names=(option,))
+    return Entry(f"{command} {option} {value!r}", words, copies, expected=USAGE, names=(option,), always=value in OFTEN)
 
 
 def _of_options() -> Iterator[Entry]:
@@ -61,7 +64,7 @@ def _of_settings() -> Iterator[Entry]:
     for name, limits in RANGES.items():
         for value in _outside(limits):
             words = (*BASE["train"], "--set", f"{name}={value}")
-            yield Entry(f"train --set {name}={value}", words, expected=REFUSED, names=(name,))
+            yield Entry(f"train --set {name}={value}", words, expected=REFUSED, names=(name,), always=value in OFTEN)
 
 
 OPTIONS = list(_of_options())

@@ -80,7 +80,7 @@ def hest(
         raise typer.BadParameter("all of HEST-1k is over a terabyte; choose samples.", param_hint="--organ, --ids, ...")
     from mclstexp.data.fetch import HestFilter, fetch_hest
 
-    which = HestFilter(organ, species, technology, oncotree, tuple(options.names(ids) or ()))
+    which = HestFilter(organ, species, technology, oncotree, tuple(options.names(ids, "--ids") or ()))
     done = fetch_hest(output, which, images=images, endpoint=endpoint, dry_run=dry_run, on_progress=progress())
     _tell(done, dry_run, as_json)
 

@@ -122,8 +122,8 @@ def problem(entry: Entry, outcome: Outcome) -> str:
 
 REMEDIES = (
     "needed", "needs", "give", "copy", "correct", "remove", "rename", " use ", "name", "write", "save", "download",
-    "requires", " add ", "make ", "choose", "leave", "convert", "is not one of", "not in the range", "should be", "holds",
-    " has ",
+    "requires", " add ", "make ", "choose", "leave", "convert", "is not one of", "not in the range", "should be",
+    "holds", " has ",
     "known:", "near:", "did you mean", "one of", "mst ", "--", "expected", "keep", "restore", "repair", "try",
     "build",
     "train", "repeat", "join", "must be", "of the form", "layers are", "set both",

@@ -54,7 +54,7 @@ def test_the_command_refuses_early_what_cannot_work(command, tmp_path):
     (tmp_path / "refs").mkdir()
     for arguments, says in [
         ([str(tmp_path / "refs"), "-o", str(tmp_path / "refs")], "exists already"),
-        ([str(tmp_path / "refs"), "--folds", str(tmp_path / "none.csv")], "Cannot read folds"),
+        ([str(tmp_path / "refs"), "--folds", str(tmp_path / "none.csv")], "do not exist; correct the path"),
         ([str(tmp_path / "refs"), "--protocol", "paper-code"], "--genes"),
         ([str(tmp_path / "refs"), "--tune", "retrieval.k=5"], "leaves nothing to choose"),
         ([str(tmp_path / "absent")], "absent"),

@@ -62,6 +62,14 @@ def test_xenium_cells_and_pools_of_them(tmp_path):
     assert len(slide) == N
     np.testing.assert_allclose(slide.spots.xy_px, XY / 0.25)
     np.testing.assert_array_equal(slide.spots.counts.toarray(), COUNTS)
+    cells = tmp_path / "X1" / "cells.parquet"
+    pd.read_parquet(cells).to_csv(tmp_path / "X1" / "cells.csv.gz", index=False)
+    whole = cells.read_bytes()
+    cells.unlink()
+    np.testing.assert_array_equal(read_slides(tmp_path, cells=True)[0].spots.xy_px, slide.spots.xy_px)
+    cells.write_bytes(whole[:200])
+    fails(tmp_path, "cells.parquet is damaged", cells=True)
+    cells.write_bytes(whole)
     (pooled,) = read_slides(tmp_path, cells=True, pool_um=500)
     assert (len(pooled), pooled.spots.counts.sum()) == (1, COUNTS.sum())
     (tmp_path / "X1" / "transcripts.parquet").unlink()

@@ -103,13 +103,30 @@ def _cells(outs: Path, name: str, frame: _Frame) -> Draft:
     if path is None or matrix is None:
         wanted = " nor ".join([_TRANSCRIPTS[0], f"{_CELLS[0]} with {_MATRICES[0]}"])
         raise InputError(f"Slide {name}: {outs} holds neither {wanted}.")
-    table = read_table(path)
-    missing = [column for column in ("cell_id", "x_centroid", "y_centroid") if column not in table.columns]
-    if missing:
-        raise InputError(f"{path.name} has no column {missing[0]!r}; it has {some(map(repr, table.columns))}.")
-    um = np.column_stack([numbers(table, column, path) for column in ("x_centroid", "y_centroid")])
-    coords = Coordinates(table["cell_id"].to_numpy(dtype=np.str_), frame.to_px(um))
+    ids, um = _centroids(path)
+    coords = Coordinates(ids, frame.to_px(um))
     return _draft(name, frame, coords, read_counts(matrix), (path, matrix), ("segmented cells, a spot each.",))
+
+
+def _centroids(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Read cells' names and middles in um; of a Parquet file these columns alone, typed: there may be a million."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = ["cell_id", "x_centroid", "y_centroid"]
+    typed = path.suffix == ".parquet"
+    with reading(path):
+        frame = None if typed else read_table(path)
+        names = parquet.read_schema(path).names if frame is None else list(frame.columns)
+        missing = [column for column in columns if column not in names]
+        if missing:
+            raise InputError(f"{path.name} has no column {missing[0]!r}; it has {some(map(repr, names))}.")
+        if frame is not None:
+            um = np.column_stack([numbers(frame, column, path) for column in columns[1:]])
+            return frame["cell_id"].to_numpy(dtype=np.str_), um
+        table = parquet.read_table(path, columns=columns)
+        um = np.column_stack([table[column].cast(pa.float64()).to_numpy() for column in columns[1:]])
+        return np.asarray(table["cell_id"].cast(pa.string()).to_numpy(), dtype=np.str_), um
 
 
 def _draft(

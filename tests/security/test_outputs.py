@@ -6,6 +6,7 @@ import io
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pages import plain_prediction
 from typer.testing import CliRunner
@@ -20,6 +21,9 @@ from mclstexp.evaluate.report import write_report
 from mclstexp.evaluate.run import run_evaluation
 from mclstexp.outputs.export import export
 from mclstexp.panel import GenePanel
+
+INLINE = "<img src=x onerror=alert(1)>\"'&"
+"""As hostile as a slide's name may be, which has no slash."""
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'>&"
 FORMULAS = ("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1")
@@ -63,12 +67,12 @@ def test_no_name_is_an_element_of_a_page(tmp_path: Path) -> None:
 
 def test_no_name_is_an_element_or_a_formula_of_an_evaluation(tmp_path: Path) -> None:
     genes = GenePanel((f"=1+1{HOSTILE}", *(f"G{i}" for i in range(69))))
-    slides = World(names=(f"=A{HOSTILE}", f"+B{HOSTILE}", f"@C{HOSTILE}"), genes=genes).slides
+    slides = World(names=(f"=A{INLINE}", f"+B{INLINE}", f"@C{INLINE}"), genes=genes).slides
     result = run_evaluation(slides, [TrainingMean(Normalisation())], EvaluationProtocol(n_genes=70))
     page = write_report(result, tmp_path / "out").read_text()
     tags = Tags(page).tags
     assert not any(tag == "script" or "onerror" in attributes for tag, attributes in tags)
-    assert html.escape(HOSTILE) in page
+    assert html.escape(INLINE) in page
     for path in (tmp_path / "out").glob("*.csv"):
         assert formulas_in(path.read_text()) == []
 
@@ -77,7 +81,10 @@ def test_no_name_is_an_element_or_a_formula_of_an_evaluation(tmp_path: Path) -> 
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path, formula: str) -> None:
     prediction = plain_prediction(genes=(f"{formula}A", f"{formula}B"))
     spots = [f"{formula}{spot}" for spot in prediction.spot_ids]
-    export(mclstexp.Prediction(**{**_fields(prediction), "spot_ids": spots, "evidence": None}), tmp_path / "a.csv")
+    export(
+        mclstexp.Prediction(**{**_fields(prediction), "spot_ids": spots, "evidence": _of_spots(prediction, formula)}),
+        tmp_path / "a.csv",
+    )
     text = (tmp_path / "a.csv").read_text()
     assert formula.strip() in text
     assert formulas_in(text) == []
@@ -94,6 +101,13 @@ def test_no_cell_of_the_neighbours_is_a_formula(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "'=1+1" in done.stdout
     assert formulas_in(done.stdout) == []
+
+
+def _of_spots(prediction: mclstexp.Prediction, before: str) -> pa.Table:
+    """Return the prediction's evidence for spots whose names begin so."""
+    table = prediction.evidence
+    at = table.schema.get_field_index("query_spot")
+    return table.set_column(at, "query_spot", [[f"{before}{spot}" for spot in table["query_spot"].to_pylist()]])
 
 
 def _fields(prediction: mclstexp.Prediction) -> dict[str, object]:

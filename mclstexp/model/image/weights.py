@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlparse
@@ -65,7 +65,7 @@ def new_model(name: str, *, pretrained: bool, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     keywords: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     try:
-        with _hub():
+        with _hub() if pretrained or name.startswith("hf-hub:") else nullcontext():
             model: nn.Module = timm.create_model(name, **keywords)
             return model.eval()
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -21,6 +21,9 @@ from mclstexp.outputs.serve.session import Session
 
 ABSENT = "Neither the prediction nor its reference has such a gene."
 
+LONGEST_PATH = 1000
+"""Characters of a path; a number of more than 4,300 digits, of all that could stand in one, is read by no int()."""
+
 
 def make_app(sessions: Sequence[Session], token: str, title: str, host: str) -> ASGIApp:
     """Return the application.
@@ -120,6 +123,8 @@ class _Guard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
             return
         refused = self._refusal(scope)
         app: ASGIApp = self._app if refused is None else refused
@@ -132,6 +137,8 @@ class _Guard:
         first = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
         if not hmac.compare_digest(first.encode(), self._token.encode()):
             return PlainTextResponse("the address lacks the token that mst serve printed", 403)
+        if len(scope["path"]) > LONGEST_PATH:
+            return PlainTextResponse("the address is too long", 414)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("this server is read-only", 405)
         return None

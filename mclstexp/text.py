@@ -89,12 +89,17 @@ def _range(numbers: list[str]) -> str:
 def harmless(value: object) -> object:
     """Return a cell of a CSV file: text that a spreadsheet would compute gets an apostrophe before it.
 
+    A carriage return, which would begin a row of its own there, becomes a space.
+
     Examples
     --------
     >>> harmless("=1+1"), harmless("ERBB2"), harmless(-0.5)
     ("'=1+1", 'ERBB2', -0.5)
     """
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def is_whole(text: str) -> bool:

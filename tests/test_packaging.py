@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def test_the_lock_file_pins_every_dependency() -> None:
     names = {_name(line) for line in wanted}
     pinned = {_name(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
     assert names <= pinned
+
+
+def test_every_pin_has_the_hashes_of_its_files() -> None:
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    pins = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(pins) > 100
+    for line in pins:
+        name, *hashes = line.split("--hash=")
+        assert re.fullmatch(r"[\w.-]+==[\w.+!-]+( ; .*)?", name.strip()), line
+        assert hashes, f"{name} has no hash"
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one.strip()) for one in hashes), line
+    assert "--require-hashes -r requirements.lock" in (ROOT / "Makefile").read_text()
 
 
 def test_every_command_is_documented() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mclstexp.errors import StorageError
 from mclstexp.index.store.place import TABLE_FOLDER, Place
 from mclstexp.index.store.schema import BATCH_ROWS
 from mclstexp.storage import sync_file
@@ -77,11 +78,28 @@ def data_files(fragments: Iterable[Any]) -> list[str]:
     return [f"{TABLE_FOLDER}/data/{file.path}" for fragment in fragments for file in fragment.files]
 
 
-def sync(place: Place, fragments: Iterable[Any]) -> None:
-    """Force fragments to the disk."""
-    if place.local is not None:
-        for name in data_files(fragments):
-            sync_file(place.local / name)
+def sync(place: Place, fragments: Sequence[Any]) -> None:
+    """Force fragments to the disk, and see that all of them is there; else they are taken away.
+
+    Lance's writer for local files loses the error of its last write, so a full disk can leave a file cut short.
+
+    Raises
+    ------
+    StorageError
+        When a file is shorter than what was written to it.
+    """
+    if place.local is None:
+        return
+    for file in (file for fragment in fragments for file in fragment.files):
+        path = place.local / TABLE_FOLDER / "data" / file.path
+        sync_file(path)
+        size = path.stat().st_size
+        if file.file_size_bytes is not None and size != file.file_size_bytes:
+            discard(place, fragments)
+            raise StorageError(
+                f"{place}: {size:,} of {file.file_size_bytes:,} bytes of {file.path} could be written: the disk is "
+                "full, or a limit on the size of files was met (ulimit -f); free some space and run the command again."
+            )
 
 
 def discard(place: Place, fragments: Iterable[Any]) -> None:

@@ -51,7 +51,7 @@ class Step:
 
 
 def steps(seed: int, n: int) -> Iterator[Step]:
-    """Yield a schedule's steps; the same seed gives the same ones. Versions are drawn by their place among those known."""
+    """Yield a schedule's steps; the same seed gives the same ones."""
     rng = random.Random(seed)
     for _ in range(n):
         fault = _fault(rng, rng.choice(FAULTS))

@@ -93,11 +93,13 @@ class Run:
         self.violations: list[dict[str, Any]] = []
         self.counts: collections.Counter[str] = collections.Counter()
 
-    def run(self, n_steps: int) -> None:
+    def run(self, n_steps: int, *, damage: bool = False) -> None:
         """Build, then take every step, then show that the reference still works."""
         self._in_child(lambda: self.act({"verb": "build", "numbers": [0, 1, 2]}))
         self.state = State({0: 0, 1: 0, 2: 0})
         self._look("build", {self.state.key()})
+        if damage:
+            _damage(self.place)
         for number, step in enumerate(steps(self.seed, n_steps)):
             if any(one["what"] in ("lost", "hang") for one in self.violations):
                 return
@@ -281,6 +283,15 @@ class Run:
         self.violations.append({"seed": self.seed, "step": step, "what": what, **about})
 
 
+def _damage(place: Path) -> None:
+    """Change a byte of a table's file behind everybody's back, which the invariants have to find."""
+    path = max((place / "spots.lance" / "data").iterdir(), key=lambda one: one.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
 def _together(bodies: list[Any]) -> list[dict[str, Any]]:
     """Run each body in a child of its own, all at once; return how each ended."""
     running = [child(lambda body=body: _told(body)) for body in bodies]
@@ -340,6 +351,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder that gets what a run with violations leaves, by its seed")
+    parser.add_argument("--damage", action="store_true", help="damage each table first: every run has to find it")
     chosen = parser.parse_args()
     counts: collections.Counter[str] = collections.Counter()
     bad: dict[int, int] = {}
@@ -351,7 +364,9 @@ def main() -> int:
             mounted = small_disk(folder)
             run = Run(folder, seed)
             try:
-                run.run(chosen.steps)
+                run.run(chosen.steps, damage=chosen.damage)
+                if run.violations and chosen.keep is not None:
+                    shutil.copytree(folder, chosen.keep / str(seed))
             finally:
                 if mounted:
                     subprocess.run(["umount", "-l", str(folder)], check=False)

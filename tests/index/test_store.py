@@ -1,5 +1,6 @@
 """The store's contract: what is added comes back, what must be refused is, every version stays."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -12,9 +13,10 @@ from retrieval import retrieve
 from simulation import Simulation
 
 from mclstexp.config import RetrievalConfig
-from mclstexp.errors import ExistsAlreadyError, FormatError, InputError, MclstexpWarning, MismatchError
+from mclstexp.errors import ExistsAlreadyError, FormatError, InputError, MclstexpWarning, MismatchError, StorageError
 from mclstexp.index.familiarity import familiarity, reference_scores
 from mclstexp.index.filter import Filter
+from mclstexp.index.store import fragments
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.table import manifest_name
@@ -528,3 +530,20 @@ def test_a_damaged_table_version_is_found_when_opened(store):
     damaged = r"version 1 of the table is damaged|newest version of its table cannot be read"
     with pytest.raises(FormatError, match=damaged):
         ReferenceStore.open(store.root).spots(np.array([0]), ["spot_id"])
+
+
+def test_a_data_file_that_was_cut_short_is_not_committed(tmp_path, monkeypatch):
+    """Lance's local writer loses the error of its last write: a full disk cut the file, and the commit went on."""
+    store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), SIM.records(2, 8))
+    data = tmp_path / "ref" / "spots.lance" / "data"
+    before = sorted(data.iterdir())
+
+    def cut(path):
+        if path.parent == data:
+            os.truncate(path, path.stat().st_size - 100)
+
+    monkeypatch.setattr(fragments, "sync_file", cut)
+    with pytest.raises(StorageError, match="could be written: the disk is full"):
+        store.add([SIM.record(4, 8)])
+    assert sorted(data.iterdir()) == before
+    assert ReferenceStore.open(tmp_path / "ref").version == store.version

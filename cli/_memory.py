@@ -2,7 +2,14 @@
 
 import re
 
-_SIGNS = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory")
+_SIGNS = (
+    "failed to map segment",
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "out of memory",
+)
 """What torch's allocators, FAISS and the system say; Python and NumPy raise MemoryError."""
 
 _WANTED = re.compile(r"(?:allocate|allocating|tried to allocate)\s+([\d.]+\s*(?:[KMGT]i?B|bytes))", re.IGNORECASE)

@@ -79,7 +79,7 @@ def main() -> None:
 
         _discard_stdout()
         _fail(str(storage_error(error, error.filename or "the system")))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
         _fail(out_of_memory(error, VOICE.last))

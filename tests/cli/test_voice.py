@@ -148,6 +148,7 @@ def test_a_silent_command_says_that_it_is_at_work(
             "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 200000000000 bytes."
         ),
         RuntimeError("Error in faiss: std::bad_alloc"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         MemoryError(),
     ],

@@ -145,6 +145,11 @@ class Prediction:
                 raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
         if self.xy_px.shape != (n, 2):
             raise InputError(f"A prediction of {n} spots has coordinates of shape {self.xy_px.shape}.")
+        lost = int((~np.isfinite(self.xy_px).all(axis=1)).sum())
+        if lost:
+            raise InputError(
+                f"A prediction of {n} spots has {lost} with NaN or infinite coordinates; repeat mst query."
+            )
         if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != n):
             raise InputError(f"A prediction of {n} spots has embeddings of shape {self.embedding.shape}.")
         columns = {"array_row": self.array_row, "array_col": self.array_col, **self.obs}

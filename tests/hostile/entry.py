@@ -9,6 +9,10 @@ REFUSED, USAGE, ACCEPTED, EITHER = "refused", "usage", "accepted", "either"
 than these three."""
 
 
+NOT_ACCEPTED = "refused or usage"
+"""Either of the two, as the command parses the option itself or the library does."""
+
+
 @dataclass(frozen=True)
 class Spoil:
     """A file of the world, copied into the entry's folder and damaged there.
@@ -107,7 +111,8 @@ def problem(entry: Entry, outcome: Outcome) -> str:
     kind = outcome.kind
     if kind not in (REFUSED, USAGE, ACCEPTED):
         return kind
-    if entry.expected not in (EITHER, kind):
+    allowed = (REFUSED, USAGE) if entry.expected == NOT_ACCEPTED else (entry.expected,)
+    if entry.expected != EITHER and kind not in allowed:
         return "silently wrong" if kind == ACCEPTED else f"{kind}, not {entry.expected}"
     if kind == ACCEPTED:
         return ""
@@ -127,7 +132,8 @@ REMEDIES = (
     "known:", "near:", "did you mean", "one of", "mst ", "--", "expected", "keep", "restore", "repair", "try",
     "build",
     "train", "repeat", "join", "must be", "of the form", "layers are", "set both",
-    "there already", "free some space", "load", "belongs",
+    "there already", "free some space", "load", "belongs", " are.",
+    "export ",
 )  # fmt: skip
 """Words of which a line that helps has one."""
 

@@ -17,7 +17,10 @@ from hostile.pool import run_all
 from hostile.table import ENTRIES
 from hostile.table.base import BASE
 from hostile.table.numbers import options
+from hostile.table.others import SHORT
 from hostile.world import make_world
+
+from mclstexp.cli.app import app
 
 IN_FULL = os.environ.get("MST_HOSTILE") == "all"
 FEWEST = 300
@@ -52,14 +55,17 @@ def test_the_table_is_long_and_names_each_entry_once() -> None:
     assert sum(entry.always for entry in ENTRIES) >= FEWEST
 
 
+def test_every_command_is_in_the_table() -> None:
+    assert {command.name for command in app.registered_commands} == set(BASE)
+
+
 @pytest.mark.parametrize("command", BASE)
 def test_every_option_that_takes_a_value_has_a_row(command: str) -> None:
     spelled = {word for entry in ENTRIES if entry.command[:1] == (command,) for word in entry.command}
-    short = {"--output": "-o", "--reference": "-r", "--gene": "-g", "--k": "-k"}
     lacking = [
         option
         for option, kind in options(command)
-        if kind is not bool and option not in spelled and short.get(option) not in spelled | {None}
+        if kind is not bool and not {option, SHORT.get(option, option)} & spelled
     ]
     assert lacking == []
 

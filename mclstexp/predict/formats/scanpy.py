@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mclstexp.data.anndata_file import reason
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 
@@ -88,12 +89,19 @@ def fields_of(adata: ad.AnnData) -> dict[str, Any]:
     """
     record = adata.uns.get("mclstexp")
     if not isinstance(record, Mapping) or "format_version" not in record:
-        raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp'].")
-    if int(record["format_version"]) != FORMAT_VERSION:
-        version = int(record["format_version"])
+        raise InputError("The AnnData is not a prediction of mst query: it has no uns['mclstexp']; repeat mst query.")
+    version = record["format_version"]
+    if not isinstance(version, int | np.integer) or version != FORMAT_VERSION:
         raise InputError(
             f"The prediction has format version {version}, this program reads {FORMAT_VERSION}; repeat mst query."
         )
+    try:
+        return _fields(adata, record)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"The prediction is damaged ({reason(error)}); copy it again or repeat mst query.") from error
+
+
+def _fields(adata: ad.AnnData, record: Mapping[str, Any]) -> dict[str, Any]:
     slide = str(record["slide"])
     spatial = adata.uns.get("spatial", {}).get(slide)
     own = {"in_tissue", "array_row", "array_col"}
@@ -105,7 +113,7 @@ def fields_of(adata: ad.AnnData) -> dict[str, Any]:
         "xy_px": np.asarray(adata.obsm["spatial"], dtype=np.float64),
         "genes": GenePanel(tuple(adata.var_names), tuple(adata.var["gene_ids"].astype(str))),
         "mean": np.asarray(adata.X),
-        "settings": json.loads(str(record["settings"])),
+        "settings": dict(json.loads(str(record["settings"]))),
         "spot_diameter_px": float(record["spot_diameter_px"]),
         "obs": {str(name): adata.obs[name].to_numpy() for name in adata.obs if name not in own},
         "var": {str(name): adata.var[name].to_numpy() for name in adata.var if name != "gene_ids"},

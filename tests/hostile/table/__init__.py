@@ -1,12 +1,12 @@
 """The table of rubbish: one list of entries, in the order in which they are run."""
 
 from hostile.entry import Entry
-from hostile.table import damaged, files, findings, numbers, texts
+from hostile.table import files, findings, numbers, others, texts
 
-ENTRIES: list[Entry] = [
+BY_HAND: list[Entry] = [
     *findings.ENTRIES,
     *files.ENTRIES,
-    *damaged.ENTRIES,
     *texts.ENTRIES,
     *numbers.ENTRIES,
 ]
+ENTRIES: list[Entry] = [*BY_HAND, *others.rows(BY_HAND)]

@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hostile.entry import REFUSED, USAGE, Entry, Spoil
+from hostile.entry import NOT_ACCEPTED, REFUSED, Entry, Spoil
 from hostile.table.base import BASE, CHANGING
 
 from mclstexp.cli.app import app
@@ -39,7 +39,9 @@ def _kind(hint: Any) -> Any:
 def _entry(command: str, option: str, value: str) -> Entry:
     copies = (Spoil("reference"),) if command in CHANGING else ()
     words = (*BASE[command], option, value)
-    return Entry(f"{command} {option} {value!r}", words, copies, expected=USAGE, names=(option,), always=value in OFTEN)
+    return Entry(
+        f"{command} {option} {value!r}", words, copies, expected=NOT_ACCEPTED, names=(option,), always=value in OFTEN
+    )
 
 
 def _of_options() -> Iterator[Entry]:

@@ -19,7 +19,7 @@ from mclstexp.device import resolve_device
 from mclstexp.errors import InputError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import Cache, FeatureCache, feature_cache, slide_features, to_be_encoded
+from mclstexp.model.image.features import Cache, FeatureCache, feature_cache, missing, slide_features
 from mclstexp.model.model import Model, identity
 from mclstexp.model.network.fit import NetworkRun, finetune, fit_heads
 from mclstexp.model.network.space import NetworkSpace
@@ -185,19 +185,19 @@ class _Training:
     def _say_cost(self, slides: Sequence[Slide], cache: FeatureCache) -> None:
         """Say how long the patches will take that are not cached yet, each backbone's pace measured where it runs."""
         spec, size_px = self.config.encoder, self.config.patch.size_px
-        missing = [(slide, to_be_encoded(slide, self.encoder, self.config.patch, cache)) for slide in slides]
         passes = len(spec.scales) * spec.views
         said = (
             f"encoding {counted(sum(map(len, slides)), 'spot')} of {counted(len(slides), 'slide')}, "
             f"{passes} passes of {spec.name} a spot"
         )
-        if not any(members for _, members in missing):
+        lacking = [part for slide in slides for part in missing(slide, self.encoder, self.config.patch, cache)]
+        if not any(n_patches for _, n_patches in lacking):
             inform(f"{said}: all are cached")
             return
         seconds = 0.0
         for member in self.encoder.members:
-            n_spots = sum(len(slide) for slide, members in missing if member in members)
-            seconds += n_spots and n_spots * len(spec.scales) * member.seconds_per_patch(size_px)
+            n_patches = sum(n for other, n in lacking if other is member)
+            seconds += n_patches and n_patches * member.seconds_per_patch(size_px)
         inform(f"{said}: about {seconds / 60:.1f} minutes here")
 
     def _arrays(self, slide: Slide, features: FloatArray) -> SlideArrays:

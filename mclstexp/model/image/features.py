@@ -18,8 +18,9 @@ from mclstexp.data.patches import check_inside, read_patch
 from mclstexp.errors import InputError
 from mclstexp.model.image.backbone import Backbone
 from mclstexp.model.image.cache import Cache, FeatureCache, feature_cache
+from mclstexp.model.image.dense import TILE_PX, Field, check_dense, encode_dense, n_tiles
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.settings import to_dict
+from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
 from mclstexp.storage import canonical_json
 from mclstexp.types import BoolArray, FloatArray, IdArray, Progress
@@ -42,8 +43,8 @@ class _Field:
 
     Attributes
     ----------
-    member, patch
-        The backbone, and the patch as this field of view sees it.
+    member, scale, patch
+        The backbone, the field of view as a multiple of the patch's side, and the patch as it sees it.
     name
         What the cache calls it; "" where nothing is kept.
     columns
@@ -51,6 +52,7 @@ class _Field:
     """
 
     member: Backbone
+    scale: float
     patch: PatchSpec
     name: str
     columns: slice
@@ -86,7 +88,11 @@ def slide_features(
     lacking = [~cache.load(field.name, xy, out[:, field.columns]) for field in fields]
     if any(rows.any() for rows in lacking):
         try:
-            _Encoding(slide, fields, lacking, out).run(cache, on_progress)
+            encoding = _Encoding(slide, patch, fields, lacking, out)
+            if encoder.spec.dense:
+                encoding.run_dense(cache, on_progress)
+            else:
+                encoding.run(cache, on_progress)
         finally:
             slide.image.close()
         cache.shrink()
@@ -94,13 +100,28 @@ def slide_features(
 
 
 def missing(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[tuple[Backbone, int]]:
-    """Return how many patches each backbone has still to encode, a spot's fields of view counted each."""
-    n_scales = len(encoder.spec.scales)
-    if not cache.ready():
-        return [(member, len(slide) * n_scales) for member in encoder.members]
-    names = _names(slide, encoder, patch)
+    """Return how many patches each backbone has still to encode, a spot's fields of view counted each.
+
+    Where tissue is encoded tile by tile, the number that costs as much.
+    """
+    n_scales, ready = len(encoder.spec.scales), cache.ready()
+    names = _names(slide, encoder, patch) if ready else [[""] * n_scales] * len(encoder.members)
+    if encoder.spec.dense:
+        return [
+            (member, _tiles_as_patches(slide, member, patch, own, cache))
+            for member, own in zip(encoder.members, names, strict=True)
+        ]
     held = [[int(cache.holds(name, slide.spots.xy_px).sum()) for name in own] for own in names]
     return [(member, len(slide) * n_scales - sum(own)) for member, own in zip(encoder.members, held, strict=True)]
+
+
+def _tiles_as_patches(
+    slide: Slide, member: Backbone, patch: PatchSpec, names: Sequence[str], cache: FeatureCache
+) -> int:
+    """Return how many patches cost as much as the tiles that are lacking."""
+    held = np.all([cache.holds(name, slide.spots.xy_px) for name in names], axis=0)
+    spots = np.flatnonzero(~held)
+    return round(n_tiles(slide, member, patch, spots) * (TILE_PX / patch.size_px) ** 2) if len(spots) else 0
 
 
 def to_be_encoded(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[Backbone]:
@@ -119,7 +140,7 @@ def _fields(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: Featur
     for number, scale in enumerate(scales):
         for member, own, width in zip(members, names, widths, strict=True):
             columns = slice(start, start + width)
-            fields.append(_Field(member, _scaled(patch, scale), own[number], columns))
+            fields.append(_Field(member, scale, _scaled(patch, scale), own[number], columns))
             start += width
     return fields
 
@@ -143,6 +164,7 @@ class _Encoding:
     """What is lacking of a slide's features: ``lacking`` has ``(n,)`` rows a field, ``out`` is filled in."""
 
     slide: Slide
+    patch: PatchSpec
     fields: Sequence[_Field]
     lacking: Sequence[BoolArray]
     out: FloatArray
@@ -165,6 +187,28 @@ class _Encoding:
             if read.ends_block and (read.done - n_kept >= KEPT_EVERY or read.done == len(self.spots)):
                 self._keep(cache, self.spots[n_kept : read.done])
                 n_kept = read.done
+
+    def run_dense(self, cache: FeatureCache, on_progress: Progress | None) -> None:
+        """Encode the tissue tile by tile; a backbone that lacks anything of a spot pools all of its fields of view."""
+        members = list(dict.fromkeys(field.member for field in self.fields))
+        for member in members:
+            check_dense(member)
+        n_all, n_done = sum(n_tiles(self.slide, member, self.patch, self.spots) for member in members), 0
+
+        def count() -> None:
+            nonlocal n_done
+            n_done += 1
+            if on_progress:
+                on_progress(f"encoding {self.slide.slide_id}, tiles", n_done, n_all)
+
+        for member in members:
+            own = [field for field in self.fields if field.member is member]
+            values = [np.empty((len(self.spots), f.columns.stop - f.columns.start), np.float32) for f in own]
+            parts = [Field(field.scale, part) for field, part in zip(own, values, strict=True)]
+            encode_dense(self.slide, member, self.patch, self.spots, parts, count)
+            for field, part in zip(own, values, strict=True):
+                self.out[self.spots, field.columns] = part
+        self._keep(cache, self.spots)
 
     def _reads(self) -> Iterator[_Read]:
         """Read block by block, within a block field of view by field of view: neighbours share decoded tiles."""
@@ -207,10 +251,10 @@ def _names(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[list[s
     }
     names = []
     for member in encoder.members:
-        spec = dataclasses.replace(member.spec, scales=(1.0,))
+        spec = dataclasses.replace(member.spec, scales=(1.0,))  # the cache keeps fields of view apart
         if spec.input_px == (patch.size_px,):
             spec = dataclasses.replace(spec, input_px=None)  # the patch as it is
-        own = shared | {"encoder": member.digest(), "spec": to_dict(spec)}
+        own = shared | {"encoder": member.digest(), "spec": identity_dict(spec)}
         names.append([_name(own | {"patch": to_dict(_scaled(patch, scale))}) for scale in member.spec.scales])
     return names
 

@@ -15,7 +15,7 @@ from mclstexp.data.images import open_image
 from mclstexp.errors import InputError
 from mclstexp.model.image.backbone import Backbone
 from mclstexp.model.image.cells import Cells, Pool, Windows, reduce_map
-from mclstexp.model.image.dense import CORE, check_dense, passes
+from mclstexp.model.image.dense import check_dense, passes
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import FeatureCache, missing, slide_features
 from mclstexp.model.image.pooling import covariance, mean_std

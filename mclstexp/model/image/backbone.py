@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from mclstexp.config import EncoderSpec
 from mclstexp.device import keep_freed_memory
 from mclstexp.model.image.cells import CELL_PX
+from mclstexp.model.image.digest import state_digest
 from mclstexp.model.image.pooling import covariance, evenly_spaced, mean_std
 from mclstexp.model.image.stages import feature_maps, trunk_maps
 from mclstexp.types import FloatArray
@@ -166,16 +166,6 @@ class Backbone(nn.Module):
         if side != x.shape[-1]:
             x = F.interpolate(x, size=(side, side), mode="area")
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-
-def state_digest(state: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 over named arrays: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _mean(maps: Tensor) -> Tensor:

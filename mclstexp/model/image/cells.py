@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from mclstexp.model.image.pooling import SMALLEST, mixing
+from mclstexp.model.image.pooling import MAX_CHANNELS, SMALLEST, mixing
 from mclstexp.types import FloatArray, IdArray
 
 CELL_PX = 32
@@ -34,10 +35,9 @@ class Pool:
     @property
     def width(self) -> int:
         """Length of the part of the feature vector."""
-        kept = mixing(self.n_channels).shape[1]
-        return {"covariance": kept * (kept + 1) // 2, "deviation": 2 * self.n_channels, "mean": self.n_channels}[
-            self.kind
-        ]
+        kept = min(self.n_channels, MAX_CHANNELS)
+        widths = {"covariance": kept * (kept + 1) // 2, "deviation": 2 * self.n_channels, "mean": self.n_channels}
+        return widths[self.kind]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Windows:
     weights: FloatArray
 
     @classmethod
-    def of(cls, centre: FloatArray, side: float, origin: tuple[int, int], shape: tuple[int, int]) -> Windows:
+    def of(cls, centre: NDArray[np.float64], side: float, origin: tuple[int, int], shape: tuple[int, int]) -> Windows:
         """Return the windows of a side, in cells, around centres ``(n, 2)`` as (x, y), in cells of the whole slide.
 
         ``origin`` is the first row and column of the grid, ``shape`` how many it has. Every cell that a window covers
@@ -133,9 +133,9 @@ def _pooled(cells: IdArray, weights: FloatArray, mean: FloatArray, within: Float
     return np.asarray(total / np.sqrt(np.abs(total) + np.float32(SMALLEST)), dtype=np.float32)
 
 
-def _covered(centre: FloatArray, side: float) -> tuple[IdArray, FloatArray]:
+def _covered(centre: NDArray[np.float64], side: float) -> tuple[IdArray, NDArray[np.float64]]:
     """Return the cells ``(n, a)`` that intervals cover along one axis, and the share of the interval in each."""
-    low = centre.astype(np.float64) - side / 2
+    low = centre - side / 2
     first = np.floor(low).astype(np.int64)
     cells = first[:, None] + np.arange(int(np.ceil(side)) + 1)
     left = np.maximum(low[:, None], cells)
@@ -143,7 +143,7 @@ def _covered(centre: FloatArray, side: float) -> tuple[IdArray, FloatArray]:
     return cells, np.maximum(right - left, 0.0) / side
 
 
-def covered_cells(centre: FloatArray, side: float) -> set[tuple[int, int]]:
+def covered_cells(centre: NDArray[np.float64], side: float) -> set[tuple[int, int]]:
     """Return the cells, as (row, column), that windows have any part of."""
     (columns, across), (rows, down) = (_covered(centre[:, axis], side) for axis in (0, 1))
     touched = (down[:, :, None] * across[:, None, :]) > 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +17,8 @@ from mclstexp.model.image.backbone import Backbone
 from mclstexp.model.image.cache import Cache, FeatureCache, feature_cache
 from mclstexp.model.image.dense import TILE_PX, Field, check_dense, encode_dense, n_tiles
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.settings import identity_dict, to_dict
+from mclstexp.model.image.kept import FEATURES, field_names, scaled
 from mclstexp.slide import Slide
-from mclstexp.storage import canonical_json
 from mclstexp.types import BoolArray, FloatArray, IdArray, Progress
 
 __all__ = ["FEATURES", "READ", "Cache", "FeatureCache", "feature_cache", "missing", "slide_features", "to_be_encoded"]
@@ -32,9 +28,6 @@ READ = 128
 
 KEPT_EVERY = 2048
 """Spots after which what was encoded goes to the cache: what an interruption costs at most."""
-
-FEATURES = 4
-"""To be raised whenever a change of code changes features, so that no cached ones of before are taken."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +117,10 @@ def _tiles_as_patches(
     return round(n_tiles(slide, member, patch, spots) * (TILE_PX / patch.size_px) ** 2) if len(spots) else 0
 
 
+def _names(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[list[str]]:
+    return field_names(slide, [member.spec for member in encoder.members], encoder.digests(), patch)
+
+
 def to_be_encoded(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[Backbone]:
     """Return the backbones of which the cache does not hold all of the slide's features."""
     return [member for member, n_patches in missing(slide, encoder, patch, cache) if n_patches]
@@ -140,7 +137,7 @@ def _fields(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: Featur
     for number, scale in enumerate(scales):
         for member, own, width in zip(members, names, widths, strict=True):
             columns = slice(start, start + width)
-            fields.append(_Field(member, scale, _scaled(patch, scale), own[number], columns))
+            fields.append(_Field(member, scale, scaled(patch, scale), own[number], columns))
             start += width
     return fields
 
@@ -236,28 +233,3 @@ class _Encoding:
             if field.name and len(rows):
                 about = {"encoder": field.member.spec.name, "image": image}
                 cache.store(field.name, self.slide.spots.xy_px[rows], self.out[rows, field.columns], about)
-
-
-def _scaled(patch: PatchSpec, scale: float) -> PatchSpec:
-    return dataclasses.replace(patch, scale=patch.scale * scale)
-
-
-def _names(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[list[str]]:
-    """Name each backbone's fields by all that decides features but the place: subsets and ensembles share them."""
-    shared = {
-        "version": FEATURES,
-        "mpp": slide.mpp if patch.mpp is not None else None,
-        "image": slide.image.digest() if slide.image else None,
-    }
-    names = []
-    for member in encoder.members:
-        spec = dataclasses.replace(member.spec, scales=(1.0,))  # the cache keeps fields of view apart
-        if spec.input_px == (patch.size_px,):
-            spec = dataclasses.replace(spec, input_px=None)  # the patch as it is
-        own = shared | {"encoder": member.digest(), "spec": identity_dict(spec)}
-        names.append([_name(own | {"patch": to_dict(_scaled(patch, scale))}) for scale in member.spec.scales])
-    return names
-
-
-def _name(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()

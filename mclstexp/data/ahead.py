@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,15 +16,17 @@ DEPTH = 2
 _END = object()
 
 
-def ahead(items: Iterable[T], *, depth: int = DEPTH) -> Generator[T]:
-    """Yield items in their order, made by a thread of their own, at most ``depth`` waiting.
+@contextmanager
+def ahead(items: Iterable[T], *, depth: int = DEPTH) -> Iterator[Iterator[T]]:
+    """Give the items in their order, made by a thread of their own, at most ``depth`` waiting.
 
     Pillow and the TIFF decoders let other threads run while they work. What the thread raises is raised here, at its
-    place in the order. When the caller stops early the thread ends with the item that it is at.
+    place in the order. When the block ends early, the thread ends with the item that it is at, and the block with it.
 
     Examples
     --------
-    >>> list(ahead(range(3)))
+    >>> with ahead(range(3)) as numbers:
+    ...     list(numbers)
     [0, 1, 2]
     """
     waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)
@@ -48,9 +51,7 @@ def ahead(items: Iterable[T], *, depth: int = DEPTH) -> Generator[T]:
             error = raised
         put((_END, error))
 
-    thread = threading.Thread(target=produce, name="mclstexp-ahead", daemon=True)
-    thread.start()
-    try:
+    def receive() -> Iterator[T]:
         while True:
             item = waiting.get()
             if item[0] is _END:
@@ -58,6 +59,11 @@ def ahead(items: Iterable[T], *, depth: int = DEPTH) -> Generator[T]:
                     raise item[1]
                 return
             yield item[0]
+
+    thread = threading.Thread(target=produce, name="mclstexp-ahead", daemon=True)
+    thread.start()
+    try:
+        yield receive()
     finally:
         stop.set()
         thread.join()

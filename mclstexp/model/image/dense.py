@@ -116,18 +116,19 @@ def encode_dense(
         pools: list[Pool] = []
         left = np.arange(len(rows))
         tiles = grid.tiles
-        for number, tile in enumerate(ahead(grid.read(slide))):
-            pools, kept[tile.row, tile.column] = _reduced(member, tile.pixels)
-            on_tile()
-            if number + 1 < len(tiles) and tiles[number + 1][0] == tile.row:
-                continue
-            complete = left[grid.last_row[left] <= tile.row]
-            if len(complete):
-                _pool(grid, kept, pools, complete, by_scale)
-                left = np.setdiff1d(left, complete)
-            needed = grid.first_row[left].min() if len(left) else tile.row + 1
-            for place in [place for place in kept if place[0] < needed]:
-                del kept[place]
+        with ahead(grid.read(slide)) as read:
+            for number, tile in enumerate(read):
+                pools, kept[tile.row, tile.column] = _reduced(member, tile.pixels)
+                on_tile()
+                if number + 1 < len(tiles) and tiles[number + 1][0] == tile.row:
+                    continue
+                complete = left[grid.last_row[left] <= tile.row]
+                if len(complete):
+                    _pool(grid, kept, pools, complete, by_scale)
+                    left = np.setdiff1d(left, complete)
+                needed = grid.first_row[left].min() if len(left) else tile.row + 1
+                for place in [place for place in kept if place[0] < needed]:
+                    del kept[place]
 
 
 @dataclass(frozen=True)

@@ -174,16 +174,17 @@ class _Encoding:
     def run(self, cache: FeatureCache, on_progress: Progress | None) -> None:
         """Encode, while a thread reads ahead; a spot is done when all of its fields of view are."""
         n_kept = 0
-        for read in ahead(self._reads()):
-            for field, rows in zip(self.fields, self.lacking, strict=True):
-                wanted = rows[read.rows]
-                if field.patch == read.patch and wanted.any():
-                    self.out[read.rows[wanted], field.columns] = field.member.features(read.patches[wanted])
-            if on_progress:
-                on_progress(f"encoding {self.slide.slide_id}", read.done, len(self.spots))
-            if read.ends_block and (read.done - n_kept >= KEPT_EVERY or read.done == len(self.spots)):
-                self._keep(cache, self.spots[n_kept : read.done])
-                n_kept = read.done
+        with ahead(self._reads()) as reads:
+            for read in reads:
+                for field, rows in zip(self.fields, self.lacking, strict=True):
+                    wanted = rows[read.rows]
+                    if field.patch == read.patch and wanted.any():
+                        self.out[read.rows[wanted], field.columns] = field.member.features(read.patches[wanted])
+                if on_progress:
+                    on_progress(f"encoding {self.slide.slide_id}", read.done, len(self.spots))
+                if read.ends_block and (read.done - n_kept >= KEPT_EVERY or read.done == len(self.spots)):
+                    self._keep(cache, self.spots[n_kept : read.done])
+                    n_kept = read.done
 
     def run_dense(self, cache: FeatureCache, on_progress: Progress | None) -> None:
         """Encode the tissue tile by tile; a backbone that lacks anything of a spot pools all of its fields of view."""

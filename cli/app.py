@@ -128,6 +128,7 @@ def _fail(message: str) -> None:
 def _register() -> None:
     from mclstexp.cli import (
         build_index,
+        cache,
         check,
         demo,
         evaluate,
@@ -155,6 +156,7 @@ def _register() -> None:
         "export": export.export,
         "evaluate": evaluate.evaluate,
         "add": build_index.add,
+        "cache": cache.cache,
     }
     verbs = ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize")
     commands |= {verb: getattr(reference, verb) for verb in verbs}

@@ -58,23 +58,27 @@ def neighbours(
 
     Example: mst neighbours slide.h5ad 10x15
     """
-    from mclstexp.outputs.evidence import evidence_sheet, spot_evidence
-    from mclstexp.outputs.maps.style import check_picture
-    from mclstexp.outputs.origin import reference_of
+    from mclstexp.outputs.evidence.spot import spot_evidence
     from mclstexp.predict.formats.tables import write_csv
     from mclstexp.predict.prediction import Prediction
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are two ways to print the same; leave one out.", param_hint="--csv")
     if sheet is not None:
+        from mclstexp.outputs.maps.style import check_picture
+
         check_picture(sheet, force=force)
     whole = Prediction.load(prediction)
     opened = None
     if gene is not None or sheet is not None:
+        from mclstexp.outputs.origin import reference_of
+
         number = options.version_or_tag(version)
         opened = reference_of(whole, reference, version=number, beside=prediction.parent)
     evidence = spot_evidence(whole, spot, gene, opened)
     if sheet is not None and opened is not None:
+        from mclstexp.outputs.evidence.sheet import evidence_sheet
+
         n = top or 12
         evidence_sheet(whole, spot, sheet, reference=opened, gene=gene, n=n, images=images, beside=prediction.parent,
                        force=force)  # fmt: skip

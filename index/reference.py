@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
 
     from mclstexp.data.positions.grid import Grid
     from mclstexp.data.tile_features import TileFeatures
-    from mclstexp.model.image.features import Cache
+    from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
 

@@ -18,7 +18,7 @@ from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
-    from mclstexp.model.image.features import Cache
+    from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
 
 

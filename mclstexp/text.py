@@ -111,3 +111,45 @@ def is_whole(text: str) -> bool:
     (True, False, False, False)
     """
     return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes in the unit that suits it.
+
+    Examples
+    --------
+    >>> size(900), size(1_250_000), size(20e9)
+    ('900 B', '1.2 MB', '20.0 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000 or unit == "GB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:,.0f} B" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a text such as ``5GB``, ``500 MB`` or ``1e9`` names.
+
+    Raises
+    ------
+    ValueError
+        When it is no number with one of the units B, kB, MB, GB and TB.
+
+    Examples
+    --------
+    >>> parse_size("5GB"), parse_size("1.5 kB")
+    (5000000000, 1500)
+    """
+    plain = text.strip().upper()
+    for power, unit in enumerate(("KB", "MB", "GB", "TB"), start=1):
+        if plain.endswith(unit):
+            return _whole(plain.removesuffix(unit), 1000**power)
+    return _whole(plain.removesuffix("B"), 1)
+
+
+def _whole(number: str, factor: int) -> int:
+    value = float(number) * factor
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{value} bytes are no size")
+    return int(value)

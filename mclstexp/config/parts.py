@@ -100,6 +100,9 @@ class EncoderSpec:
     last_layer
         Whether the encoder's own pooled output follows the covariances as one more part. The shared space leaves it
         alone.
+    dense
+        Whether tissue is encoded once, tile by tile, and every field of view pooled from the tiles' maps: for spots
+        closer than 100 um and Visium HD bins, with convolutional encoders. One view.
     """
 
     name: str = "densenet121"
@@ -108,6 +111,7 @@ class EncoderSpec:
     scales: tuple[float, ...] = (1.0,)
     input_px: tuple[int, ...] | None = field(default=None, metadata=LATER)
     last_layer: bool = field(default=False, metadata=LATER)
+    dense: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         require("encoder.name", self.name, all(self.names), "a name, or several with one comma between each two,")
@@ -116,6 +120,7 @@ class EncoderSpec:
         needed = f"null or a list of one number, or of {len(self.names)} (one an encoder), each from 8 to 4096,"
         require("encoder.input_px", None if sides is None else list(sides), fits, needed)
         require("encoder.views", self.views, self.views in (1, 2, 4, 8), "1, 2, 4 or 8")
+        require("encoder.views", self.views, self.views == 1 or not self.dense, "1 (where encoder.dense is true)")
         fits = bool(self.scales) and all(scale in SCALE for scale in self.scales)
         require("encoder.scales", list(self.scales), fits, "a list of one number at least, each from 0.01 to 100,")
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import anndata as ad
-import h5py
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mclstexp.data.apart.worker import try_hdf5
 from mclstexp.data.paths import require_file
 from mclstexp.errors import InputError
+
+if TYPE_CHECKING:  # anndata takes longer to load than most commands take
+    import anndata as ad
+    import h5py
+    import pandas as pd
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 4}
 """How arrays of an ``.h5ad`` are packed."""
@@ -31,6 +33,8 @@ def write_h5ad(adata: ad.AnnData, path: Path) -> None:
     OSError
         When the operating system refuses the write.
     """
+    import h5py
+
     # HDF5 1.14 writes on closing, and kills the process when that write fails. In memory it cannot fail.
     whole = io.BytesIO()
     with h5py.File(whole, "w") as file:
@@ -48,6 +52,8 @@ def large_h5ad(path: Path) -> Iterator[h5py.File]:
     OSError
         When the operating system refused a write; HDF5 itself is not told, since it would end the process.
     """
+    import h5py
+
     with path.open("w+b", buffering=0) as raw:
         target = _Forgiving(raw)
         try:
@@ -89,6 +95,8 @@ class _Forgiving:
 
 def write_plainly(file: h5py.File, adata: ad.AnnData) -> None:
     """Write ``adata`` into an open file with the encodings that every reader knows."""
+    import anndata as ad
+
     plain = adata.copy() if any(_fancy(frame) for frame in (adata.obs, adata.var)) else adata
     if plain is not adata:
         plain.obs, plain.var = plain_frame(plain.obs), plain_frame(plain.var)
@@ -100,6 +108,8 @@ def write_plainly(file: h5py.File, adata: ad.AnnData) -> None:
 
 def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose text, index included, is of dtype object, and whose categories are their values."""
+    import pandas as pd
+
     columns = {name: column.astype(object) if _is_text(column.dtype) else column for name, column in frame.items()}
     return pd.DataFrame(columns, index=pd.Index(frame.index.to_numpy(dtype=object), dtype=object))
 
@@ -109,6 +119,8 @@ def _fancy(frame: pd.DataFrame) -> bool:
 
 
 def _is_text(dtype: object) -> bool:
+    import pandas as pd
+
     return isinstance(dtype, pd.StringDtype | pd.CategoricalDtype)
 
 
@@ -120,12 +132,20 @@ def read_anndata(path: Path) -> ad.AnnData:
     InputError
         When it is missing or damaged.
     """
+    import anndata as ad
+
     path = require_file(path, "File")
     try:
         try_hdf5(path)
         return ad.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path} is not a readable .h5ad file ({reason(error)}); copy it again.") from error
+
+
+def is_anndata(value: object) -> TypeGuard[ad.AnnData]:
+    """Whether a value is an AnnData; anndata is not loaded to tell that it is none."""
+    module = sys.modules.get("anndata")
+    return module is not None and isinstance(value, module.AnnData)
 
 
 def reason(error: BaseException) -> str:

@@ -8,35 +8,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from numpy.typing import NDArray
 
-from mclstexp.config import ModelConfig
+from mclstexp.config import EncoderSpec, ModelConfig
 from mclstexp.data.anndata_file import reason
 from mclstexp.data.genes.expression import expression_for
 from mclstexp.data.tile_features import TileFeatures
-from mclstexp.device import resolve_device
 from mclstexp.errors import FormatError, InputError, MismatchError
 from mclstexp.model.calibration import Calibration
 from mclstexp.model.card import model_card
 from mclstexp.model.folder import ModelFiles, read_model, write_model
-from mclstexp.model.image.backbone import state_digest
-from mclstexp.model.image.cost import Cost, cost_of
-from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import Cache, feature_cache, slide_features
-from mclstexp.model.image.given import check_given
-from mclstexp.model.network.layers import ContrastiveNetwork
-from mclstexp.model.network.space import NetworkSpace
+from mclstexp.model.image.cache import Cache, feature_cache
+from mclstexp.model.image.cost import Cost
+from mclstexp.model.image.digest import PREFIX, member_digests, state_digest
+from mclstexp.model.image.kept import is_kept, kept_features
 from mclstexp.model.space.base import Space, fused_keys
-from mclstexp.model.space.refined import RefinedSpace
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
 from mclstexp.settings import identity_dict
 from mclstexp.slide import Slide, count_patients
 from mclstexp.text import counted
 from mclstexp.types import Device, FloatArray, Progress, StrPath
+
+if TYPE_CHECKING:  # torch and timm take seconds to load, and a query whose features are kept needs neither
+    import torch
+
+    from mclstexp.model.image.encoder import ImageEncoder
+
+
+_MISFITS = (
+    LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError, InputError
+)  # fmt: skip
+"""What parts of a model's folder that do not fit each other raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +92,7 @@ class Model:
         self,
         config: ModelConfig,
         panel: GenePanel,
-        encoder: ImageEncoder,
+        encoder: ImageEncoder | SavedEncoder,
         space: Space,
         *,
         calibration: Calibration | None = None,
@@ -95,7 +100,8 @@ class Model:
         history: Sequence[Mapping[str, Any]] = (),
         cache: Cache = False,
     ) -> None:
-        self.config, self.panel, self.encoder, self.space = config, panel, encoder, space
+        self.config, self.panel, self.space = config, panel, space
+        self._given = encoder
         self.calibration = calibration
         self.slides = tuple(dict(slide) for slide in slides)
         self.history = [dict(entry) for entry in history]
@@ -119,26 +125,21 @@ class Model:
         InputError, FormatError
             There is no such folder; it is no model, damaged, or of another format version.
         """
-        files, target = read_model(Path(folder)), resolve_device(device)
-        encoder = ImageEncoder.create(files.config.encoder, "random")
+        files = read_model(Path(folder))
+        encoder = SavedEncoder(files.config.encoder, files.arrays, str(folder), device)
         try:
-            encoder.load_state(files.arrays)
             return cls(
                 files.config,
                 files.panel,
-                encoder.to(target),
+                encoder,
                 _space(files),
                 calibration=Calibration.from_state(files.arrays, files.facts),
                 slides=_trained_on(files.facts),
                 history=files.history,
                 cache=cache,
             )
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError,
-                InputError) as error:  # fmt: skip
-            raise FormatError(
-                f"Model {folder} is damaged: its parts do not fit each other ({reason(error)}); "
-                "train it again or restore a copy."
-            ) from error
+        except _MISFITS as error:
+            raise _damaged(folder, error) from error
 
     def save(self, folder: StrPath, *, force: bool = False) -> None:
         """Write the model's folder, wholly or not at all.
@@ -153,6 +154,11 @@ class Model:
         card = model_card(self.slides, self.panel, self.config, self.calibration, self.history)
         files = ModelFiles(self.config, self.panel, arrays, facts, self.history, card)
         write_model(Path(folder), files, digest=self.digest, force=force)
+
+    @cached_property
+    def encoder(self) -> ImageEncoder:
+        """The image encoder; that of a model that was loaded is built when it is first needed."""
+        return self._given.built()
 
     @property
     def device(self) -> Device:
@@ -174,10 +180,15 @@ class Model:
         if self.calibration is not None:
             more, calibration_facts = self.calibration.state()
             arrays, facts = arrays | more, facts | calibration_facts
-        return arrays | self.encoder.state(), facts
+        return arrays | self._given.state(), facts
 
     def features(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
         """Return the image features ``(n, F)`` float32 of a slide's spots."""
+        kept = kept_features(slide, self.config.encoder, self._given.digests(), self.config.patch, self._cache)
+        if kept is not None:
+            return kept
+        from mclstexp.model.image.features import slide_features
+
         return slide_features(slide, self.encoder, self.config.patch, cache=self._cache, on_progress=on_progress)
 
     def cost(self, slides: Sequence[Slide]) -> Cost:
@@ -185,7 +196,12 @@ class Model:
 
         One batch of each backbone is encoded to measure its pace, where there is something to encode.
         """
-        return cost_of(slides, self.encoder, self.config.patch, self._cache)
+        spec, patch, digests = self.config.encoder, self.config.patch, self._given.digests()
+        if all(is_kept(slide, spec, digests, patch, self._cache) for slide in slides):
+            return Cost.of_cached(spec, slides)
+        from mclstexp.model.image.cost import cost_of
+
+        return cost_of(slides, self.encoder, patch, self._cache)
 
     def check_features(self, features: TileFeatures, slide: Slide) -> str:
         """Refuse features of another encoder than the model's own; return how that was checked, in a sentence.
@@ -195,6 +211,8 @@ class Model:
         MismatchError
             When they differ, with both values.
         """
+        from mclstexp.model.image.given import check_given
+
         return check_given(features, slide, self.encoder, self.config.patch)
 
     def embed_patches(self, slide: Slide, *, on_progress: Progress | None = None) -> FloatArray:
@@ -272,7 +290,60 @@ def _trained_on(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return slides
 
 
+@dataclass(frozen=True, eq=False)
+class SavedEncoder:
+    """An image encoder as a model's folder holds it: known by name, built when a patch has to be encoded."""
+
+    spec: EncoderSpec
+    arrays: Mapping[str, NDArray[Any]]
+    folder: str
+    device: Device
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            self._target()  # refused now where it does not exist
+
+    def digests(self) -> list[str]:
+        """Return the digest of each backbone's weights."""
+        return member_digests(self.arrays, len(self.spec.members))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return every weight by name, as `ImageEncoder.state` does."""
+        return {name: values for name, values in self.arrays.items() if name.startswith(PREFIX)}
+
+    def built(self) -> ImageEncoder:
+        """Return the encoder.
+
+        Raises
+        ------
+        FormatError
+            When the weights are not those of such an encoder.
+        """
+        from mclstexp.model.image.encoder import ImageEncoder
+
+        try:
+            encoder = ImageEncoder.create(self.spec, "random")
+            encoder.load_state(self.arrays)
+        except _MISFITS as error:
+            raise _damaged(self.folder, error) from error
+        return encoder.to(self._target())
+
+    def _target(self) -> torch.device:
+        from mclstexp.device import resolve_device
+
+        return resolve_device(self.device)
+
+
+def _damaged(folder: StrPath, error: Exception) -> FormatError:
+    return FormatError(
+        f"Model {folder} is damaged: its parts do not fit each other ({reason(error)}); "
+        "train it again or restore a copy."
+    )
+
+
 def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:
+    import torch
+
     return {
         name.removeprefix(prefix): torch.from_numpy(values.copy())
         for name, values in arrays.items()
@@ -283,8 +354,14 @@ def _tensors(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, torch
 def _space(files: ModelFiles) -> Space:
     """Rebuild the space of a model that was read."""
     if files.config.space == "shared":
-        kind = RefinedSpace if "refined" in files.facts else SharedSpace
-        return kind.from_state(files.arrays, files.facts)
+        if "refined" not in files.facts:
+            return SharedSpace.from_state(files.arrays, files.facts)
+        from mclstexp.model.space.refined import RefinedSpace
+
+        return RefinedSpace.from_state(files.arrays, files.facts)
+    from mclstexp.model.network.layers import ContrastiveNetwork
+    from mclstexp.model.network.space import NetworkSpace
+
     rows, cols = files.facts["array_shape"]
     network = ContrastiveNetwork(files.facts["n_features"], len(files.panel), (rows, cols), files.config.network)
     network.load_state_dict(_tensors(files.arrays, "network."))

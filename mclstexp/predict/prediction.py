@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation
 from mclstexp.data.anndata_file import read_anndata, write_h5ad
+from mclstexp.data.plain_h5ad import read_plain
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 from mclstexp.predict.contributions import GeneSource, Group, gene_contributions, weights_by
@@ -44,6 +44,9 @@ from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
 from mclstexp.text import counted, duplicates
 from mclstexp.types import BoolArray, FloatArray, StrPath
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,9 +399,9 @@ class Prediction:
             When a file is missing or damaged, is no prediction, or the two are not of one run.
         """
         path = Path(path)
-        adata = read_anndata(path)
+        adata = read_plain(path) or read_anndata(path)
         beside = neighbours_path(path)
-        prediction = cls.from_anndata(adata, read_neighbours(beside))
+        prediction = cls(**fields_of(adata), evidence=read_neighbours(beside))
         check_one_run(path, beside, str(adata.uns["mclstexp"].get("neighbours_sha256", "")))
         return prediction
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,15 @@ def test_a_gene_and_a_sheet_from_the_recorded_reference(built: Path, mst: Run, t
     listed = json.loads(done.stdout)
     assert [set(row) >= {"value", "contribution"} for row in listed["neighbours"]] == [True, True]
     assert sheet.stat().st_size > 10_000
+
+
+def test_it_loads_nothing_heavy(saved: Path) -> None:
+    """A second's answer: anndata, matplotlib and torch take longer to load than everything that is done."""
+    spot = Prediction.load(saved).spot_ids[0]
+    code = (
+        "import sys; from mclstexp.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "print('loaded', *[name for name in ('anndata', 'matplotlib', 'torch', 'lancedb') if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, "neighbours", str(saved), str(spot)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mclstexp.config import EncoderSpec
 from mclstexp.errors import InputError
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.pooling import MAX_CHANNELS, _mixing, covariance
+from mclstexp.model.image.pooling import MAX_CHANNELS, covariance, mixing
 from mclstexp.model.image.weights import weights_for
 from mclstexp.types import EncoderWeights
 
@@ -143,19 +143,19 @@ def test_a_patch_is_averaged_down() -> None:
 
 def test_covariance_is_numpy_s_of_the_mixed_channels() -> None:
     maps = torch.randn(2, 50, 6, 5, generator=torch.Generator().manual_seed(0))
-    mixing = _mixing(50)
-    np.testing.assert_allclose(mixing.T @ mixing, np.eye(MAX_CHANNELS), atol=1e-6)
+    columns = mixing(50)
+    np.testing.assert_allclose(columns.T @ columns, np.eye(MAX_CHANNELS), atol=1e-6)
     pooled = covariance(maps).numpy()
     for got, one in zip(pooled, maps.numpy(), strict=True):
-        joint = np.cov(mixing.T @ one.reshape(50, -1), bias=True)[np.triu_indices(MAX_CHANNELS)]
+        joint = np.cov(columns.T @ one.reshape(50, -1), bias=True)[np.triu_indices(MAX_CHANNELS)]
         np.testing.assert_allclose(got, np.sign(joint) * np.sqrt(np.abs(joint)), atol=1e-3)
     shifted = covariance(maps + torch.randn(1, 50, 1, 1))
     np.testing.assert_allclose(shifted.numpy(), pooled, atol=5e-3)
     assert covariance(maps[:, :3]).shape == (2, 6)
 
 
-def test_mixing_is_the_same_on_any_machine() -> None:
-    np.testing.assert_allclose(_mixing(3)[0], FIRST_ROW, atol=1e-4)
+def testmixing_is_the_same_on_any_machine() -> None:
+    np.testing.assert_allclose(mixing(3)[0], FIRST_ROW, atol=1e-4)
 
 
 def test_a_blank_patch_has_a_gradient() -> None:

@@ -14,8 +14,8 @@ from mclstexp.errors import ExistsAlreadyError, InputError, MclstexpWarning, Mis
 from mclstexp.index.encode import identity_of
 from mclstexp.index.reference import Reference
 from mclstexp.model.image import backbone
-from mclstexp.model.image.backbone import state_digest
-from mclstexp.model.model import Model
+from mclstexp.model.image.digest import state_digest
+from mclstexp.model.model import Model, SavedEncoder
 from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
 from mclstexp.train import train
@@ -120,7 +120,8 @@ def test_a_model_of_before_ensembles_is_the_same_model(cohort: list[Slide], tmp_
     model = train(cohort[:2], recipe=config, encoder_weights="random", device="cpu", cache=False)
     model.save(tmp_path / "model")
     head = json.loads((tmp_path / "model" / "config.json").read_text())
-    del head["config"]["encoder"]["input_px"], head["config"]["encoder"]["last_layer"]
+    for later in ("input_px", "last_layer", "dense"):
+        del head["config"]["encoder"][later]
     for later in ("level_weights", "scales", "stages"):
         del head["config"]["shared"][later]
     for later in ("choose", "blend", "contrast_epochs"):
@@ -183,3 +184,17 @@ def test_a_cache_that_cannot_be_used_is_said_once_and_done_without(
     for slide, vector in zip(cohort, vectors, strict=True):
         np.testing.assert_array_equal(vector, model.embed_patches(slide))
     assert (tmp_path / "cache").read_text() == "mine"
+
+
+def test_what_is_kept_is_taken_without_the_encoder(
+    model: Model, cohort: list[Slide], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query whose features are cached builds no encoder, which takes longer than all the rest."""
+    model.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model", cache=tmp_path / "cache")
+    encoded = loaded.features(cohort[0])
+    again = Model.load(tmp_path / "model", cache=tmp_path / "cache")
+    assert SavedEncoder.digests(again._given) == model.encoder.digests()
+    monkeypatch.setattr(SavedEncoder, "built", lambda self: pytest.fail("the encoder was built"))
+    assert np.array_equal(again.features(cohort[0]), encoded)
+    assert again.digest == model.digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from mclstexp.config import EncoderSpec
 from mclstexp.device import keep_freed_memory
+from mclstexp.model.image.cells import CELL_PX
+from mclstexp.model.image.digest import state_digest
 from mclstexp.model.image.pooling import covariance, evenly_spaced, mean_std
 from mclstexp.model.image.stages import feature_maps, trunk_maps
 from mclstexp.types import FloatArray
@@ -92,6 +93,48 @@ class Backbone(nn.Module):
         """SHA-256 over the model's weights and buffers, by name."""
         return state_digest({name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()})
 
+    def maps(self, pixels: Tensor) -> list[tuple[str, Tensor]]:
+        """Return how each map of tiles ``(b, size, size, 3)`` is pooled, and the map, in the order of the features.
+
+        Only for backbones that `why_not_dense` says nothing against. Tiles are seen at the size that they have.
+        """
+        x, kind = self._normalised(pixels, side=pixels.shape[1]), "covariance"
+        if self.spec.pooling == "stages":
+            kind = "deviation"
+        if self.n_stages is not None:
+            maps = trunk_maps(self.model, self.n_stages, x)
+            last = maps[-1]
+        else:
+            last, maps = feature_maps(self.model, x)
+        if self.spec.pooling == "last":
+            return [("mean", last)]
+        parts = [(kind, maps[i]) for i in evenly_spaced(len(maps))]
+        if self.n_stages is None:
+            parts.append((kind, last))
+        return parts + ([("mean", last)] if self.spec.appends_last else [])
+
+    def why_not_dense(self, side_px: int) -> str:
+        """Say why maps of tiles cannot be pooled in place of patches; "" where they can.
+
+        The maps need a place for every value, and the backbone's own pooled output, where it is used, has to be the
+        last map's mean.
+        """
+        probe = torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8, device=next(self.parameters()).device)
+        probe[:, : side_px // 2] = 255
+        with torch.inference_mode():
+            maps = self.maps(probe)
+            if any(values.ndim != 4 for _, values in maps):
+                return "its maps have no rows and columns"
+            strides = [side_px / values.shape[-1] for _, values in maps]
+            if any(CELL_PX % stride for stride in strides):
+                return f"a stage has a stride of {max(strides):g} pixels, and cells have {CELL_PX}"
+            used = self.spec.pooling == "last" or self.spec.appends_last
+            if used and self.n_stages is None:
+                last = maps[-1][1]
+                if not torch.allclose(self._head(last).float(), _mean(last), rtol=1e-3, atol=1e-5):
+                    return "its own pooled output is not the mean of its last map"
+        return ""
+
     def _pooled(self, pixels: Tensor) -> dict[str, Tensor]:
         x = self._normalised(pixels)
         if self.spec.pooling == "last":
@@ -117,22 +160,12 @@ class Backbone(nn.Module):
         model: Any = self.model
         return model.forward_head(last, pre_logits=True)  # type: ignore[no-any-return]
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
+    def _normalised(self, pixels: Tensor, side: int | None = None) -> Tensor:
         x = pixels.permute(0, 3, 1, 2).float() / 255.0  # (b, 3, size, size)
-        side = self.spec.input_px[0] if self.spec.input_px else x.shape[-1]
+        side = side or (self.spec.input_px[0] if self.spec.input_px else x.shape[-1])
         if side != x.shape[-1]:
             x = F.interpolate(x, size=(side, side), mode="area")
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-
-def state_digest(state: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 over named arrays: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _mean(maps: Tensor) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mclstexp.config import PatchSpec
-from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.model.image.features import FeatureCache, to_be_encoded
+from mclstexp.config import EncoderSpec, PatchSpec
+from mclstexp.model.image.cache import FeatureCache
 from mclstexp.slide import Slide
 from mclstexp.text import counted, duration
+
+if TYPE_CHECKING:  # what is cached costs nothing, and torch takes seconds to load
+    from mclstexp.model.image.encoder import ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Cost:
     passes: int
     seconds: float
 
+    @classmethod
+    def of_cached(cls, spec: EncoderSpec, slides: Sequence[Slide]) -> Cost:
+        """Return that of slides whose features are all cached."""
+        return cls(spec.name, len(slides), sum(map(len, slides)), 0, len(spec.scales) * spec.views, 0.0)
+
     def __str__(self) -> str:
         said = (
             f"encoding {counted(self.n_spots, 'spot')} of {counted(self.n_slides, 'slide')}, "
@@ -50,18 +59,15 @@ class Cost:
 
 def cost_of(slides: Sequence[Slide], encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> Cost:
     """Count what is not cached, and measure each backbone's pace on one batch where there is something."""
-    spec = encoder.spec
-    missing = [(slide, to_be_encoded(slide, encoder, patch, cache)) for slide in slides]
-    seconds = 0.0
-    for member in encoder.members:
-        n_spots = sum(len(slide) for slide, members in missing if member in members)
-        if n_spots:
-            seconds += n_spots * len(spec.scales) * member.seconds_per_patch(patch.size_px)
-    return Cost(
-        encoder=spec.name,
-        n_slides=len(slides),
-        n_spots=sum(map(len, slides)),
-        n_new=sum(len(slide) for slide, members in missing if members),
-        passes=len(spec.scales) * spec.views,
-        seconds=seconds,
-    )
+    from mclstexp.model.image.features import missing
+
+    spec, seconds, n_new = encoder.spec, 0.0, 0
+    patches = dict.fromkeys(encoder.members, 0)
+    for slide in slides:
+        lacking = missing(slide, encoder, patch, cache)
+        n_new += min(len(slide), -(-max(n for _, n in lacking) // len(spec.scales)))
+        for member, n in lacking:
+            patches[member] += n
+    for member, n in patches.items():
+        seconds += n and n * member.seconds_per_patch(patch.size_px)
+    return dataclasses.replace(Cost.of_cached(spec, slides), n_new=n_new, seconds=seconds)

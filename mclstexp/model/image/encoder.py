@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mclstexp.config import EncoderSpec
-from mclstexp.model.image.backbone import Backbone, state_digest
+from mclstexp.model.image.backbone import Backbone
+from mclstexp.model.image.digest import PREFIX, prefixes, state_digest
 from mclstexp.model.image.weights import load_state, load_weights, new_model, weights_for
 from mclstexp.text import duplicates
 from mclstexp.types import EncoderWeights, FloatArray
-
-PREFIX = "backbone."
-"""What the names of the encoder's arrays begin with; with several backbones a number and a dot follow."""
 
 
 class ImageEncoder(nn.Module):
@@ -76,6 +74,14 @@ class ImageEncoder(nn.Module):
         """The backbones."""
         return list(self._members)  # type: ignore[arg-type]
 
+    def built(self) -> ImageEncoder:
+        """Return itself: what a saved encoder has to be built for."""
+        return self
+
+    def digests(self) -> list[str]:
+        """Return the digest of each backbone's weights."""
+        return [member.digest() for member in self.members]
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
         return torch.cat([member(pixels) for member in self.members], dim=1)
@@ -107,7 +113,7 @@ class ImageEncoder(nn.Module):
         """Return every weight by name, those of one backbone as ``backbone.*``, of several as ``backbone.0.*``, ..."""
         return {
             f"{prefix}{name}": tensor.cpu().numpy()
-            for prefix, member in zip(_prefixes(len(self.members)), self.members, strict=True)
+            for prefix, member in zip(prefixes(len(self.members)), self.members, strict=True)
             for name, tensor in member.model.state_dict().items()
         }
 
@@ -119,7 +125,7 @@ class ImageEncoder(nn.Module):
         InputError
             When the arrays are not those of such an encoder.
         """
-        for prefix, member in zip(_prefixes(len(self.members)), self.members, strict=True):
+        for prefix, member in zip(prefixes(len(self.members)), self.members, strict=True):
             own = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
             tensors = {name: torch.from_numpy(values.copy()) for name, values in own.items()}
             trunk = load_state(member.model, tensors, member.spec.name, "what was saved")
@@ -128,7 +134,3 @@ class ImageEncoder(nn.Module):
     def digest(self) -> str:
         """SHA-256 over the backbones' weights and buffers, by name."""
         return state_digest({name.removeprefix(PREFIX): values for name, values in self.state().items()})
-
-
-def _prefixes(n_members: int) -> list[str]:
-    return [PREFIX] if n_members == 1 else [f"{PREFIX}{place}." for place in range(n_members)]

@@ -1,99 +1,54 @@
-"""Image features of a slide's spots, computed once and cached."""
+"""Image features of a slide's spots: read ahead, encoded once, kept by patch."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import io
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import platformdirs
+from numpy.typing import NDArray
 
 from mclstexp.config import PatchSpec
-from mclstexp.data.patches import check_inside, iter_patches
-from mclstexp.errors import InputError, StorageError
+from mclstexp.data.ahead import ahead
+from mclstexp.data.patches import check_inside, read_patch
+from mclstexp.errors import InputError
 from mclstexp.model.image.backbone import Backbone
+from mclstexp.model.image.cache import Cache, FeatureCache, feature_cache
+from mclstexp.model.image.dense import TILE_PX, Field, check_dense, encode_dense, n_tiles
 from mclstexp.model.image.encoder import ImageEncoder
-from mclstexp.notes import warn
-from mclstexp.settings import to_dict
+from mclstexp.model.image.kept import FEATURES, field_names, scaled
 from mclstexp.slide import Slide
-from mclstexp.storage import new_file, storage_errors
-from mclstexp.types import FloatArray, Progress, StrPath
+from mclstexp.types import BoolArray, FloatArray, IdArray, Progress
+
+__all__ = ["FEATURES", "READ", "Cache", "FeatureCache", "feature_cache", "missing", "slide_features"]
 
 READ = 128
-"""Patches read at a time."""
+"""Patches read at a time: a whole number of any device's batches."""
 
-FEATURES = 4
-"""To be raised whenever a change of code changes features, so that no cached ones of before are taken."""
-
-Cache = bool | StrPath
-"""Where image features are kept between runs: True for the user's cache folder, False for nowhere, or a folder."""
+KEPT_EVERY = 2048
+"""Spots after which what was encoded goes to the cache: what an interruption costs at most."""
 
 
-class FeatureCache:
-    """A folder of feature arrays, named by everything that decides their values; ``None`` keeps nothing."""
+@dataclass(frozen=True)
+class _Field:
+    """One backbone's features at one field of view.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    Attributes
+    ----------
+    member, scale, patch
+        The backbone, the field of view as a multiple of the patch's side, and the patch as it sees it.
+    name
+        What the cache calls it; "" where nothing is kept.
+    columns
+        Where its features are in a spot's vector.
+    """
 
-    def ready(self) -> bool:
-        """Whether features can be kept; a folder that cannot be used is said once, and done without."""
-        if self._folder is None:
-            return False
-        try:
-            with storage_errors(self._folder):
-                (self._folder / "features").mkdir(parents=True, exist_ok=True)
-        except (StorageError, OSError) as error:
-            self._give_up(error)
-        return self._folder is not None
-
-    def holds(self, key: str) -> bool:
-        """Whether there are features under a key; `load` says whether they are whole."""
-        path = self._path(key)
-        return path is not None and path.is_file()
-
-    def load(self, key: str, n_spots: int) -> FloatArray | None:
-        """Return the cached features, or None when there are none or the file is damaged (then made anew)."""
-        path = self._path(key)
-        if path is None or not path.is_file():
-            return None
-        try:
-            features = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
-            return None
-        return features if features.ndim == 2 and len(features) == n_spots else None
-
-    def store(self, key: str, features: FloatArray) -> None:
-        """Keep features under a key; where that fails, say so and keep none from then on."""
-        path = self._path(key)
-        if path is None:
-            return
-        # numpy's own write of an array to a full disk raises an error that does not say so.
-        buffer = io.BytesIO()
-        np.save(buffer, features, allow_pickle=False)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path, force=True) as work:
-                work.write_bytes(buffer.getbuffer())
-        except (StorageError, OSError) as error:
-            self._give_up(error)
-
-    def _path(self, key: str) -> Path | None:
-        return None if self._folder is None else self._folder / "features" / key[:2] / f"{key}.npy"
-
-    def _give_up(self, error: Exception) -> None:
-        warn(f"Image features are not kept, the cache cannot be used: {error}")
-        self._folder = None
-
-
-def feature_cache(cache: Cache) -> FeatureCache:
-    """Return the cache that a user asked for."""
-    if cache is False:
-        return FeatureCache()
-    return FeatureCache(Path(platformdirs.user_cache_dir("mclstexp")) if cache is True else Path(cache))
+    member: Backbone
+    scale: float
+    patch: PatchSpec
+    name: str
+    columns: slice
 
 
 def slide_features(
@@ -106,7 +61,8 @@ def slide_features(
 ) -> FloatArray:
     """Return the image features ``(n, F)`` float32 of a slide's spots, scales side by side, views averaged.
 
-    Within a scale the parts of each backbone follow each other; the cache keeps them a backbone apart.
+    Within a scale the parts of each backbone follow each other. The cache keeps them by patch, a backbone and a field
+    of view apart: what one set of spots left serves any other.
 
     Raises
     ------
@@ -119,67 +75,157 @@ def slide_features(
         slide.require_mpp()
     check_inside(slide)
     cache = cache or FeatureCache()
-    members = encoder.members
-    keys = _keys(slide, encoder, patch) if cache.ready() else [""] * len(members)
-    parts = [cache.load(key, len(slide)) if key else None for key in keys]
-    missing = [place for place, part in enumerate(parts) if part is None]
-    if missing:
-        encoded = _encode(slide, [members[place] for place in missing], patch, on_progress)
-        slide.image.close()
-        for place, features in zip(missing, encoded, strict=True):
-            parts[place] = features
-            if keys[place]:
-                cache.store(keys[place], features)
-    return _side_by_side([part for part in parts if part is not None], len(encoder.spec.scales))
+    fields = _fields(slide, encoder, patch, cache)
+    out = np.empty((len(slide), fields[-1].columns.stop), dtype=np.float32)
+    xy = slide.spots.xy_px
+    lacking = [~cache.load(field.name, xy, out[:, field.columns]) for field in fields]
+    if any(rows.any() for rows in lacking):
+        try:
+            encoding = _Encoding(slide, patch, fields, lacking, out)
+            if encoder.spec.dense:
+                encoding.run_dense(cache, on_progress)
+            else:
+                encoding.run(cache, on_progress)
+        finally:
+            slide.image.close()
+        cache.shrink()
+    return out
 
 
-def to_be_encoded(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[Backbone]:
-    """Return the backbones of which the cache does not hold the slide's features."""
-    if not cache.ready():
-        return encoder.members
-    pairs = zip(encoder.members, _keys(slide, encoder, patch), strict=True)
-    return [member for member, key in pairs if not cache.holds(key)]
+def missing(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[tuple[Backbone, int]]:
+    """Return how many patches each backbone has still to encode, a spot's fields of view counted each.
+
+    Where tissue is encoded tile by tile, the number that costs as much.
+    """
+    n_scales, ready = len(encoder.spec.scales), cache.ready()
+    names = _names(slide, encoder, patch) if ready else [[""] * n_scales] * len(encoder.members)
+    if encoder.spec.dense:
+        return [
+            (member, _tiles_as_patches(slide, member, patch, own, cache))
+            for member, own in zip(encoder.members, names, strict=True)
+        ]
+    held = [[int(cache.holds(name, slide.spots.xy_px).sum()) for name in own] for own in names]
+    return [(member, len(slide) * n_scales - sum(own)) for member, own in zip(encoder.members, held, strict=True)]
 
 
-def _encode(
-    slide: Slide, members: Sequence[Backbone], patch: PatchSpec, on_progress: Progress | None
-) -> list[FloatArray]:
-    """Encode every spot at every scale, ``(n, F)`` a backbone. A spot is done when all of its fields of view are."""
-    scales = members[0].spec.scales
-    rows: list[list[list[FloatArray]]] = [[[] for _ in scales] for _ in members]
+def _tiles_as_patches(
+    slide: Slide, member: Backbone, patch: PatchSpec, names: Sequence[str], cache: FeatureCache
+) -> int:
+    """Return how many patches cost as much as the tiles that are lacking."""
+    held = np.all([cache.holds(name, slide.spots.xy_px) for name in names], axis=0)
+    spots = np.flatnonzero(~held)
+    return round(n_tiles(slide, member, patch, spots) * (TILE_PX / patch.size_px) ** 2) if len(spots) else 0
+
+
+def _names(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[list[str]]:
+    return field_names(slide, [member.spec for member in encoder.members], encoder.digests(), patch)
+
+
+def _fields(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[_Field]:
+    """Return the parts of a spot's vector: scale by scale, within each the backbones in their order."""
+    scales, members = encoder.spec.scales, encoder.members
+    names = _names(slide, encoder, patch) if cache.ready() else [[""] * len(scales)] * len(members)
+    widths = [
+        cache.width(own[0]) or sum(m.blocks(patch.size_px).values()) for m, own in zip(members, names, strict=True)
+    ]
+    fields, start = [], 0
     for number, scale in enumerate(scales):
-        done = 0
-        for patches in iter_patches(slide, dataclasses.replace(patch, scale=patch.scale * scale), batch_size=READ):
-            for member, own in zip(members, rows, strict=True):
-                own[number].append(member.features(patches))
-            done += len(patches)
+        for member, own, width in zip(members, names, widths, strict=True):
+            columns = slice(start, start + width)
+            fields.append(_Field(member, scale, scaled(patch, scale), own[number], columns))
+            start += width
+    return fields
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Patches ``(b, size, size, 3)`` of the spots of one block at one field of view.
+
+    ``done`` counts spots, ``ends_block`` says that no field of view of the block is left.
+    """
+
+    rows: IdArray
+    patch: PatchSpec
+    patches: NDArray[np.uint8]
+    done: int
+    ends_block: bool
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """What is lacking of a slide's features: ``lacking`` has ``(n,)`` rows a field, ``out`` is filled in."""
+
+    slide: Slide
+    patch: PatchSpec
+    fields: Sequence[_Field]
+    lacking: Sequence[BoolArray]
+    out: FloatArray
+
+    @cached_property
+    def spots(self) -> IdArray:
+        """Rows that lack anything."""
+        return np.flatnonzero(np.any(self.lacking, axis=0))
+
+    def run(self, cache: FeatureCache, on_progress: Progress | None) -> None:
+        """Encode, while a thread reads ahead; a spot is done when all of its fields of view are."""
+        n_kept = 0
+        with ahead(self._reads()) as reads:
+            for read in reads:
+                for field, rows in zip(self.fields, self.lacking, strict=True):
+                    wanted = rows[read.rows]
+                    if field.patch == read.patch and wanted.any():
+                        self.out[read.rows[wanted], field.columns] = field.member.features(read.patches[wanted])
+                if on_progress:
+                    on_progress(f"encoding {self.slide.slide_id}", read.done, len(self.spots))
+                if read.ends_block and (read.done - n_kept >= KEPT_EVERY or read.done == len(self.spots)):
+                    self._keep(cache, self.spots[n_kept : read.done])
+                    n_kept = read.done
+
+    def run_dense(self, cache: FeatureCache, on_progress: Progress | None) -> None:
+        """Encode the tissue tile by tile; a backbone that lacks anything of a spot pools all of its fields of view."""
+        members = list(dict.fromkeys(field.member for field in self.fields))
+        for member in members:
+            check_dense(member)
+        n_all, n_done = sum(n_tiles(self.slide, member, self.patch, self.spots) for member in members), 0
+
+        def count() -> None:
+            nonlocal n_done
+            n_done += 1
             if on_progress:
-                on_progress(f"encoding {slide.slide_id}", (number * len(slide) + done) // len(scales), len(slide))
-    return [np.concatenate([np.concatenate(one) for one in own], axis=1) for own in rows]
+                on_progress(f"encoding {self.slide.slide_id}, tiles", n_done, n_all)
 
+        for member in members:
+            own = [field for field in self.fields if field.member is member]
+            values = [np.empty((len(self.spots), f.columns.stop - f.columns.start), np.float32) for f in own]
+            parts = [Field(field.scale, part) for field, part in zip(own, values, strict=True)]
+            encode_dense(self.slide, member, self.patch, self.spots, parts, count)
+            for field, part in zip(own, values, strict=True):
+                self.out[self.spots, field.columns] = part
+        self._keep(cache, self.spots)
 
-def _side_by_side(parts: Sequence[FloatArray], n_scales: int) -> FloatArray:
-    """Put the features of several backbones, ``(n, scales x F)`` each, beside each other within each scale."""
-    if len(parts) == 1:
-        return parts[0]
-    by_scale = [part.reshape(len(part), n_scales, -1) for part in parts]
-    return np.concatenate(by_scale, axis=2).reshape(len(parts[0]), -1)
+    def _reads(self) -> Iterator[_Read]:
+        """Read block by block, within a block field of view by field of view: neighbours share decoded tiles."""
+        slide, image = self.slide, self.slide.image
+        if image is None:
+            return
+        mpp = slide.mpp
+        views = list(dict.fromkeys(field.patch for field in self.fields))
+        pairs = list(zip(self.fields, self.lacking, strict=True))
+        needed = {view: np.any([lacks for field, lacks in pairs if field.patch == view], axis=0) for view in views}
+        for start in range(0, len(self.spots), READ):
+            block = self.spots[start : start + READ]
+            for number, view in enumerate(views, start=1):
+                rows = block[needed[view][block]]
+                patches = np.empty((len(rows), view.size_px, view.size_px, 3), dtype=np.uint8)
+                for place, row in enumerate(rows):
+                    patches[place] = read_patch(image, slide.spots.xy_px[row], view, mpp)
+                yield _Read(rows, view, patches, start + len(block) * number // len(views), number == len(views))
 
-
-def _keys(slide: Slide, encoder: ImageEncoder, patch: PatchSpec) -> list[str]:
-    """Name each backbone's features of a slide by all that decides them: an ensemble takes what its members have."""
-    shared = {
-        "version": FEATURES,
-        "patch": to_dict(patch),
-        "mpp": slide.mpp if patch.mpp is not None else None,
-        "image": slide.image.digest() if slide.image else None,
-        "xy_px": hashlib.sha256(np.ascontiguousarray(slide.spots.xy_px).tobytes()).hexdigest(),
-    }
-    keys = []
-    for member in encoder.members:
-        spec = member.spec
-        if spec.input_px == (patch.size_px,):
-            spec = dataclasses.replace(spec, input_px=None)  # the patch as it is
-        own = {"encoder": member.digest(), "spec": to_dict(spec)}
-        keys.append(hashlib.sha256(json.dumps(shared | own, sort_keys=True).encode()).hexdigest())
-    return keys
+    def _keep(self, cache: FeatureCache, spots: IdArray) -> None:
+        """Leave what was encoded of these spots in the cache."""
+        image = "" if self.slide.image is None else self.slide.image.path.name
+        for field, lacks in zip(self.fields, self.lacking, strict=True):
+            rows = spots[lacks[spots]]
+            if field.name and len(rows):
+                about = {"encoder": field.member.spec.name, "image": image}
+                cache.store(field.name, self.slide.spots.xy_px[rows], self.out[rows, field.columns], about)

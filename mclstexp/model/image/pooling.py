@@ -37,19 +37,19 @@ def covariance(maps: Tensor) -> Tensor:
     flat = maps.float().flatten(2)  # (b, c, h*w)
     flat = flat - flat.mean(dim=2, keepdim=True)
     with torch.autocast(flat.device.type, enabled=False):  # products of bfloat16 would lose small covariances
-        mixing = torch.tensor(_mixing(flat.shape[1]), device=flat.device)  # (c, m)
+        columns = torch.tensor(mixing(flat.shape[1]), device=flat.device)  # (c, m)
         if flat.shape[1] > 2 * MAX_CHANNELS:
-            flat = mixing.T @ flat
+            flat = columns.T @ flat
             joint = flat @ flat.transpose(1, 2) / flat.shape[2]  # (b, m, m)
         else:  # few channels: the same, mixed at the end
-            joint = mixing.T @ (flat @ flat.transpose(1, 2) / flat.shape[2]) @ mixing
+            joint = columns.T @ (flat @ flat.transpose(1, 2) / flat.shape[2]) @ columns
     row, col = torch.triu_indices(joint.shape[1], joint.shape[1], device=joint.device)
     upper = joint[:, row, col]
     return upper / (upper.abs() + SMALLEST).sqrt()  # a blank has a gradient too
 
 
 @cache
-def _mixing(n_channels: int) -> FloatArray:
+def mixing(n_channels: int) -> FloatArray:
     """Return random orthonormal columns ``(n_channels, m)``, from a hash: the same on any machine."""
     shape = (n_channels, min(n_channels, MAX_CHANNELS))
     drawn = np.frombuffer(hashlib.shake_256(b"%d" % n_channels).digest(4 * shape[0] * shape[1]), dtype="<u4")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import anndata as ad
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mclstexp.data.anndata_file import is_anndata
 from mclstexp.errors import InputError
 from mclstexp.outputs.maps.spots import PANEL, draw_slide, draw_values, limits_of, panel_height
 from mclstexp.outputs.maps.style import (
@@ -26,6 +26,9 @@ from mclstexp.outputs.maps.style import (
 from mclstexp.outputs.maps.truth import Truth, check_same_slide, correlation, measured
 from mclstexp.predict.prediction import Prediction
 from mclstexp.types import FloatArray, StrPath
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 MOST_GENES = 40
 """Genes that one picture may show."""
@@ -89,9 +92,9 @@ def gene_maps(
     path = check_picture(path, force=force)
     if not 1 <= len(genes) <= MOST_GENES:
         raise InputError(f"A picture shows 1 to {MOST_GENES} genes, got {len(genes)}; draw several pictures.")
-    if isinstance(prediction, ad.AnnData):
+    if is_anndata(prediction):
         prediction = Prediction.from_anndata(prediction)
-    if isinstance(truth, ad.AnnData):
+    if is_anndata(truth):
         check_same_slide(prediction, truth)
     columns = [gene_column(prediction, gene) for gene in genes]
     rows = [gene_panels(prediction, column, truth, show) for column in columns]

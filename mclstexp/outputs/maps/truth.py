@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anndata as ad
 import numpy as np
 from scipy import sparse
 
 from mclstexp.config import Normalisation
-from mclstexp.data.anndata_file import read_anndata
+from mclstexp.data.anndata_file import is_anndata, read_anndata
 from mclstexp.data.genes.expression import normalise
 from mclstexp.data.readers import read_slides
 from mclstexp.errors import InputError
@@ -23,7 +22,10 @@ from mclstexp.slide import Slide
 from mclstexp.text import duplicates, some
 from mclstexp.types import FloatArray, IdArray, StrPath
 
-Truth: TypeAlias = ad.AnnData | FloatArray
+if TYPE_CHECKING:
+    import anndata as ad
+
+Truth: TypeAlias = "ad.AnnData | FloatArray"
 """Raw counts of the same spots, or ``(n,)`` values on the prediction's scale."""
 
 TOLERANCE = 0.25
@@ -68,6 +70,8 @@ def _same_image(slide: Slide, image: Path) -> bool:
 
 def _as_anndata(slide: Slide) -> ad.AnnData:
     counts, genes = slide.require_counts()
+    import anndata as ad
+
     adata = ad.AnnData(counts.astype(np.float32), obsm={"spatial": slide.spots.xy_px})
     adata.obs_names, adata.var_names = slide.spots.spot_ids.astype(object), list(genes.symbols)
     adata.var["gene_ids"] = list(genes.ensembl)
@@ -86,7 +90,7 @@ def measured(prediction: Prediction, column: int, truth: Truth) -> tuple[FloatAr
     InputError
         When the truth is of other spots, lacks the gene, or holds no raw counts.
     """
-    if not isinstance(truth, ad.AnnData):
+    if not is_anndata(truth):
         values = np.asarray(truth, dtype=np.float32)
         if values.shape != (len(prediction),):
             raise InputError(f"The truth has shape {values.shape}, the prediction {len(prediction)} spots.")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,6 +15,9 @@ from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 
 if TYPE_CHECKING:
+    import anndata as ad
+
+    from mclstexp.data.plain_h5ad import PlainH5ad
     from mclstexp.predict.prediction import Prediction
 
 FORMAT_VERSION = 1
@@ -30,6 +32,8 @@ LAYERS = ("sd", "lower", "upper", "retrieved")
 
 def to_anndata(prediction: Prediction) -> ad.AnnData:
     """Return the AnnData; see `mclstexp.Prediction.to_anndata`."""
+    import anndata as ad
+
     obs = pd.DataFrame(index=pd.Index(prediction.spot_ids.astype(object)))
     obs["in_tissue"] = np.ones(len(prediction), dtype=np.int64)
     if prediction.array_row is not None and prediction.array_col is not None:
@@ -79,7 +83,7 @@ def _provenance(prediction: Prediction) -> dict[str, Any]:
     return record if prediction.mpp is None else {**record, "mpp": float(prediction.mpp)}
 
 
-def fields_of(adata: ad.AnnData) -> dict[str, Any]:
+def fields_of(adata: ad.AnnData | PlainH5ad) -> dict[str, Any]:
     """Return the fields of the prediction that `to_anndata` made ``adata`` from, apart from its neighbours.
 
     Raises

@@ -91,7 +91,7 @@ def test_a_pitch_is_read_as_people_write_it(text, grid):
 
 @pytest.mark.parametrize("text", ["", "um", "0um", "-5um", "112 furlongs", "nan", "inf um", "1..2um", "112um 50um"])
 def test_what_is_no_pitch_is_refused(text):
-    with pytest.raises(InputError, match="is no distance between points; 112um"):
+    with pytest.raises(InputError, match="is no distance between points; give one such as 112um"):
         Grid.parse(text)
 
 

@@ -46,6 +46,9 @@ def make_world(folder: Path) -> None:
     (folder / "sets.json").write_text(json.dumps({"first": symbols[:3], "rest": symbols[3:]}))
     (folder / "sets.gmt").write_text("first\t-\t" + "\t".join(symbols[:3]) + "\n")
     (folder / "folds.csv").write_text("slide,fold\nP1_A,0\nP2_A,1\n")
+    ring = [[20, 20], [560, 20], [560, 560], [20, 560], [20, 20]]
+    (folder / "regions.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    (folder / "queries.csv").write_text(f"image,coords,mpp\n{folder / 'slide.tif'},{folder / 'coords.csv'},0.5\n")
     with h5py.File(folder / "tiles.h5", "w") as file:
         corners = np.stack(np.meshgrid(np.arange(0, 600, 100), np.arange(0, 600, 100)), -1).reshape(-1, 2)
         file["features"] = np.ones((len(corners), 512), np.float32)

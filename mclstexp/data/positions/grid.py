@@ -71,7 +71,9 @@ class Grid:
         except ValueError:
             pitch = math.nan
         if unit not in _UNITS or not (math.isfinite(pitch) and pitch > 0):
-            raise InputError(f"The grid {text!r} is no distance between points; 112um, 0.1mm or 224px are.")
+            raise InputError(
+                f"The grid {text!r} is no distance between points; give one such as 112um, 0.1mm or 224px."
+            )
         factor = _UNITS[unit]
         return cls(pitch, "px", shape) if factor is None else cls(pitch * factor, "um", shape)
 

@@ -130,7 +130,9 @@ def _document(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{path.name} is no GeoJSON ({reason}); export annotations from QuPath.") from error
+        raise InputError(
+            f"{path.name} is no GeoJSON ({reason}); copy it again, or export annotations from QuPath."
+        ) from error
 
 
 def _check_frame(document: Any, path: Path) -> None:

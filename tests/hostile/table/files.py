@@ -65,6 +65,8 @@ OF_REFERENCE = ("query", *QUERY[1:3], "-r", "{i}/reference", "-o", "{o}/p.h5ad")
 
 KINDS = (
     Kind("coordinates", "coords.csv", _query(coords="{i}/coords.csv"), text=True),
+    Kind("regions", "regions.geojson", (*QUERY, "--regions", "{i}/regions.geojson"), text=True),
+    Kind("list of slides", "queries.csv", ("query", "{i}/queries.csv", *QUERY[3:-4], "-o", "{o}"), text=True),
     Kind("image tif", "slide.tif", _query(image="{i}/slide.tif")),
     Kind("image png", "he.png", _query(image="{i}/he.png")),
     Kind("image jpg", "he.jpg", _query(image="{i}/he.jpg")),

@@ -87,8 +87,9 @@ def read_query(
     columns
         What the column names of ``coords`` leave open.
     check_tissue
-        With coordinates, whether to look at the image for coordinates that are swapped, mirrored,
-        turned, moved or of another resolution; with a grid, whether to lay it on tissue only, which is found by colour, or on all of the image.
+        With coordinates, whether to look at the image for coordinates that are swapped, mirrored, turned, moved or of
+        another resolution; with a grid, whether to lay it on tissue only, which is found by colour, or on all of the
+        image.
     patient
         Name of the patient, "" where unknown.
     grid

@@ -1,6 +1,9 @@
 """The same slide in every format: the same pixels, levels and patches; and what no format may be made to do."""
 
+import io
 import json
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from mclstexp.config import PatchSpec
 from mclstexp.data.images import ArrayImage, open_image
 from mclstexp.data.images import pixels as image_module
 from mclstexp.data.images.dicom import is_unconverted, to_rgb
+from mclstexp.data.images.tiles import claimed_pixels
 from mclstexp.data.patches import read_patch
 from mclstexp.data.positions.query import read_query
 from mclstexp.data.positions.tissue import tissue_mask
@@ -246,6 +250,50 @@ def test_what_would_decode_to_more_than_memory_holds_is_refused_before(tmp_path,
     group.attrs["multiscales"] = [{"axes": list("cyx"), "datasets": [{"path": "0"}], "version": "0.4"}]
     with pytest.raises(InputError, match=r"200000 x 200000 px and not tiled"):
         open_image(tmp_path / "bomb.zarr")
+
+
+def bomb(path, payload, compression):
+    """Write a TIFF of one tile of 64 x 64 px and put another payload into it."""
+    tifffile.imwrite(path, RGB[:64, :64], tile=(64, 64), photometric="rgb", compression=compression)
+    end = path.stat().st_size
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[0].tags["TileByteCounts"].overwrite([len(payload)])
+        tif.pages[0].tags["TileOffsets"].overwrite([end])
+    with path.open("ab") as file:
+        file.write(payload)
+
+
+def encoded(name, side):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, name)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("compression", "payload", "match"),
+    [
+        ("jpeg", lambda: encoded("jpeg", 1500), "64 x 64 px and says to hold 2250000"),
+        ("jpeg2000", lambda: encoded("jpeg2000", 700), "64 x 64 px and says to hold 490000"),
+        ("zlib", lambda: zlib.compress(bytes(2**24)), "damaged or cannot be decoded"),
+    ],
+)
+def test_a_tile_that_decodes_to_more_than_a_tile_is_refused(tmp_path, compression, payload, match):
+    bomb(tmp_path / "a.tif", payload(), compression)
+    image = open_image(tmp_path / "a.tif")
+    tracemalloc.start()
+    with pytest.raises(InputError, match=match) as told:
+        image.read_region(0, 0, 64, 64)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg2000"])
+def test_a_whole_tile_says_its_size(name):
+    data = encoded(name, 200)
+    assert claimed_pixels(data) == 40_000
+    assert all(claimed_pixels(data[:cut]) in (0, 40_000) for cut in range(0, min(len(data), 300)))
+    assert claimed_pixels(zlib.compress(data)) == 0
 
 
 def test_a_dicom_that_says_rgb_of_ycbcr_frames(tmp_path):

@@ -51,7 +51,7 @@ def claimed_pixels(data: bytes) -> int:
     if start < 0 or len(data) < start + 24:
         return 0
     right, lower, left, upper = struct.unpack(">4I", data[start + 8 : start + 24])
-    return max(0, right - left) * max(0, lower - upper)
+    return int(max(0, right - left) * max(0, lower - upper))
 
 
 def _jpeg_pixels(data: bytes) -> int:

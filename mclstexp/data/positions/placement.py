@@ -10,7 +10,7 @@ outline, and nothing is said of them. ``benchmarks/placement.py`` has how often 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ _SCALES = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
 _TURNS = (-15, -10, -5, 5, 10, 15)
 _STEP_PX = 4
 _GRID_PX = (96, 512)
-_ALIKE = 0.97
+_ALIKE, _PLAINLY = 0.97, 0.85
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,19 @@ def judge(mask: BoolArray, size: tuple[int, int], xy_px: Points) -> Placement:
     shift, _, words, change, scale = alike[0]
     share, around = search.at(change, shift, scale)
     best = Placement(given[0] - given[1], share - around, given[0], share, search.in_words(words, shift), "right")
-    return Placement(**(vars(best) | {"verdict": _verdict(best, around)}))
+    verdict = _verdict(best, around)
+    if scale != 1:
+        best = _plainly_scaled(best, search, size)
+    return replace(best, verdict=verdict)
+
+
+def _plainly_scaled(best: Placement, search: _Search, size: tuple[int, int]) -> Placement:
+    """Prefer a scale that fits almost as well where nothing is moved: coordinates of another resolution."""
+    plain = [(*search.at(change, (0, 0), scale), words) for words, change, scale in _changes(size) if scale != 1]
+    share, around, words = max(plain, key=lambda one: one[0] - one[1])
+    if share - around < _PLAINLY * best.best:
+        return best
+    return replace(best, best=share - around, best_share=share, change=words)
 
 
 def _verdict(placement: Placement, around: float) -> str:

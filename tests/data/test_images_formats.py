@@ -209,7 +209,7 @@ def test_folders_that_are_no_slide(tmp_path):
         (np.zeros((3, 50, 60), dtype=np.uint8), "channels last"),
         (np.zeros((50, 60, 3), dtype=np.float32), "float32"),
         (np.zeros(5, dtype=np.uint8), "h x w x 3"),
-        (np.zeros((0, 60, 3), dtype=np.uint8), "nothing in it"),
+        (np.zeros((0, 60, 3), dtype=np.uint8), "60 x 0 px"),
         ([[1, 2], [3, 4]], "list"),
     ],
 )

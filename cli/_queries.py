@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note, progress, table
@@ -28,6 +28,7 @@ class Reading:
     """How slides are read: what the options say of all of them."""
 
     mpp: float | None
+    mpp_from: Literal["given", "file", "pitch"] | None
     columns: "CoordsColumns"
     check_tissue: bool
     patient: str
@@ -135,6 +136,7 @@ class Queries:
             one.image,
             one.coords,
             mpp=mpp,
+            mpp_from=how.mpp_from,
             columns=how.columns,
             check_tissue=how.check_tissue,
             patient=patient,

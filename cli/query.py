@@ -92,6 +92,12 @@ def query(
         Path | None, typer.Option("--model", help="Model folder [default: the reference's own copy].")
     ] = None,
     mpp: options.Mpp = None,
+    mpp_from: Annotated[
+        Literal["given", "file", "pitch"] | None,
+        typer.Option(
+            "--mpp-from", help="Which pixel size is right where --mpp, the file and the spots' pitch disagree."
+        ),
+    ] = None,
     x_column: Annotated[str | None, typer.Option("--x-column", help="Column of x in pixels (to the right).")] = None,
     y_column: Annotated[str | None, typer.Option("--y-column", help="Column of y in pixels (downwards).")] = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the spot ids.")] = None,
@@ -108,7 +114,7 @@ def query(
     tissue_check: Annotated[
         bool,
         typer.Option(
-            help="Refuse coordinates that miss the tissue where others would hit it; lay a grid on tissue alone."
+            help="Refuse coordinates that miss the tissue where others would fit it; lay a grid on tissue alone."
         ),
     ] = True,
     dry_run: options.DryRun = False,
@@ -152,6 +158,7 @@ def query(
         opened.use_model(Model.load(model, device=device, cache=options.cache_of(cache)))
     reading = Reading(
         mpp=mpp,
+        mpp_from=mpp_from,
         columns=columns,
         check_tissue=tissue_check,
         patient=patient,

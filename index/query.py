@@ -14,6 +14,7 @@ from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.data.positions.lattice import pitch_px
 from mclstexp.data.tile_features import TileFeatures
 from mclstexp.errors import MismatchError
+from mclstexp.index.doubts import unfamiliar, unlike_pixel_size
 from mclstexp.index.familiarity import familiarity
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.leakage import leakage_warnings
@@ -30,9 +31,6 @@ from mclstexp.predict.source import NEAREST, Neighbours
 from mclstexp.settings import to_dict
 from mclstexp.slide import Slide
 from mclstexp.types import Device, FloatArray, Progress
-
-UNFAMILIAR = 5.0
-"""Median percentile of a slide's patches below which the whole slide is called unlike the reference."""
 
 THUMBNAIL_PX = 1500
 SPOT_SHARE_OF_PITCH = 0.55
@@ -86,7 +84,8 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     percentile = familiarity(store, predicted.neighbours, device=options.device, on_progress=options.on_progress)
     if model.calibration is not None and distance is not None:
         percentile = smaller_percentile(percentile, model.calibration.familiarity(distance))
-    notes = [*slide.notes, *leaks, *checked, *_unfamiliar(percentile), *_few_neighbours(predicted, query, slide)]
+    notes = [*slide.notes, *leaks, *checked, *unfamiliar(percentile)]
+    notes += [*unlike_pixel_size(slide, store.entries), *_few_neighbours(predicted, query, slide)]
     prediction = _assemble(slide, predicted, query, percentile, model, store, options)
     if model.calibration is not None and distance is not None:
         prediction, note = _with_calibration(prediction, predicted, query, model, distance)
@@ -102,16 +101,6 @@ def _features(slide: Slide, model: Model, options: QueryOptions) -> tuple[FloatA
     if len(options.features) != len(slide):
         raise MismatchError(f"{options.features.name} has {len(options.features)} tiles, the slide {len(slide)} spots.")
     return options.features.values, [model.check_features(options.features, slide)]
-
-
-def _unfamiliar(percentile: FloatArray) -> list[str]:
-    if not len(percentile) or not np.isfinite(percentile).all() or np.median(percentile) >= UNFAMILIAR:
-        return []
-    return [
-        "Warning: the patches of this slide are unlike the reference's (median familiarity "
-        f"{np.median(percentile):.1f} of 100): another tissue, another stain, a wrong pixel size or a blank? "
-        "Do not rely on this prediction."
-    ]
 
 
 def _few_neighbours(predicted: Predicted, query: Query, slide: Slide) -> list[str]:

@@ -28,7 +28,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report", "placement", "large_slide"])
 def test_each_imports(script, name):
     assert callable(script(name).main)
 
@@ -446,3 +446,19 @@ def test_shares_and_regrets_of_choices(script, capsys):
     assert "by block" in capsys.readouterr().out
     pair = choices.settings_of(["retrieval.k", "retrieval.temperature"], [50, 0.05])
     assert pair == (("retrieval.k", 50), ("retrieval.temperature", 0.05))
+
+
+def test_placements_on_invented_tissue_are_never_refused(script):
+    placement = script("placement")
+    counts = placement.simulated(1)
+    assert len(counts) == 5
+    assert all(set(verdicts) <= {"right", "unknown"} for verdicts in counts.values())
+    assert "| all spots on tissue | 0 | 0 | 1 |" in placement.table("true", counts)
+
+
+def test_a_large_slide_is_read_by_its_levels(script, tmp_path):
+    large = script("large_slide")
+    large.write(tmp_path / "a.tif", 4096, 3)
+    row = large.read(tmp_path / "a.tif")
+    assert row["tissue"] == pytest.approx(0.1, abs=0.06)
+    assert row["peak_mb"] >= row["start_mb"] > 0

@@ -15,7 +15,7 @@ from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.data.positions.lattice import resolve_mpp
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
-from mclstexp.slide import Slide, SlideImage, SpotTable
+from mclstexp.slide import MppSource, Slide, SlideImage, SpotTable
 from mclstexp.types import IdArray
 
 
@@ -74,7 +74,7 @@ class Draft:
     without_image: str = "no image: counts only."
 
 
-def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
+def build_slide(draft: Draft, *, mpp: float | None = None, mpp_from: MppSource | None = None) -> Slide:
     """Join counts and coordinates, settle the pixel size, and check that the spots lie inside the image.
 
     Parameters
@@ -83,6 +83,8 @@ def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
         The parts.
     mpp
         Pixel size in um that the user gave.
+    mpp_from
+        Which pixel size the user believes where they disagree.
 
     Raises
     ------
@@ -94,7 +96,13 @@ def build_slide(draft: Draft, *, mpp: float | None = None) -> Slide:
     with naming(f"Slide {draft.slide_id}"):
         coords.check()
     pixel_size, source, mpp_notes = resolve_mpp(
-        draft.slide_id, given=mpp, image=draft.image, stated=draft.stated_mpp, pitch=coords.mpp_from_pitch()
+        draft.slide_id,
+        given=mpp,
+        image=draft.image,
+        stated=draft.stated_mpp,
+        pitch=coords.mpp_from_pitch(),
+        believed=mpp_from,
+        strict=draft.layout == "query",
     )
     with naming(f"Slide {draft.slide_id}"):
         spots = coords.spots(pixel_size)

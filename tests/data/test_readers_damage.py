@@ -66,7 +66,7 @@ def test_coordinates_of_another_resolution_than_the_files_pixel_size(tmp_path):
     save_10x(tmp_path / "V1")
     save_positions(tmp_path / "V1")
     save_image(tmp_path / "V1" / "image.tif", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
-    fails(tmp_path, r"pixel size is 0\.5 um \(file\).*makes it 1\.667.*another resolution")
+    fails(tmp_path, r"the file says 0\.5 um, the distance between spots says 1\.667 um.*another resolution.*--mpp")
     assert read_slides(tmp_path, mpp=1.6)[0].mpp == 1.6
 
 

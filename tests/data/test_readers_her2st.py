@@ -108,4 +108,4 @@ def test_her2st_cluster_file_without_its_columns_is_named(tmp_path):
 def test_given_pixel_size_wins_and_a_difference_is_said(tmp_path):
     slide = read_slides(make_her2st(tmp_path, names=("A1",)), mpp=3.0)[0]
     assert (slide.mpp, slide.mpp_source) == (3.0, "given")
-    assert any("the distance between spots makes it 3.333" in note for note in slide.notes)
+    assert any("the distance between spots says 3.333 um" in note for note in slide.notes)

@@ -278,3 +278,13 @@ def test_the_same_from_the_steps(library: Library, reference: Reference, query: 
     prediction = predict_slide(query, library.model, reference.store, QueryOptions(device="cpu", command="mst query"))
     np.testing.assert_array_equal(prediction.mean, quietly(reference, query).mean)
     assert prediction.settings["command"] == "mst query"
+
+
+def test_misplaced_spots_are_doubted_by_familiarity_and_pixel_size(
+    reference: Reference, query: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = np.r_[np.full(12, 1.0), np.full(24, 70.0)].astype(np.float32)
+    monkeypatch.setattr("mclstexp.index.query.familiarity", lambda store, neighbours, **_: low)
+    slide = dataclasses.replace(query, mpp=1.2, mpp_source="pitch")
+    notes = quietly(reference, slide).settings["notes"]
+    assert sum("patches are unlike" in note or "follows from the distance" in note for note in notes) == 2

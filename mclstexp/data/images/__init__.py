@@ -36,8 +36,8 @@ __all__ = ["FORMATS", "IMAGE_SUFFIXES", "ArrayImage", "open_image"]
 FORMATS: tuple[type[ImageFile], ...] = (ZarrImage, OpenSlideImage, TiffImage, RasterImage)
 """Every format, in the order in which they are asked; the last one opens whatever is left, or says what is wrong."""
 
-IMAGE_SUFFIXES = tuple(dict.fromkeys(suffix for kind in FORMATS for suffix in kind.suffixes))
-"""File names that count as images when one is looked for beside the counts."""
+IMAGE_SUFFIXES = tuple(dict.fromkeys(suffix for kind in FORMATS for suffix in kind.suffixes if suffix != ".dcm"))
+"""File names that count as images when one is looked for beside the counts; of DICOM, one slide is many files."""
 
 
 def open_image(path: StrPath) -> ImageFile:

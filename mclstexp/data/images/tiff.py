@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mclstexp.data.images.base import Header, ImageFile, orientation_note
 from mclstexp.data.images.pixels import check_decodable, paste_region, to_rgb8
 from mclstexp.data.images.tiff_metadata import stated_mpp
-from mclstexp.data.images.tiles import TileCache
+from mclstexp.data.images.tiles import TileCache, claimed_pixels
 from mclstexp.errors import InputError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -130,6 +130,9 @@ class TiffImage(ImageFile):
         data = file.read(length)
         if len(data) != length:
             raise EOFError(f"the file ends inside tile {index}")
+        tile_h, tile_w = _segment_shape(page)
+        if claimed_pixels(data) > 2 * tile_h * tile_w + 2**16:
+            raise ValueError(f"tile {index} is {tile_w} x {tile_h} px and says to hold {claimed_pixels(data)}")
         decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         return None if decoded is None else decoded[0, : shape[1], : shape[2]]
 

@@ -1,7 +1,8 @@
-"""Decoded tiles of an open image."""
+"""Tiles of an open image: those that are decoded already, and how large one says that it is before it is decoded."""
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from typing import Any
 
@@ -37,3 +38,28 @@ class TileCache:
         """Let go of all."""
         self._tiles.clear()
         self._bytes = 0
+
+
+def claimed_pixels(data: bytes) -> int:
+    """Return how many pixels a compressed tile says to hold, by the header of its JPEG or JPEG 2000; 0 for others.
+
+    Other compressions are decoded into a buffer of the tile's size, and cannot give more; these size their own.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_pixels(data)
+    start = data[:256].find(b"\xff\x4f\xff\x51")  # the codestream, bare or in a JP2 box
+    if start < 0 or len(data) < start + 24:
+        return 0
+    right, lower, left, upper = struct.unpack(">4I", data[start + 8 : start + 24])
+    return int(max(0, right - left) * max(0, lower - upper))
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    place = 2
+    while place + 9 < len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], struct.unpack(">H", data[place + 2 : place + 4])[0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame; not tables
+            height, width = struct.unpack(">2H", data[place + 5 : place + 9])
+            return int(height * width)
+        place += 1 if marker == 0xFF else 2 + length
+    return 0

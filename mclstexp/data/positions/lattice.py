@@ -16,6 +16,13 @@ LEGACY_ST_2K_PITCH_UM = 150.0
 
 VISIUM_PITCH_UM = 100.0
 
+MPP_TOLERANCE = 0.10
+"""Pixel sizes that differ by more contradict each other: a patch then holds a fifth more or less tissue. What the pitch
+says differs by less than 1 % between sections of one scanner, and a nominal 0.5 um is 0.49 to 0.51 in truth."""
+
+MPP_NOTED = 0.05
+"""Pixel sizes that differ by more are said."""
+
 _MAX_STEPS = 1e6
 """Spots across a slide that no technology reaches: the finest bins, 0.5 um, make 30,000."""
 
@@ -117,7 +124,14 @@ def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray
 
 
 def resolve_mpp(
-    slide_id: str, *, given: float | None, image: SlideImage | None, stated: float | None, pitch: float | None
+    slide_id: str,
+    *,
+    given: float | None,
+    image: SlideImage | None,
+    stated: float | None,
+    pitch: float | None,
+    believed: MppSource | None = None,
+    strict: bool = False,
 ) -> tuple[float | None, MppSource | None, list[str]]:
     """Choose a slide's pixel size: given, else stated by its files, else from the spot pitch.
 
@@ -133,6 +147,10 @@ def resolve_mpp(
         What another file of the slide states (scale factors, metadata), in um.
     pitch
         Pixel size that follows from the distance between spots, in um.
+    believed
+        Which of them the user believes, whatever the others say.
+    strict
+        Whether a given size has to agree with one of the others, where there are others.
 
     Returns
     -------
@@ -141,22 +159,43 @@ def resolve_mpp(
     Raises
     ------
     InputError
-        When the given size is absurd, or the files state one that the spots contradict: the coordinates are of
-        another resolution.
+        When the given size is absurd, or they disagree by more than ``MPP_TOLERANCE``: the coordinates are of another
+        resolution, or one of the sizes is wrong.
     """
     if given is not None:
         check_mpp(slide_id, given)
     in_file = stated if stated is not None else (image.mpp if image is not None else None)
-    chosen, source = (given, "given") if given is not None else (in_file, "file")
-    if chosen is None:
-        return (pitch, "pitch", []) if pitch is not None else (None, None, [])
-    notes = []
-    if pitch is not None and not 1 / 1.05 < chosen / pitch < 1.05:
-        text = f"the pixel size is {chosen:.4g} um ({source}), but the distance between spots makes it {pitch:.4g}"
-        if source == "file" and not 1 / 1.5 < chosen / pitch < 1.5:
-            raise InputError(
-                f"Slide {slide_id}: {text}: the coordinates are of another resolution (by {pitch / chosen:.3g}), "
-                "or the file's pixel size is wrong; give coordinates at full resolution, or --mpp."
-            )
-        notes.append(f"{text}.")
-    return chosen, "given" if given is not None else "file", notes
+    sizes: dict[MppSource, float | None] = {"given": given, "file": in_file, "pitch": pitch}
+    known: dict[MppSource, float] = {name: size for name, size in sizes.items() if size is not None}
+    if believed is not None and believed not in known:
+        raise InputError(f"Slide {slide_id}: --mpp-from {believed}, but that says no pixel size: {_all_three(sizes)}.")
+    if not known:
+        return None, None, []
+    source = next(iter(known)) if believed is None else believed
+    others = {name: size for name, size in known.items() if name != source}
+    against = [name for name, size in others.items() if not _agree(known[source], size, MPP_TOLERANCE)]
+    alone = bool(against) and len(against) == len(others)
+    if alone and believed is None and (source == "file" or strict):
+        factor = others[against[-1]] / known[source]
+        right = "--mpp-from given, file or pitch" if strict else "--mpp"
+        raise InputError(
+            f"Slide {slide_id}: pixel sizes disagree: {_all_three(sizes)}. The coordinates are of another resolution "
+            f"than the image (by {factor:.3g}), or a size is wrong; give coordinates at full resolution, or say which "
+            f"is right: {right}."
+        )
+    noted = [name for name, size in others.items() if not _agree(known[source], size, MPP_NOTED)]
+    notes = [f"the pixel size is taken from {_SAID[source]}, and others differ: {_all_three(sizes)}."] if noted else []
+    return known[source], source, notes
+
+
+_SAID: dict[MppSource, str] = {"given": "--mpp", "file": "the file", "pitch": "the distance between spots"}
+
+
+def _agree(one: float, other: float, tolerance: float) -> bool:
+    return abs(math.log(one / other)) <= math.log1p(tolerance)
+
+
+def _all_three(sizes: dict[MppSource, float | None]) -> str:
+    return ", ".join(
+        f"{_SAID[source]} says {'nothing' if size is None else f'{size:.4g} um'}" for source, size in sizes.items()
+    )

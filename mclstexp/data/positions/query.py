@@ -17,12 +17,12 @@ from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
 from mclstexp.data.positions.grid import Grid, GridShape, lay_grid
-from mclstexp.data.positions.lattice import pitch_px
+from mclstexp.data.positions.lattice import pitch_px, resolve_mpp
 from mclstexp.data.positions.outline import Outline, everywhere, find_outline
 from mclstexp.data.positions.regions import Regions, read_regions
-from mclstexp.data.positions.tissue import looks_misplaced
+from mclstexp.data.positions.tissue import check_placement
 from mclstexp.errors import InputError
-from mclstexp.slide import Slide, SlideImage, SpotTable, check_mpp
+from mclstexp.slide import MppSource, Slide, SlideImage, SpotTable
 from mclstexp.text import counted
 from mclstexp.types import BoolArray, StrPath
 
@@ -62,6 +62,7 @@ def read_query(
     coords: StrPath | None = None,
     *,
     mpp: float | None = None,
+    mpp_from: MppSource | None = None,
     columns: CoordsColumns | None = None,
     check_tissue: bool = True,
     patient: str = "",
@@ -81,11 +82,14 @@ def read_query(
         Spot coordinates in its pixels, as `read_coords` takes them; None where ``grid`` is given.
     mpp
         Pixel size in um; without it the image's own, else what follows from a known spot pitch.
+    mpp_from
+        Which pixel size to believe where they disagree: "given", "file" or "pitch".
     columns
         What the column names of ``coords`` leave open.
     check_tissue
-        With coordinates, whether to look at the image for coordinates that are swapped or of another resolution; with
-        a grid, whether to lay it on tissue only, which is found by colour, or on all of the image.
+        With coordinates, whether to look at the image for coordinates that are swapped, mirrored, turned, moved or of
+        another resolution; with a grid, whether to lay it on tissue only, which is found by colour, or on all of the
+        image.
     patient
         Name of the patient, "" where unknown.
     grid
@@ -136,9 +140,13 @@ def read_query(
         with naming(f"Slide {slide_id}"):
             areas = None if areas is None else areas.on(handle.size_px)
         if coords is not None:
-            return _at_spots(draft, coords, areas, mpp=mpp, columns=columns, check_tissue=check_tissue)
+            return _at_spots(
+                draft, coords, areas, mpp=mpp, mpp_from=mpp_from, columns=columns, check_tissue=check_tissue
+            )
         layout = Grid.parse(grid, grid_shape) if isinstance(grid, str) else grid
-        return _on_grid(draft, handle, layout or Grid(100.0), areas, mpp=mpp, check_tissue=check_tissue)
+        return _on_grid(
+            draft, handle, layout or Grid(100.0), areas, mpp=mpp, mpp_from=mpp_from, check_tissue=check_tissue
+        )
 
 
 def _at_spots(
@@ -147,6 +155,7 @@ def _at_spots(
     regions: Regions | None,
     *,
     mpp: float | None,
+    mpp_from: MppSource | None,
     columns: CoordsColumns | None,
     check_tissue: bool,
 ) -> Slide:
@@ -154,10 +163,15 @@ def _at_spots(
     places = parse_coords(coords_path, columns)
     _check_pixels(places, coords_path.name)
     draft = replace(draft, coords=places, sources=(*draft.sources, coords_path))
-    slide = build_slide(draft, mpp=mpp)
-    problem = looks_misplaced(slide) if check_tissue else None
+    slide = build_slide(draft, mpp=mpp, mpp_from=mpp_from)
+    problem, doubt = check_placement(slide) if check_tissue else (None, None)
     if problem:
-        raise InputError(f"Slide {slide.slide_id}: {problem}.")
+        raise InputError(
+            f"Slide {slide.slide_id}: {problem}; correct the coordinates (--x-column and --y-column say which is "
+            "which), or give --no-tissue-check where they are right."
+        )
+    if doubt:
+        slide = replace(slide, notes=(*slide.notes, f"Warning: {doubt}"))
     return slide if regions is None else _limited(slide, regions)
 
 
@@ -174,18 +188,25 @@ def _limited(slide: Slide, regions: Regions) -> Slide:
 
 
 def _on_grid(
-    draft: Draft, image: SlideImage, grid: Grid, regions: Regions | None, *, mpp: float | None, check_tissue: bool
+    draft: Draft,
+    image: SlideImage,
+    grid: Grid,
+    regions: Regions | None,
+    *,
+    mpp: float | None,
+    mpp_from: MppSource | None,
+    check_tissue: bool,
 ) -> Slide:
-    if mpp is not None:
-        check_mpp(draft.slide_id, mpp)
-    pixel_size = mpp if mpp is not None else image.mpp
+    pixel_size, source, _ = resolve_mpp(
+        draft.slide_id, given=mpp, image=image, stated=None, pitch=None, believed=mpp_from, strict=True
+    )
     with naming(f"Slide {draft.slide_id}"):
         grid.pitch_px(pixel_size)  # before the image is looked at
         outline = find_outline(image) if check_tissue else everywhere(image)
         coords = lay_grid(grid, pixel_size, *_area(outline, regions))
     seen = f" on {_size(outline, pixel_size)} of tissue, told by its colour" if check_tissue else ""
     notes = [*(regions.notes if regions is not None else ()), f"{counted(len(coords.ids), 'point')} of a {grid}{seen}."]
-    slide = build_slide(replace(draft, coords=coords, notes=tuple(notes)), mpp=mpp)
+    slide = build_slide(replace(draft, coords=coords, notes=tuple(notes)), mpp=mpp, mpp_from=source)
     return replace(slide, tissue=outline.mask, regions=() if regions is None else regions.rings)
 
 

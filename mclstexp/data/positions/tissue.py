@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, fit_grid, pitch_px
+from mclstexp.data.positions.placement import judge
 from mclstexp.slide import Slide, SlideImage
 from mclstexp.types import BoolArray
 
@@ -34,11 +35,21 @@ def saturated(rgb: NDArray[np.float32], limits: tuple[float, float] = _SATURATIO
 
 
 def looks_misplaced(slide: Slide) -> str | None:
-    """Say so when the spots look swapped or rescaled; the image is looked at once for both."""
+    """Say so when the spots look swapped, rescaled, mirrored, turned or moved; the image is looked at once for all."""
+    problem, _ = check_placement(slide)
+    return problem
+
+
+def check_placement(slide: Slide) -> tuple[str | None, str | None]:
+    """Return what is clearly wrong with where the spots lie, and what is doubtful about it; None for nothing."""
     if slide.image is None or len(slide) < 4:
-        return None
-    mask = tissue_mask(slide.image)
-    return looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
+        return None, None
+    mask, xy = tissue_mask(slide.image), slide.spots.xy_px
+    placement = judge(mask, slide.image.size_px, xy)
+    if placement.verdict == "wrong":
+        return f"the spots look misplaced: {placement}", None
+    problem = looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
+    return problem, f"the spots may be misplaced: {placement}." if placement.verdict == "doubtful" else None
 
 
 def looks_swapped(slide: Slide, *, mask: BoolArray | None = None) -> str | None:

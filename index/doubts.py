@@ -1,4 +1,4 @@
-"""What a prediction leaves in doubt: patches unlike the reference's, a pixel size unlike its slides'."""
+"""What is in doubt of a query or of a slide to be added: patches unlike others', a pixel size unlike its slides'."""
 
 from __future__ import annotations
 
@@ -43,6 +43,26 @@ def unfamiliar(percentile: FloatArray) -> list[str]:
         f"Warning: {n_low} of {len(percentile)} patches are unlike the reference's (familiarity below {UNFAMILIAR:g}, "
         "where about one in twenty is expected): spots beside the tissue, mirrored, moved or rescaled coordinates, a "
         "wrong --mpp, or kinds of tissue that the reference lacks? Look at them with mst plot --what familiarity."
+    ]
+
+
+def foreign(slide: Slide, percentile: FloatArray | None) -> list[str]:
+    """Say so when a slide for a reference is unlike those that its model was trained on.
+
+    Its spots answer queries of other tissues all the same: with a mouse's olfactory bulb under human gene names in a
+    reference of breast cancer, a third of the neighbours' weight went to the mouse (docs/accuracy.md).
+
+    Parameters
+    ----------
+    percentile
+        ``(n,)`` familiarity of its patches among held-out training patches, or None where it is not known.
+    """
+    if percentile is None or not len(percentile) or np.median(percentile) >= UNFAMILIAR:
+        return []
+    return [
+        f"Slide {slide.slide_id} is unlike the slides that the model was trained on (median familiarity "
+        f"{np.median(percentile):.1f} of 100), and its spots answer queries of other tissues, too: train with it, keep "
+        "it in a reference of its own, or query with --only-cohort."
     ]
 
 

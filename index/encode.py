@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mclstexp.errors import InputError
+from mclstexp.index.doubts import foreign
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.record import SlideRecord, content_hash
 from mclstexp.model.model import Model
-from mclstexp.notes import inform
+from mclstexp.notes import inform, warn
 from mclstexp.progress import Whole
 from mclstexp.settings import identity_dict, to_dict
 from mclstexp.slide import Slide
@@ -76,6 +77,8 @@ def slide_record(slide: Slide, model: Model, *, on_progress: Progress | None = N
     if spots.counts is None or spots.genes is None:
         raise InputError(f"Slide {slide.slide_id} has no counts: it cannot be a reference.")
     keys = model.keys(slide, on_progress=on_progress)
+    for text in foreign(slide, keys.familiarity):
+        warn(text)
     image_sha256 = slide.image.digest() if slide.image else None
     return SlideRecord(
         slide_id=slide.slide_id,

@@ -54,10 +54,14 @@ class Keys:
         ``(n, d)`` unit float32: the key that queries are compared with.
     image_embedding
         ``(n, d)`` unit float32 of the slide's own patches, or None when it has no image.
+    familiarity
+        ``(n,)`` percentile of its patches among held-out training patches, by the distance of their features; None
+        where it has no image, or the model no calibration.
     """
 
     embedding: FloatArray
     image_embedding: FloatArray | None
+    familiarity: FloatArray | None = None
 
 
 class Model:
@@ -246,8 +250,10 @@ class Model:
         spot = self.embed_spots(slide)
         if slide.image is None:
             return Keys(spot, None)
-        image = self.embed_patches(slide, on_progress=on_progress)
-        return Keys(fused_keys(spot, image, self.config.key_mix), image)
+        features, known = self.features(slide, on_progress=on_progress), self.calibration
+        image = self.space.embed_images(features, slide)
+        familiarity = None if known is None else known.familiarity(known.distance(features))
+        return Keys(fused_keys(spot, image, self.config.key_mix), image, familiarity)
 
     def summary(self) -> list[str]:
         """Return what users may expect of it, a sentence a line."""

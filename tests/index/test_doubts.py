@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mclstexp.index.doubts import unfamiliar, unlike_pixel_size
+from mclstexp.index.doubts import foreign, unfamiliar, unlike_pixel_size
 from mclstexp.slide import Slide, SpotTable
 
 
@@ -35,3 +35,11 @@ def test_a_pixel_size_from_the_pitch_that_no_slide_of_the_reference_has():
     quiet = [query(0.69, "pitch"), query(0.9, "pitch"), query(0.858, "file"), query(0.858, "given"), query(None, None)]
     assert all(unlike_pixel_size(slide, entries) == [] for slide in quiet)
     assert unlike_pixel_size(query(0.858, "pitch"), [SimpleNamespace(mpp=0.5, has_image=False)]) == []
+
+
+def test_a_slide_unlike_those_that_trained_the_model_is_said_when_it_is_added():
+    slide = query(0.7, "file")
+    (note,) = foreign(slide, np.full(9, 2.0, dtype=np.float32))
+    assert "Slide q is unlike" in note
+    assert "--only-cohort" in note
+    assert foreign(slide, np.full(9, 30.0, dtype=np.float32)) == foreign(slide, None) == []

@@ -137,7 +137,7 @@ def test_what_is_said_is_kept_once_and_saved(library: Library, reference: Refere
     slide = dataclasses.replace(library.slides[0], notes=("The pixel size was taken from the distance of spots.",))
     prediction, warned = said(reference, slide, filter=Filter(exclude_patients=("P2",), exclude_slides=("P1_B",)), k=36)
     assert list(prediction.notes) == warned
-    first, *leaks, intervals = warned
+    first, *leaks, intervals = [text for text in warned if "patches are unlike" not in text]
     assert first == slide.notes[0], "before the patches are encoded"
     assert "this image is slide 'P1_A' of the reference" in leaks[0]
     assert "the model was trained on slide P1_A and slides of the same patient (P1_B)" in leaks[1]

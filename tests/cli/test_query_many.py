@@ -76,7 +76,7 @@ def test_a_dry_run_writes_nothing_and_encodes_one_batch(
         return measured(self, size_px)
 
     monkeypatch.setattr(Backbone, "seconds_per_patch", counted)
-    monkeypatch.setattr(image_features, "iter_patches", None)  # whoever reads a slide's patches fails
+    monkeypatch.setattr(image_features, "read_patch", None)  # whoever reads a slide's patches fails
     before = files_in(slides)
     done = query(slides, "--grid", "93um", "-o", "out", "--dry-run", ok=False)
     assert len(batches) == 1

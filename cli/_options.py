@@ -16,6 +16,8 @@ from mclstexp.text import is_whole
 
 if TYPE_CHECKING:
     from mclstexp.index.reference import Reference
+    from mclstexp.slide import Slide
+    from mclstexp.types import Progress
 
 Refs = Annotated[
     Path,
@@ -150,6 +152,23 @@ def open_reference(
 def cache_of(folder: Path | None) -> "Path | bool":
     """Return where image features are kept: the given folder, or the user's."""
     return True if folder is None else folder
+
+
+def read_refs(
+    refs: Path,
+    slides: str | None,
+    *,
+    mpp: float | None,
+    bin_um: int | None,
+    cells: bool,
+    pool_um: float | None,
+    on_progress: "Progress",
+) -> "list[Slide]":
+    """Read a command's reference slides as its options say."""
+    from mclstexp.data.readers import read_slides
+
+    only = names(slides, "--slides")
+    return read_slides(refs, mpp=mpp, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=on_progress)
 
 
 def names(text: str | None, option: str) -> list[str] | None:

@@ -45,22 +45,13 @@ def build_index(
 
     Example: mst build-index refs/
     """
-    from mclstexp.data.readers import read_slides
     from mclstexp.index.reference import Reference
     from mclstexp.storage import check_output
 
     options.refuse_uri(output, "--output")
     check_output(output, force=force)
     bar = progress()
-    read = read_slides(
-        refs,
-        mpp=mpp,
-        only=options.names(slides, "--slides"),
-        bin_um=bin_um,
-        cells=cells,
-        pool_um=pool_um,
-        on_progress=bar,
-    )
+    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     named = _model_folder(model, encoder, encoder_weights)
     if dry_run:
         emit(_cost(named, read, encoder, encoder_weights, device, cache))
@@ -159,19 +150,9 @@ def add(
 
     Example: mst add more_refs/
     """
-    from mclstexp.data.readers import read_slides
-
     opened = options.open_reference(folder, reference, device=device, cache=cache)
     bar = progress()
-    read = read_slides(
-        refs,
-        mpp=mpp,
-        only=options.names(slides, "--slides"),
-        bin_um=bin_um,
-        cells=cells,
-        pool_um=pool_um,
-        on_progress=bar,
-    )
+    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     if dry_run:
         new = opened.new_among(read, replace=replace)
         cost = opened.model.cost([slide for slide in new if slide.image is not None])

@@ -100,7 +100,6 @@ def evaluate(
     from dataclasses import replace
 
     from mclstexp.data.genes.sets import read_gene_sets
-    from mclstexp.data.readers import read_slides
     from mclstexp.evaluate.folds import SplitSpec, make_folds, read_folds
     from mclstexp.evaluate.leakage import check_leakage
     from mclstexp.evaluate.methods import MethodOptions
@@ -128,15 +127,7 @@ def evaluate(
         markers=read_gene_sets(markers) if markers else {},
     )
     bar = progress()
-    read = read_slides(
-        refs,
-        mpp=mpp,
-        only=options.names(slides, "--slides"),
-        bin_um=bin_um,
-        cells=cells,
-        pool_um=pool_um,
-        on_progress=bar,
-    )
+    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     notes: list[str] = []
     if protocol in _PAPER:
         read, notes = paper_slides(read, named=slides is not None)

@@ -56,7 +56,6 @@ def train(
     """
     from mclstexp.config import changed, configure
     from mclstexp.data.genes.lists import read_gene_list
-    from mclstexp.data.readers import read_slides
     from mclstexp.storage import check_output
     from mclstexp.train import train as fit
     from mclstexp.train import training_cost
@@ -75,15 +74,7 @@ def train(
     named = read_gene_list(genes) if genes else None
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
-    read = read_slides(
-        refs,
-        mpp=mpp,
-        only=options.names(slides, "--slides"),
-        bin_um=bin_um,
-        cells=cells,
-        pool_um=pool_um,
-        on_progress=bar,
-    )
+    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     if dry_run:
         own_weights, kept = encoder_weights or "pretrained", options.cache_of(cache)
         emit(str(training_cost(read, recipe=config, encoder_weights=own_weights, device=device, cache=kept)))

@@ -107,7 +107,7 @@ def test_lancedb_opens_the_table_and_may_be_asked(store):
 
 @pytest.mark.parametrize("condition", ["", "  ", "total_counts > 0; slide_id = 'x'", "1=1; drop table spots"])
 def test_a_condition_is_one_condition(store, condition):
-    with pytest.raises(InputError, match=r"cannot be used: it is (empty|more than one)"):
+    with pytest.raises(InputError, match=r"cannot be used: it (is empty|holds a semicolon)"):
         store.matching(condition)
 
 

@@ -41,6 +41,11 @@ class SlideImage(Protocol):
         ...
 
     @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level of the pyramid, the full resolution first."""
+        ...
+
+    @property
     def mpp(self) -> float | None:
         """Pixel size in um that the file states, or None when it states none that is plausible."""
         ...

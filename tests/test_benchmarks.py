@@ -456,9 +456,10 @@ def test_placements_on_invented_tissue_are_never_refused(script):
     assert "| all spots on tissue | 0 | 0 | 1 |" in placement.table("true", counts)
 
 
-def test_a_large_slide_is_read_by_its_levels(script, tmp_path):
+def test_a_large_slide_is_read_by_its_levels(script, tmp_path, monkeypatch):
     large = script("large_slide")
+    monkeypatch.setattr(large, "SPOTS", 20)
     large.write(tmp_path / "a.tif", 4096, 3)
     row = large.read(tmp_path / "a.tif")
-    assert row["tissue"] == pytest.approx(0.1, abs=0.06)
+    assert 0.1 < row["tissue"] < 0.3
     assert row["peak_mb"] >= row["start_mb"] > 0

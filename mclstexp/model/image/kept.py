@@ -71,6 +71,8 @@ def field_names(
         "version": FEATURES,
         "mpp": slide.mpp if patch.mpp is not None else None,
         "image": slide.image.digest() if slide.image else None,
+        # Patches of a pyramid come from its levels; before they did, its features were kept under the same name.
+        **({"levels": slide.image.levels} if slide.image and len(slide.image.levels) > 1 else {}),
     }
     names = []
     for member, digest in zip(specs, digests, strict=True):

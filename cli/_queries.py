@@ -131,7 +131,7 @@ class Queries:
         how = self.reading
         mpp, patient = how.mpp if how.mpp is not None else one.mpp, how.patient or one.patient
         if how.tiles is not None:
-            return how.tiles.slide(one.image, mpp=mpp, patient=patient)
+            return how.tiles.slide(one.image, mpp=mpp, mpp_from=how.mpp_from, patient=patient)
         return read_query(
             one.image,
             one.coords,

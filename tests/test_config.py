@@ -232,7 +232,7 @@ def test_encoders_that_cannot_be_are_refused(settings: dict[str, object], text: 
 
 def test_what_came_later_does_not_change_what_was_before() -> None:
     plain = EncoderSpec("a", pooling="covariance")
-    assert set(to_dict(plain)) - set(identity_dict(plain)) == {"input_px", "last_layer"}
+    assert set(to_dict(plain)) - set(identity_dict(plain)) == {"dense", "input_px", "last_layer"}
     assert identity_dict(ModelConfig(encoder=plain))["encoder"] == identity_dict(plain)
     changed = dataclasses.replace(plain, input_px=(112,))
     assert identity_dict(changed)["input_px"] == [112]

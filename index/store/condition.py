@@ -43,14 +43,14 @@ def _problem(bare: str) -> str:
     if "--" in bare or "/*" in bare or "\x00" in bare:
         return "it holds a comment; one condition is needed, and nothing beside it"
     if any(quote in bare.replace("''", "") for quote in "'\"`"):
-        return "a quote is not closed"
+        return "a quote is not closed; correct it, or leave the condition out"
     level = 0
     for letter in bare:
         level += (letter == "(") - (letter == ")")
         if level < 0:
             break
     if level:
-        return "its parentheses do not match"
+        return "its parentheses do not match; correct them, or leave it out"
     changing = _CHANGES.search(bare)
     if changing:
         return f"{changing[0]} answers anew each time; compare columns with values"

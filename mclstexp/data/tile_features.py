@@ -18,7 +18,7 @@ from mclstexp.data.images import open_image
 from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates, naming
 from mclstexp.errors import InputError
-from mclstexp.slide import Slide
+from mclstexp.slide import MppSource, Slide
 from mclstexp.types import FloatArray, StrPath
 
 
@@ -73,7 +73,14 @@ class TileFeatures:
     def __len__(self) -> int:
         return len(self.values)
 
-    def slide(self, image: StrPath | None = None, *, mpp: float | None = None, patient: str = "") -> Slide:
+    def slide(
+        self,
+        image: StrPath | None = None,
+        *,
+        mpp: float | None = None,
+        mpp_from: MppSource | None = None,
+        patient: str = "",
+    ) -> Slide:
         """Return the tiles as the spots of a slide, in their centres, named ``XxY`` by their corners.
 
         Parameters
@@ -82,6 +89,8 @@ class TileFeatures:
             The slide's image, to check the features against and for the picture; None where it is not at hand.
         mpp
             Pixel size in um, needed where the image is not at hand or does not say it.
+        mpp_from
+            Which pixel size is right where ``mpp`` and the image's own disagree.
         patient
             Name of the patient, "" where unknown.
 
@@ -103,7 +112,7 @@ class TileFeatures:
             without_image="no image: the features alone.",
         )
         with naming(self.name):
-            return build_slide(draft, mpp=mpp)
+            return build_slide(draft, mpp=mpp, mpp_from=mpp_from)
 
 
 def read_features(path: StrPath, *, tile_px: float | None = None, encoder: str = "") -> TileFeatures:

@@ -33,9 +33,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Run:
         if fail:
             raise InputError("no such thing")
 
-    before = list(app.app.registered_commands)
+    monkeypatch.setattr(app.app, "registered_commands", list(app.app.registered_commands))
     app.app.command("speak")(speaking(speak))
-    monkeypatch.setattr(app.app, "registered_commands", [*before, app.app.registered_commands[-1]])
     return command()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -47,6 +48,8 @@ def try_hdf5(path: StrPath) -> None:
     >>> try_hdf5("whole.h5")
     """
     about = Path(path).stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError("it is no regular file")
     identity = (os.path.realpath(path), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
     with _lock:
         if identity in _passed:

@@ -181,4 +181,3 @@ def test_the_command(place: Place, tmp_path: Path) -> None:
     assert "the tiles' own coordinates are taken" in usage_of(twice)
     refused = run(*words, "--force", "--mpp", "0.5", "--mpp-from", "given", "-r", place.reference.path, ok=False)
     assert "tiles of 32 px (16 um), the model's patches are 64 px (32 um)" in error_of(refused)
-    assert "coordinates are needed" in error_of(run("query", image, "-r", place.reference.path, ok=False))

@@ -13,7 +13,7 @@ $(READY): requirements.lock pyproject.toml
 	@if [ -f $(READY) ] && [ "$$(cat $(READY))" = "$$(sha256sum < requirements.lock)" ]; then touch $(READY); else \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.11")' && \
 	  $(PYTHON) -m venv --clear $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	  sha256sum < requirements.lock > $(READY); fi
 

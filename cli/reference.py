@@ -137,6 +137,8 @@ def verify(
 
     place = options.reference_place(folder, reference)
     access = options.storage(storage_option, place)
+    if repair and isinstance(place, str):
+        note("an object store has no locks: a repair is safe only while nobody writes to the reference")
     report = Reference.verify(place, repair=repair, storage_options=access, on_progress=progress())
     if as_json:
         emit_json({**vars(report), "ok": report.ok, "findings": [vars(finding) for finding in report.findings]})

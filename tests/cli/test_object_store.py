@@ -56,6 +56,7 @@ def test_a_reference_lives_in_an_object_store(
     assert told("restore", "paper", address)["n_spots"] == here["n_spots"]
     told("optimize", address)
     assert told("verify", address)["ok"]
+    assert "a repair is safe only while nobody writes" in mst("verify", address, "--repair").output
     mst("export", "-r", address, "-o", tmp_path / "t.parquet", "--version", "paper")
     assert (tmp_path / "t.parquet").stat().st_size > 0
     assert not Path("s3:").exists()
@@ -69,6 +70,7 @@ def test_what_reaches_it_may_be_given_and_is_not_kept(
     given[3] = "aws_secret_access_key=the-secret"
     for key in keys:
         monkeypatch.delenv(key)
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")  # what is given goes before it
     words = ["build-index", str(world.refs), "--model", str(built / "model"), "-o", address, *given]
     monkeypatch.setattr(_options.sys, "argv", ["mst", *words])
     mst(*words, "--device", "cpu")

@@ -80,39 +80,77 @@ MODEL, REFERENCE = Path("model"), Path("reference")
 """Where a working folder keeps its model and its reference."""
 
 ReferenceOption = Annotated[
-    Path | None,
-    typer.Option("--reference", "-r", envvar="MST_REFERENCE", help="Folder of the reference [default: ./reference]."),
+    str | None,
+    typer.Option(
+        "--reference",
+        "-r",
+        envvar="MST_REFERENCE",
+        metavar="PATH",
+        help="Folder of the reference, or s3://bucket/folder [default: ./reference].",
+    ),
 ]
 ReferenceArgument = Annotated[
-    Path | None, typer.Argument(metavar="REFERENCE", help="Folder of the reference; the same as -r.")
+    str | None, typer.Argument(metavar="REFERENCE", help="Folder or URI of the reference; the same as -r.")
+]
+StorageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="For a reference in an object store, e.g. aws_region=...; may be repeated [default: the environment's].",
+    ),
 ]
 ModelOption = Annotated[
     Path | None, typer.Option("--model", envvar="MST_MODEL", help="Model folder made by mst train.")
 ]
 
 
-def reference_folder(argument: Path | None, option: Path | None) -> Path:
-    """Return the reference that is meant: the argument, -r, $MST_REFERENCE, or ./reference; say which by habit."""
-    for given in (argument, option):
-        refuse_uri(given)
+def reference_place(argument: str | None, option: str | None) -> Path | str:
+    """Return the folder or URI that is meant: the argument, -r, $MST_REFERENCE, or ./reference; say which by habit."""
     if argument is not None:
         if option != argument and typed(option, "MST_REFERENCE"):
             raise typer.BadParameter(
                 f"the reference is {argument} as an argument and {option} with -r; leave one of them out.",
                 param_hint="--reference",
             )
-        return argument
+        return place_of(argument)
     if option is not None:
-        return option
+        return place_of(option)
     note(f"reference: ./{REFERENCE}")
     return REFERENCE
 
 
+def place_of(text: str) -> Path | str:
+    """Return a URI as it is, anything else as a path."""
+    return text if "://" in text else Path(text)
+
+
+def storage(pairs: list[str] | None, place: Path | str) -> dict[str, str] | None:
+    """Return the storage options that were given, by key."""
+    if not pairs:
+        return None
+    if isinstance(place, Path):
+        raise typer.BadParameter(
+            f"it is of use for a reference in an object store, and {place} is a folder; leave it out.",
+            param_hint="--storage-option",
+        )
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or not value:
+            raise typer.BadParameter(
+                f"{key!r} is no KEY=VALUE, such as aws_region=eu-central-1.", param_hint="--storage-option"
+            )
+        given[key] = value
+    return given
+
+
 def refuse_uri(path: Path | None, hint: str = "--reference") -> None:
-    """Refuse a URI, which as a path would be a folder of that name."""
+    """Refuse a URI where only a folder will do."""
     if path is not None and re.match(r"[a-z][a-z0-9+]+:/", str(path)):
         raise typer.BadParameter(
-            f"{path} is a URI; commands work on folders. In Python, mclstexp.Reference takes URIs.",
+            f"{path} is a URI, and this command needs a folder yet; mst query, neighbours, export and what looks "
+            "after a reference take URIs.",
             param_hint=hint,
         )
 
@@ -123,9 +161,10 @@ def typed(value: str | Path | None, variable: str) -> bool:
 
 
 def open_reference(
-    argument: Path | None,
-    option: Path | None,
+    argument: str | None,
+    option: str | None,
     *,
+    storage_option: list[str] | None = None,
     version: str | None = None,
     device: str = "auto",
     cache: Path | None = None,
@@ -140,13 +179,18 @@ def open_reference(
     from mclstexp.errors import InputError
     from mclstexp.index.reference import Reference
 
-    folder = reference_folder(argument, option)
-    if not folder.exists():
+    place = reference_place(argument, option)
+    if isinstance(place, Path) and not place.exists():
         raise InputError(
-            f"There is no reference at {folder}; name one with -r or $MST_REFERENCE, or build one: "
-            "mst build-index refs/"
+            f"There is no reference at {place}; name one with -r or $MST_REFERENCE, or build one: mst build-index refs/"
         )
-    return Reference.open(folder, version=version_or_tag(version), device=device, cache=cache_of(cache))  # type: ignore[arg-type]
+    return Reference.open(
+        place,
+        version=version_or_tag(version),
+        device=device,  # type: ignore[arg-type]
+        cache=cache_of(cache),
+        storage_options=storage(storage_option, place),
+    )
 
 
 def cache_of(folder: Path | None) -> "Path | bool":
@@ -197,5 +241,19 @@ def gene_choice(text: str | None) -> "list[str] | str | None":
 
 
 def command_line() -> str:
-    """Return the command as it was typed, for the history of a reference and the record of a prediction."""
-    return shlex.join(["mst", *sys.argv[1:]])
+    """Return the command as it was typed, for the history of a reference and the record of a prediction.
+
+    Values of --storage-option are left out, since they may be secret.
+    """
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if words and words[-1] == "--storage-option":
+            word = _without_value(word)
+        elif word.startswith("--storage-option="):
+            word = f"--storage-option={_without_value(word.partition('=')[2])}"
+        words.append(word)
+    return shlex.join(["mst", *words])
+
+
+def _without_value(pair: str) -> str:
+    return f"{pair.partition('=')[0]}=..."

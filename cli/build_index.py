@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def build_index(
     refs: options.Refs,
     model: options.ModelOption = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The reference folder to write.")] = options.REFERENCE,
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", metavar="PATH", help="The reference folder to write, or s3://bucket/folder."),
+    ] = str(options.REFERENCE),
+    storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
     bin_um: options.BinUm = None,
@@ -46,10 +50,10 @@ def build_index(
     Example: mst build-index refs/
     """
     from mclstexp.index.reference import Reference
-    from mclstexp.storage import check_output
 
-    options.refuse_uri(output, "--output")
-    check_output(output, force=force)
+    place = options.place_of(output)
+    access = options.storage(storage_option, place)
+    _check_place(place, access, force=force)
     bar = progress()
     read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     named = _model_folder(model, encoder, encoder_weights)
@@ -58,17 +62,31 @@ def build_index(
         return
     trained = _model(named, read, encoder, encoder_weights, device, cache)
     reference = Reference.build(
-        output,
+        place,
         read,
         trained,
         index=index,
         message=message,
         command=options.command_line(),
         force=force,
+        storage_options=access,
         on_progress=bar,
     )
     note(f"{reference!r}, {len(reference.genes):,} genes")
-    emit(str(output))
+    emit(str(place))
+
+
+def _check_place(place: Path | str, access: dict[str, str] | None, *, force: bool) -> None:
+    """Refuse an output that is there, or an object store that cannot be used, before anything is read."""
+    from mclstexp.storage import check_output
+
+    if isinstance(place, Path):
+        check_output(place, force=force)
+        return
+    from mclstexp.index.store.build import check_target
+    from mclstexp.index.store.place import Place
+
+    check_target(Place(place, access), force=force)
 
 
 def _model_folder(folder: Path | None, encoder: str | None, encoder_weights: str | None) -> Path | None:
@@ -132,6 +150,7 @@ def add(
     refs: options.Refs,
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
     bin_um: options.BinUm = None,
@@ -150,7 +169,7 @@ def add(
 
     Example: mst add more_refs/
     """
-    opened = options.open_reference(folder, reference, device=device, cache=cache)
+    opened = options.open_reference(folder, reference, storage_option=storage_option, device=device, cache=cache)
     bar = progress()
     read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
     if dry_run:

@@ -41,6 +41,7 @@ def export(
         typer.Option("--object-type", help="What QuPath makes of a spot [default: detection]."),
     ] = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     version: options.Version = None,
     exclude_patient: Annotated[
         list[str] | None, typer.Option("--exclude-patient", help="Of a reference: not this patient; may be repeated.")
@@ -63,6 +64,7 @@ def export(
     of_prediction = {"--format": format, "--layers": layers, "--image": image, "--object-type": object_type}
     of_reference = {
         "--reference": reference if options.typed(reference, "MST_REFERENCE") else None,
+        "--storage-option": storage_option or None,
         "--version": version,
         "--exclude-patient": exclude_patient,
         "--exclude-slide": exclude_slide,
@@ -79,7 +81,7 @@ def export(
     from mclstexp.index.filter import Filter
 
     condition = Filter(tuple(exclude_patient or ()), tuple(exclude_slide or ()), tuple(only_cohort or ()), where)
-    opened = options.open_reference(None, reference, version=version)
+    opened = options.open_reference(None, reference, storage_option=storage_option, version=version)
     names = options.gene_choice(genes)
     n_spots = opened.export(
         output, filter=condition, genes=None if names == "all" else names, force=force, on_progress=progress()

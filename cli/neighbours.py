@@ -41,9 +41,15 @@ def neighbours(
         typer.Option("--sheet", help="Draw the spot's patch beside its neighbours' (.png, .pdf, .svg); 12 unless -n."),
     ] = None,
     reference: Annotated[
-        Path | None,
-        typer.Option("--reference", "-r", help="The reference, for --gene and --sheet [default: what was recorded]."),
+        str | None,
+        typer.Option(
+            "--reference",
+            "-r",
+            metavar="PATH",
+            help="The reference, for --gene and --sheet: folder or URI [default: the folder that was recorded].",
+        ),
     ] = None,
+    storage_option: options.StorageOption = None,
     version: Annotated[
         str | None, typer.Option("--version", help="Version or tag of the reference [default: what was recorded].")
     ] = None,
@@ -74,7 +80,8 @@ def neighbours(
         from mclstexp.outputs.origin import reference_of
 
         number = options.version_or_tag(version)
-        opened = reference_of(whole, reference, version=number, beside=prediction.parent)
+        access = options.storage(storage_option, options.place_of(reference or ""))
+        opened = reference_of(whole, reference, version=number, beside=prediction.parent, storage_options=access)
     evidence = spot_evidence(whole, spot, gene, opened)
     if sheet is not None and opened is not None:
         from mclstexp.outputs.evidence.sheet import evidence_sheet

@@ -55,6 +55,7 @@ def plot(
     from mclstexp.predict.prediction import Prediction
 
     _check_options(gene, what, truth, by)
+    options.refuse_uri(reference)
     output = check_picture(output or _default_name(prediction, gene, what), force=force)
     whole = Prediction.load(prediction)
     if what in ("expression", "uncertainty"):

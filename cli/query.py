@@ -24,6 +24,7 @@ def query(
         ),
     ],
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -148,7 +149,9 @@ def query(
     else:
         _refuse_idle_options(has_coords, grid=bool(grid or grid_shape), columns=columns != CoordsColumns())
     jobs = [Job(one, path) for one, path in zip(inputs.slides, plan_outputs(inputs, output, force=force), strict=True)]
-    opened = options.open_reference(None, reference, version=version, device=device, cache=cache)
+    opened = options.open_reference(
+        None, reference, storage_option=storage_option, version=version, device=device, cache=cache
+    )
     condition, chosen = (
         Filter(tuple(exclude_patient or ()), tuple(exclude_slide or ()), tuple(only_cohort or ()), where),
         options.gene_choice(genes),

@@ -17,6 +17,7 @@ UNREPAIRED = 1
 def remove(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     slide: Annotated[list[str] | None, typer.Option("--slide", help="Remove this slide; may be repeated.")] = None,
     patient: Annotated[
         list[str] | None, typer.Option("--patient", help="Remove this patient's slides; may be repeated.")
@@ -31,7 +32,7 @@ def remove(
 
     Example: mst remove --patient B
     """
-    opened = options.open_reference(folder, reference)
+    opened = options.open_reference(folder, reference, storage_option=storage_option)
     names = opened.remove(
         slides=slide or (),
         patients=patient or (),
@@ -50,6 +51,7 @@ def remove(
 def cohorts(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     version: options.Version = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -57,7 +59,7 @@ def cohorts(
 
     Example: mst cohorts reference/
     """
-    tree = options.open_reference(folder, reference, version=version).cohorts()
+    tree = options.open_reference(folder, reference, storage_option=storage_option, version=version).cohorts()
     if as_json:
         emit_json(tree)
         return
@@ -80,6 +82,7 @@ def cohorts(
 def info(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     version: options.Version = None,
     genes: Annotated[bool, typer.Option("--genes", help="List every gene that can be asked for, a line each.")] = False,
     as_json: options.AsJson = False,
@@ -88,7 +91,7 @@ def info(
 
     Example: mst info reference/
     """
-    opened = options.open_reference(folder, reference, version=version)
+    opened = options.open_reference(folder, reference, storage_option=storage_option, version=version)
     if genes:
         pairs = list(zip(opened.genes.symbols, opened.genes.ensembl, strict=True))
         if as_json:
@@ -120,6 +123,7 @@ def info(
 def verify(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend what can be derived, and remove what killed writers left.")
     ] = False,
@@ -131,8 +135,11 @@ def verify(
     """
     from mclstexp.index.reference import Reference
 
-    path = options.reference_folder(folder, reference)
-    report = Reference.verify(path, repair=repair, on_progress=progress())
+    place = options.reference_place(folder, reference)
+    access = options.storage(storage_option, place)
+    if repair and isinstance(place, str):
+        note("an object store has no locks: a repair is safe only while nobody writes to the reference")
+    report = Reference.verify(place, repair=repair, storage_options=access, on_progress=progress())
     if as_json:
         emit_json({**vars(report), "ok": report.ok, "findings": [vars(finding) for finding in report.findings]})
     else:
@@ -150,13 +157,14 @@ def verify(
 def history(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List every version of a reference: when, why, and the command that made it.
 
     Example: mst history reference/
     """
-    rows = options.open_reference(folder, reference).history()
+    rows = options.open_reference(folder, reference, storage_option=storage_option).history()
     if as_json:
         emit_json(rows)
         return
@@ -168,6 +176,7 @@ def restore(
     version: Annotated[str, typer.Argument(help="Version to make the newest, by number or tag.")],
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     message: options.Message = "",
     as_json: options.AsJson = False,
 ) -> None:
@@ -175,7 +184,7 @@ def restore(
 
     Example: mst restore 3
     """
-    opened = options.open_reference(folder, reference)
+    opened = options.open_reference(folder, reference, storage_option=storage_option)
     opened.restore(version, message=message, command=options.command_line())
     if as_json:
         emit_json({"version": opened.version, "restored": version, "n_spots": len(opened)})
@@ -188,6 +197,7 @@ def tag(
     name: Annotated[str | None, typer.Argument(help="Name of the tag; without it, the tags are listed.")] = None,
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     version: Annotated[str | None, typer.Option("--version", help="Version to name [default: the newest].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move a tag that exists.")] = False,
     forget: Annotated[bool, typer.Option("--remove", help="Remove the tag; its version stays.")] = False,
@@ -199,7 +209,7 @@ def tag(
     """
     if name is None and (forget or force or version is not None):
         raise typer.BadParameter("without the name of a tag, tags are only listed; name one.", param_hint="NAME")
-    opened = options.open_reference(folder, reference)
+    opened = options.open_reference(folder, reference, storage_option=storage_option)
     if name is None:
         tags = opened.tags
         if as_json:
@@ -224,6 +234,7 @@ def tag(
 def optimize(
     folder: options.ReferenceArgument = None,
     reference: options.ReferenceOption = None,
+    storage_option: options.StorageOption = None,
     table_index: Annotated[
         bool, typer.Option("--table-index", help="Build LanceDB's own index, too, for mst query --search lancedb.")
     ] = False,
@@ -233,7 +244,7 @@ def optimize(
 
     Example: mst optimize reference/
     """
-    opened = options.open_reference(folder, reference)
+    opened = options.open_reference(folder, reference, storage_option=storage_option)
     opened.optimize(table_index=table_index, command=options.command_line())
     index = opened.info()["index"]
     if as_json:

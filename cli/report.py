@@ -35,6 +35,8 @@ def report(
     """
     from mclstexp.outputs.report import report as write_report
 
+    options.refuse_uri(reference)
+
     path = write_report(
         list(predictions),
         output or Path(f"{predictions[0].stem}.html"),

@@ -31,6 +31,8 @@ def serve(
     """
     from mclstexp.outputs.serve import serve as run
 
+    options.refuse_uri(reference)
+
     if host not in ("127.0.0.1", "::1", "localhost"):
         note(f"{host} is open to the network, without encryption: whoever has the address sees the slides")
 

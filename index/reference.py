@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,6 +65,7 @@ class Reference(Upkeep):
         message: str = "",
         command: str = "",
         force: bool = False,
+        storage_options: Mapping[str, str] | None = None,
         on_progress: Progress | None = None,
     ) -> Reference:
         """Encode slides with a model and write them as a reference, the model's copy inside.
@@ -72,7 +73,7 @@ class Reference(Upkeep):
         Parameters
         ----------
         path
-            The folder to write.
+            The folder to write, or a URI such as ``s3://bucket/reference``.
         slides
             Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
         model
@@ -83,6 +84,8 @@ class Reference(Upkeep):
             What the reference's history says of the build.
         force
             Replace a reference that is there. It stays restorable until the next build.
+        storage_options
+            An object store's, as LanceDB names them; what they lack comes from the environment.
         on_progress
             Called with (step, done, total).
 
@@ -120,6 +123,7 @@ class Reference(Upkeep):
             index=index,
             force=force,
             save_model=lambda folder: model.save(folder, force=True),
+            options=storage_options,
         )
         reference = cls(store, device=model.device)
         reference.__dict__["model"] = model
@@ -127,25 +131,39 @@ class Reference(Upkeep):
 
     @classmethod
     def open(
-        cls, path: StrPath, *, version: int | str | None = None, device: Device = "auto", cache: Cache = True
+        cls,
+        path: StrPath,
+        *,
+        version: int | str | None = None,
+        device: Device = "auto",
+        cache: Cache = True,
+        storage_options: Mapping[str, str] | None = None,
     ) -> Reference:
         """Open the newest version, or an earlier one by its number or tag (then nothing can be changed).
 
         Parameters
         ----------
         path
-            The reference's folder.
+            The reference's folder, or its URI.
         version
             Number or tag; None opens the newest.
         device, cache
             As in `Model.load`, for the reference's model once it is needed.
+        storage_options
+            An object store's, as LanceDB names them; what they lack comes from the environment.
 
         Raises
         ------
-        InputError, FormatError
-            The folder is not a reference, or has no such version; it is damaged or of a newer format.
+        InputError, FormatError, StorageError
+            The folder is not a reference, or has no such version; it is damaged or of a newer format; the object store
+            cannot be used.
+
+        Examples
+        --------
+        >>> access = {"endpoint": "http://127.0.0.1:9000", "allow_http": "true"}
+        >>> Reference.open("s3://bucket/reference", storage_options=access)  # doctest: +SKIP
         """
-        return cls(ReferenceStore.open(path, version=version), device=device, cache=cache)
+        return cls(ReferenceStore.open(path, version=version, options=storage_options), device=device, cache=cache)
 
     @property
     def genes(self) -> GenePanel:
@@ -361,7 +379,13 @@ class Reference(Upkeep):
         return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
     @staticmethod
-    def verify(path: StrPath, *, repair: bool = False, on_progress: Progress | None = None) -> Report:
+    def verify(
+        path: StrPath,
+        *,
+        repair: bool = False,
+        storage_options: Mapping[str, str] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Report:
         """Check everything in a reference's folder, and mend what can be derived; it need not open for that.
 
         Raises
@@ -369,4 +393,4 @@ class Reference(Upkeep):
         InputError, LockedError
             The folder is not a reference; a repair meets a writer.
         """
-        return verify(path, repair=repair, on_progress=on_progress)
+        return verify(path, repair=repair, options=storage_options, on_progress=on_progress)

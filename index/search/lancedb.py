@@ -13,11 +13,11 @@ MOST_RANGES = 1000
 """Ranges of ids that a filter may be written in; a filter of more pieces is left to the caller."""
 
 
-def open_table(folder: str, name: str, version: int, options: dict[str, str]) -> Any:
+def open_table(folder: str, name: str, version: int, options: dict[str, str] | None) -> Any:
     """Open one version of a table with lancedb."""
     import lancedb
 
-    table = lancedb.connect(folder, storage_options=options or None).open_table(name)
+    table = lancedb.connect(folder, storage_options=options).open_table(name)
     table.checkout(version)
     return table
 

@@ -49,7 +49,7 @@ def create_reference(
         When there is a reference and ``force`` is not set, or something else.
     """
     choose_kind(index, 0)
-    fresh = _check_target(place, force=force)
+    fresh = check_target(place, force=force)
     with place.errors():
         if place.local is not None:
             place.local.mkdir(exist_ok=True)
@@ -69,8 +69,17 @@ def _exists(place: Place) -> bool:
     return any(tables.version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions"))
 
 
-def _check_target(place: Place, *, force: bool) -> bool:
-    """Refuse what must not be built over; return whether there is no reference yet."""
+def check_target(place: Place, *, force: bool) -> bool:
+    """Refuse what must not be built over; return whether there is no reference yet.
+
+    Raises
+    ------
+    ExistsAlreadyError
+        When there is a reference and ``force`` is not set, or something else.
+    InputError, StorageError
+        The folder's parent does not exist; an object store cannot be used.
+    """
+    place.check_reachable()
     place.require_parent()
     if place.local is not None and place.local.is_file():
         raise ExistsAlreadyError(f"{place} is a file; give another -o.")

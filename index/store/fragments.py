@@ -47,7 +47,7 @@ def write(place: Place, schema: pa.Schema, batches: Iterable[pa.RecordBatch], mo
             data_storage_version="2.2",
             max_rows_per_file=FRAGMENT_ROWS,
             max_bytes_per_file=2**33,
-            storage_options=place.options or None,
+            storage_options=place.storage_options,
         )
     except BaseException:
         if failure:
@@ -63,7 +63,7 @@ def without(place: Place, schema: pa.Schema, fragments: Sequence[Any], slides: S
 
     def kept() -> Iterator[pa.RecordBatch]:
         for name in data_files(fragments):
-            reader = LanceFileReader(f"{place.uri}/{name}", storage_options=place.options or None)
+            reader = LanceFileReader(f"{place.uri}/{name}", storage_options=place.storage_options)
             for batch in reader.read_all(batch_size=BATCH_ROWS).to_batches():
                 part = batch.filter(pc.invert(pc.is_in(batch["slide_id"], pa.array(slides, pa.string()))))
                 yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
@@ -124,7 +124,7 @@ def commit(place: Place, version: int, operation: Any, properties: dict[str, Any
         return LanceDataset.commit(
             place.table_uri,
             transaction,
-            storage_options=place.options or None,
+            storage_options=place.storage_options,
             enable_stable_row_ids=True,
             **options,
         )

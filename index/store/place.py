@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mclstexp.errors import FormatError, InputError
+from mclstexp.errors import FormatError, InputError, StorageError
+from mclstexp.index.store import remote
 from mclstexp.storage import FromRecords, files_below, sha256_bytes, storage_errors, write_atomic
 
 TABLE = "spots"
@@ -47,15 +48,23 @@ class Place:
     options
         Storage options of an object store as LanceDB names them (``aws_access_key_id``, ``region``, ``endpoint``,
         ``allow_http``, ...); what is not given comes from the environment.
+
+    Raises
+    ------
+    InputError, FormatError
+        Another URI than that of an object store's folder; a folder of a reference that is a link.
     """
 
     def __init__(self, target: str | os.PathLike[str], options: Mapping[str, str] | None = None) -> None:
         text = os.fspath(target)
-        self.options = dict(options or {})
+        self.options = {name.lower(): value for name, value in (options or {}).items()}
+        self._reached = False
         self.local = None if "://" in text else Path(text)
         self.uri = text.rstrip("/") if self.local is None else text
         if self.local is not None:
             _refuse_links(self.local)
+        else:
+            remote.check_uri(self.uri)
 
     def __str__(self) -> str:
         return self.uri
@@ -90,25 +99,33 @@ class Place:
     @cached_property
     def _files(self) -> tuple[Any, str]:
         """The file system, and the path of the reference in it."""
-        from pyarrow import fs
-
         if self.local is not None:
-            return fs.LocalFileSystem(), str(self.local.absolute())
-        if not self.uri.startswith("s3://"):
-            files_of: tuple[Any, str] = fs.FileSystem.from_uri(self.uri)
-            return files_of
-        access = {
-            "access_key": self._option("aws_access_key_id"),
-            "secret_key": self._option("aws_secret_access_key"),
-            "session_token": self._option("aws_session_token"),
-            "region": self._option("aws_region", "region", "aws_default_region"),
-            "endpoint_override": self._option("aws_endpoint", "endpoint", "aws_endpoint_url"),
-        }
-        return fs.S3FileSystem(**{name: value for name, value in access.items() if value}), self.uri[len("s3://") :]
+            from pyarrow import fs
 
-    def _option(self, *names: str) -> str | None:
-        given = [self.options.get(name) for name in names] + [os.environ.get(name.upper()) for name in names]
-        return next((value for value in given if value), None)
+            return fs.LocalFileSystem(), str(self.local.absolute())
+        return remote.file_system(self.uri, self.options)
+
+    @cached_property
+    def storage_options(self) -> dict[str, str] | None:
+        """What LanceDB is told of an object store; what it lacks comes from the environment."""
+        return None if self.local is not None else {**remote.TIMES, **self.options}
+
+    def check_reachable(self) -> None:
+        """Refuse an object store that cannot be used; it is looked at once.
+
+        Raises
+        ------
+        InputError, StorageError
+            An unencrypted address that was not allowed; no such bucket, wrong credentials, no answer.
+        """
+        if self.local is None and not self._reached:
+            files, root = self._files
+            remote.check_reachable(self.uri, files, root, self.options)
+            self._reached = True
+
+    def refusal(self, error: BaseException) -> StorageError | None:
+        """Return the one line for what an object store or the network refused; None for anything else."""
+        return None if self.local is not None else remote.refusal(error, self.uri, self.options)
 
     def read(self, name: str) -> bytes | None:
         """Return a small file's bytes; None when there is none."""
@@ -210,10 +227,20 @@ class Place:
     def errors(self) -> Iterator[None]:
         """Report what the storage refuses in one line; what the caller's records raise passes as it is."""
         try:
-            with storage_errors(Path(self.uri) if self.local is None else self.local):
+            with storage_errors(self.root), self._refusals():
                 yield
         except FromRecords as passed:
             raise passed.error from None
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            refused = self.refusal(error)
+            if refused is None:
+                raise
+            raise refused from error
 
 
 def _refuse_links(root: Path) -> None:

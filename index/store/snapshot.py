@@ -63,7 +63,10 @@ class Snapshot:
             When there is no reference.
         FormatError
             When it is damaged, or of another format version.
+        StorageError
+            When an object store cannot be used.
         """
+        place.check_reachable()
         place.check_files()
         refuse_version_1(place)
         return cls(place, Table.open(place, version))
@@ -138,7 +141,7 @@ class Snapshot:
             self.derived.mkdir(parents=True, exist_ok=True)
             write_digested(self.kept_path(name), values)
         except OSError as error:
-            return str(storage_error(error, Path(self.place.uri)))
+            return str(storage_error(error, self.derived))
         return ""
 
     # --- slides
@@ -329,7 +332,7 @@ class Snapshot:
         try:
             self.expression_cache.fill(self.entries, self.panel_expression, on_progress=on_progress)
         except OSError as error:
-            return str(storage_error(error, Path(self.place.uri)))
+            return str(storage_error(error, self.derived))
         return ""
 
     # --- search
@@ -373,13 +376,13 @@ class Snapshot:
         try:
             pieces.update(self.index_folder, self._index_key, self.keys, self.live, choice=self.index_choice, anew=anew)
         except (OSError, RuntimeError) as error:
-            problems.append(f"The search index: {storage_error(error, Path(self.place.uri))}")
+            problems.append(f"The search index: {storage_error(error, self.derived)}")
         problem = self.fill_cache()
         return [*problems, f"The copy of the expression: {problem}"] if problem else problems
 
     def lance_table(self) -> Any:
         """Return the table as LanceDB opens it, at this version."""
-        return open_table(self.place.uri, TABLE, self.version, self.place.options)
+        return open_table(self.place.uri, TABLE, self.version, self.place.storage_options)
 
     def index(self, device: Device = "auto", search: Search = "faiss") -> SpotIndex:
         """Return the search over this version's keys.

@@ -88,10 +88,12 @@ class Table:
         import lance
 
         try:
-            return cls(place, lance.dataset(place.table_uri, version=version, storage_options=place.options or None))
+            return cls(place, lance.dataset(place.table_uri, version=version, storage_options=place.storage_options))
         except BaseException as error:
             if not _is_unreadable(error):
                 raise
+            if (refused := place.refusal(error)) is not None:
+                raise refused from error
             if not any(version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions")):
                 raise InputError(f"{place} is not a reference: it has no table {TABLE_FOLDER}.") from error
             number = "newest version" if version is None else f"version {version}"
@@ -116,6 +118,8 @@ class Table:
         except BaseException as error:
             if not _is_unreadable(error):
                 raise
+            if (refused := self.place.refusal(error)) is not None:
+                raise refused from error
             raise FormatError(
                 f"Reference {self.place}: the table cannot be read ({_reason(error)}); run mst verify."
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 from mclstexp.errors import FormatError, InputError, MclstexpError
 from mclstexp.index.store.format import refuse_version_1
@@ -18,7 +19,13 @@ from mclstexp.index.verify.tables import check_slides, check_spots
 from mclstexp.types import Progress
 
 
-def verify(target: str | os.PathLike[str], *, repair: bool = False, on_progress: Progress | None = None) -> Report:
+def verify(
+    target: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    options: Mapping[str, str] | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
     """Check hashes, versions, rows, tags, what belongs to no version, and everything derived.
 
     Parameters
@@ -26,6 +33,8 @@ def verify(target: str | os.PathLike[str], *, repair: bool = False, on_progress:
     repair
         Mend what can be: lost versions from their copies, derived files from the table; debris is removed. What is
         mended is marked so. Damage to the rows themselves cannot be mended.
+    options
+        An object store's; what they lack comes from the environment.
 
     Raises
     ------
@@ -33,8 +42,11 @@ def verify(target: str | os.PathLike[str], *, repair: bool = False, on_progress:
         When there is no reference.
     LockedError
         When a repair meets a writer.
+    StorageError
+        When an object store cannot be used.
     """
-    place = Place(target)
+    place = Place(target, options)
+    place.check_reachable()
     refuse_version_1(place)
     if place.local is not None and not place.local.is_dir():
         raise InputError(f"{place} is not a reference: there is no such folder; correct the path.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mclstexp.errors import FormatError, InputError
@@ -19,6 +21,7 @@ def reference_of(
     beside: StrPath = ".",
     device: Device = "cpu",
     cache: bool = True,
+    storage_options: Mapping[str, str] | None = None,
 ) -> Reference:
     """Open the reference that a prediction was made from, at the version that it was made from.
 
@@ -32,6 +35,8 @@ def reference_of(
         Folder of the prediction's file, against which a recorded relative path is tried, too.
     device, cache
         Where it searches and computes, and whether image features are kept on disk.
+    storage_options
+        Of the object store where it lies; what they lack comes from the environment.
 
     Raises
     ------
@@ -40,13 +45,14 @@ def reference_of(
     """
     place = str(given) if given is not None else _recorded(prediction, Path(beside))
     wanted = version if version is not None else prediction.settings.get("reference_version")
+    access = partial(Reference.open, place, device=device, cache=cache, storage_options=storage_options)
     if wanted is None or version is not None:
-        return Reference.open(place, version=version, device=device, cache=cache)
-    newest = Reference.open(place, device=device, cache=cache)
+        return access(version=version)
+    newest = access()
     if newest.version == wanted:
         return newest
     try:
-        return Reference.open(place, version=int(wanted), device=device, cache=cache)
+        return access(version=int(wanted))
     except InputError:
         warn(
             f"{place} no longer has version {wanted}, from which the prediction was made; version {newest.version} "

@@ -151,9 +151,25 @@ def test_an_unknown_gene_brings_near_names(built: Path, world: CohortPaths, mst:
     )
 
 
-def test_a_uri_is_no_folder(mst: Run, tmp_path: Path) -> None:
-    for command in (["build-index", "refs/", "-o", "s3://bucket/ref"], ["info", "s3://bucket/ref"]):
-        result = mst(*command, ok=False)
-        assert result.exit_code == 2
-        assert "is a URI; commands work on folders" in " ".join(result.output.split())
+def test_an_address_that_holds_no_reference(mst: Run, tmp_path: Path) -> None:
+    for place, why in (
+        ("ftp://bucket/ref", "a reference lies in a folder or at s3:// or gs://, not at ftp://"),
+        ("s3://bucket", "it is written s3://bucket/reference"),
+        ("s3://bucket/ref?endpoint_override=x", "does not name a folder of a bucket"),
+        ("s3://key:secret@bucket/ref", "s3://bucket/ref: credentials do not belong into the address"),
+    ):
+        for command in (["build-index", "refs/", "-o", place], ["info", place], ["verify", "-r", place]):
+            said = error_of(mst(*command, ok=False))
+            assert why in said
+            assert "secret" not in said
+    for command in (["plot", "a.h5ad", "-g", "X"], ["report", "a.h5ad"], ["serve", "a.h5ad"]):
+        assert "this command needs a folder yet" in usage_of(mst(*command, "-r", "s3://bucket/ref", ok=False))
     assert not Path("s3:").exists()
+
+
+def test_storage_options_are_for_object_stores(mst: Run, tmp_path: Path) -> None:
+    said = usage_of(mst("info", tmp_path, "--storage-option", "aws_region=x", ok=False))
+    assert "of use for a reference in an object store" in said
+    for pair in ("aws_region", "=x", "aws_region="):
+        said = usage_of(mst("info", "s3://bucket/ref", "--storage-option", pair, ok=False))
+        assert "is no KEY=VALUE" in said

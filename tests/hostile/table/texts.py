@@ -172,7 +172,8 @@ PATHS = [
     Entry("query without coordinates", ("query", QUERY[1], *QUERY[3:]), expected=EITHER),
     *(Entry(f"{verb} from {path[:20]!r}", (verb, path)) for verb in ("info", "cohorts", "history", "verify", "optimize")
       for path in ("gone", "{w}", "{w}/model", "{w}/slide.tif", "{w}/refs", "/dev/null", LONG)),
-    *(Entry(f"{verb} from a URI", (verb, "s3://bucket/r"), expected=USAGE) for verb in ("info", "verify", "cohorts")),
+    *(Entry(f"{verb} from {uri}", (verb, uri), names=(uri,)) for verb in ("info", "verify", "cohorts")
+      for uri in ("https://example.org/r", "file:///r", "s3://bucket")),
     *(Entry(f"{verb} {path[:20]!r}", (verb, path, *more))
       for verb, more in {"neighbours": ("x",), "plot": ("-g", "ERBB2", "-o", "{o}/m.png"), "serve": (),
                          "report": ("-o", "{o}/p.html"), "export": ("-o", "{o}/t.csv")}.items()

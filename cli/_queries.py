@@ -179,6 +179,8 @@ class Queries:
                 (part if step.startswith("encoding ") else show)(step, done, total)
 
             self._attempt(job, partial(self._one, show=shown))
+            if job.state == "predicted":
+                emit(str(job.output))  # apart: a pipe or disk that takes no more is not the slide's fault
         whole.finish()
         for job in self.jobs:
             if job.state in ("predicted", "there already"):
@@ -197,7 +199,6 @@ class Queries:
         prediction.save(job.output, force=self.force or self.several)
         job.state = "predicted"
         note(f"{prediction!r} from {self.reference!r}")
-        emit(str(job.output))
 
     def _draw(self, job: Job) -> None:
         """Draw the grid that was laid; one that stands from an earlier run stays."""

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 import platform
+import re
 import shlex
 import sys
 import threading
@@ -24,6 +26,9 @@ SILENCE = 60.0
 """Seconds without a line after which the command says that it is still at work."""
 
 LOG = logging.getLogger("mclstexp")
+
+_STAMP, _STAMP_BYTES = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ "), 40
+"""How every log of this program begins."""
 
 
 class Voice:
@@ -133,6 +138,7 @@ class _LogFile(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         try:
+            _check_log(path)
             super().__init__(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(
@@ -148,6 +154,18 @@ class _LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):  # what waits in its buffer cannot be written either
             self.close()
         VOICE.console(f"The log file {self.baseFilename} ends here: {error}.", logging.WARNING)
+
+
+def _check_log(path: Path) -> None:
+    """Refuse a pipe that nobody reads, which would be waited for, and a file that is no log, which would be spoilt."""
+    if path.is_fifo():
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # ENXIO where nobody reads
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(_STAMP_BYTES)
+    if start and not _STAMP.match(start):
+        raise InputError(f"{path} is no log, and is not written to; name another file with --log-file.")
 
 
 VOICE = Voice()

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from mclstexp.cli._memory import is_out_of_memory, out_of_memory
 from mclstexp.cli._speaking import LogFile, Quiet, Verbose, choose_voice, speaking
 from mclstexp.cli._voice import VOICE, listen
-from mclstexp.errors import MclstexpError
+from mclstexp.errors import InputError, MclstexpError
 
 _ABOUT = (
     "Predict spatial gene expression from H&E slides by retrieval from a reference that grows and shows its evidence."
@@ -59,6 +60,7 @@ def main() -> None:
     _open_streams()
     before = {number: signal.signal(number, _leave) for number in SIGNALS if number != signal.SIGINT}
     try:
+        _check_surroundings()
         with VOICE.heartbeat():
             _run()
     except MclstexpError as error:
@@ -104,6 +106,21 @@ def _code(number: int) -> int:
 def _leave(number: int, frame: FrameType | None) -> None:
     """Leave as on Ctrl-C: through every clean-up."""
     sys.exit(_code(number))
+
+
+def _check_surroundings() -> None:
+    """Refuse what libraries stumble over after the work: a removed working folder, names that are no text."""
+    try:
+        words = [*sys.argv[1:], str(Path.cwd())]
+        for word in words:
+            word.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The name {error.object!a} is not UTF-8, and no record can keep it; rename the file or folder, or set "
+            "LC_ALL=C.UTF-8 where only the terminal's settings are of another kind."
+        ) from error
+    except OSError as error:
+        raise InputError("The working folder is not there any more; change to one that is: cd ~") from error
 
 
 def _open_streams() -> None:

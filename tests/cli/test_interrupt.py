@@ -160,3 +160,20 @@ def test_output_that_cannot_be_written_is_one_line(built: Path) -> None:
 def test_a_pipe_that_closes_early_is_quiet(built: Path) -> None:
     done = closed("| true", "info", built / "reference", "--genes")
     assert done.stderr == ""
+
+
+def test_a_removed_working_folder_is_one_line(tmp_path: Path) -> None:
+    words = ["sh", "-c", 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$2" -c "$3" cache', "sh"]
+    words += [str(tmp_path / "gone"), sys.executable, PRELUDE + "main()"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "mst: error: The working folder is not there any more; change to one that is: cd ~\n"
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_work(tmp_path: Path) -> None:
+    name = bytes(tmp_path) + b"/sl\xffide.tif"
+    words = [sys.executable, "-c", PRELUDE + "main()", "query", name]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "is not UTF-8" in done.stderr
+    assert done.stderr.count("\n") == 1

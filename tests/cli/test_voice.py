@@ -1,6 +1,7 @@
 """--verbose, --quiet, --log-file: how much is said, where, and that a silent command says it is at work."""
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -78,6 +79,18 @@ def test_a_log_file_that_cannot_be_written_is_refused_before_any_work(verb: Run,
     result = verb("speak", "--log-file", tmp_path, ok=False)
     assert "cannot be written: Is a directory" in error_of(result)
     assert "done" not in result.stderr
+
+
+def test_a_file_that_is_no_log_is_left_as_it_was(verb: Run, tmp_path: Path) -> None:
+    spots = tmp_path / "coords.csv"
+    spots.write_text("id,x,y\na,1,2\n")
+    assert "is no log" in error_of(verb("speak", "--log-file", spots, ok=False))
+    assert spots.read_text() == "id,x,y\na,1,2\n"
+
+
+def test_a_pipe_that_nobody_reads_is_no_log(verb: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "cannot be written" in error_of(verb("speak", "--log-file", tmp_path / "pipe", ok=False))
 
 
 def test_a_full_disk_ends_the_log_and_not_the_command(verb: Run) -> None:

@@ -248,8 +248,8 @@ class Slide:
     def __post_init__(self) -> None:
         if not self.slide_id.strip():
             raise InputError("A slide has an empty name.")
-        if self.slide_id in (".", "..") or re.search(r"[/\\\x00-\x1f]", self.slide_id):
-            raise InputError(f"Slide {self.slide_id!r}: a name that can be a file's is needed, without / and \\.")
+        if self.slide_id in (".", "..") or re.search(r"[/\\\x00-\x1f\ud800-\udfff]", self.slide_id):
+            raise InputError(f"Slide {self.slide_id!r}: a file's name is needed, in UTF-8 and without / and \\.")
         if len(self.slide_id.encode(errors="replace")) > MOST_NAME_BYTES:
             n_bytes = len(self.slide_id.encode(errors="replace"))
             raise InputError(

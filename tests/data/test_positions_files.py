@@ -254,3 +254,9 @@ def test_one_spot_and_a_few_at_one_place_are_spots(tmp_path):
     assert len(read_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\n"))) == 1
     some_shared = parse_coords(write(tmp_path / "c.csv", "id,x,y\na,10,20\nb,10,20\nc,90,20\nd,170,20\n"))
     assert (len(some_shared.spots()), some_shared.n_shared) == (4, 1)
+
+
+def test_a_table_as_wide_as_no_coordinates_are_is_refused_at_once(tmp_path):
+    wide = write(tmp_path / "counts.csv", "id,x,y," + ",".join(f"g{i}" for i in range(200_000)) + "\n")
+    with pytest.raises(InputError, match=r"200,003 columns, over 100,000: is it the table of counts\?"):
+        read_coords(wide)

@@ -17,7 +17,7 @@ from mclstexp.outputs.export import export
 
 
 @pytest.mark.parametrize(
-    "name", ["../../escaped", "/tmp/escaped", "..", ".", "a/b", "C:\\escaped", "a\0b", "a\nb", " "]
+    "name", ["../../escaped", "/tmp/escaped", "..", ".", "a/b", "C:\\escaped", "a\0b", "a\nb", " ", "a\udcff"]
 )
 def test_a_slide_has_no_path_for_a_name(library: Library, name: str) -> None:
     with pytest.raises(InputError):

@@ -103,6 +103,9 @@ def parse_selection(path: Path) -> Coordinates:
     return coords
 
 
+MOST_COLUMNS = 100_000
+"""Columns that a table of coordinates may have: a million take minutes to be read, and are of another table."""
+
 _Parser = Callable[["pd.DataFrame", Path, CoordsColumns], Coordinates]
 
 
@@ -111,6 +114,11 @@ def _read_frame(path: Path) -> pd.DataFrame:
         return read_table(path)
     line = first_line(path)
     cells = [cell.strip().strip('"') for cell in line.split(delimiter_of(line))]
+    if len(cells) > MOST_COLUMNS:
+        raise InputError(
+            f"{path.name} has {len(cells):,} columns, over {MOST_COLUMNS:,}: is it the table of counts? Give the "
+            "spots' coordinates, such as id,x,y."
+        )
     # Space Ranger 1 wrote no header. The file's name does not tell, so the cells have to.
     if len(cells) == len(_POSITIONS) and cells[1] in ("0", "1") and all(is_number(cell) for cell in cells[1:]):
         return read_table(path, header=_POSITIONS)

@@ -96,7 +96,7 @@ class Queries:
             note(str(self.reference.model.cost(slides)))
         if dry:
             for one in slides:
-                for text in one.notes:
+                for text in (*one.notes, *self.reference.doubts(one)):
                     note(f"{one.slide_id}: {text}" if self.several else text)
             emit(self._plan())
         else:
@@ -116,6 +116,8 @@ class Queries:
 
     def _read(self, job: Job) -> None:
         job.slide = self._slide(job.input)
+        if self.reading.tiles is None and self.reference.model.config.patch.mpp is not None:
+            job.slide.require_mpp()
         job.request = self._request(job.slide)
         if not self.force and self.several and job.output.exists():
             if finished_request(job.output) != job.request:

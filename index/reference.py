@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import InputError
+from mclstexp.index.doubts import unlike_pixel_size
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.search.backend import Search
 from mclstexp.index.store.store import ReferenceStore
@@ -209,6 +210,10 @@ class Reference(Upkeep):
         """
         choose_genes(self._store, genes)
         allowed_rows(self._store, filter)
+
+    def doubts(self, slide: Slide) -> list[str]:
+        """Return what is doubtful of a query before its patches are looked at: a pixel size like that of no slide."""
+        return unlike_pixel_size(slide, self._store.entries)
 
     def __len__(self) -> int:
         return self._store.n_spots

@@ -105,7 +105,10 @@ def _inside(xy: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bo
 def _hint(slide: Slide, size: NDArray[np.float64]) -> str:
     xy = slide.spots.xy_px
     if _inside(xy[:, ::-1], size).all():
-        return "x and y look swapped: exchanged, every spot lies inside"
+        return (
+            "x and y look swapped: exchanged, every spot lies inside; if they are, name them with --x-column and "
+            "--y-column, else give the image that the coordinates were made on"
+        )
     if xy.min() >= 0:
         for name, value in slide.extra.items():
             if name.endswith("_scalef") and 0.4 < float((xy.max(axis=0) * float(value) / size).max()) <= 1:

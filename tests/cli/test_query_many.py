@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from commands import ENCODER, FAST, Run, error_of, usage_of
+from PIL import Image
 
 from mclstexp.cli._queries import finished_request
 from mclstexp.data.positions.query import read_query
@@ -213,3 +214,17 @@ def test_dry_runs_of_train_build_and_add(mst: Run, world: CohortPaths, built: Pa
     added = mst("add", world.refs, built / "reference", "--dry-run", "--device", "cpu").stdout
     assert added.startswith("0 of 2 slides to add, 2 there already; ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pixel_size_that_nobody_knows_is_asked_for_before_anything_is_encoded(
+    query, slides, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "seconds_per_patch", None)  # whoever measures an encoder's pace fails
+    image = tmp_path / "plain.png"
+    Image.fromarray(np.full((90, 120, 3), 200, dtype=np.uint8)).save(image)
+    coords = tmp_path / "plain.csv"
+    coords.write_text("id,x,y\na,40,40\nb,80,40\nc,40,60\n")
+    for words in ((), ("--dry-run",)):
+        refused = query(image, coords, "--no-tissue-check", "-o", tmp_path / "p.h5ad", *words, ok=False)
+        assert "the pixel size is unknown" in error_of(refused)
+        assert "--mpp" in error_of(refused)

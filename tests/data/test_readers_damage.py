@@ -229,7 +229,7 @@ def test_empty_spot_ids(tmp_path):
 def test_a_name_that_is_no_files_is_a_problem(tmp_path):
     make_slides_csv(tmp_path)
     (tmp_path / "slides.csv").write_text("slide,counts\n../../x,b/counts.h5ad\n")
-    fails(tmp_path, r"Slide '\.\./\.\./x': a name that can be a file's is needed")
+    fails(tmp_path, r"Slide '\.\./\.\./x': a file's name is needed, in UTF-8")
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), 1e9])

@@ -161,8 +161,10 @@ class Reference(Upkeep):
 
         Examples
         --------
-        >>> access = {"endpoint": "http://127.0.0.1:9000", "allow_http": "true"}
-        >>> Reference.open("s3://bucket/reference", storage_options=access)  # doctest: +SKIP
+        A reference in an object store, whose access is not in the environment::
+
+            access = {"endpoint": "http://127.0.0.1:9000", "allow_http": "true"}
+            Reference.open("s3://bucket/reference", storage_options=access)
         """
         return cls(ReferenceStore.open(path, version=version, options=storage_options), device=device, cache=cache)
 

@@ -192,7 +192,7 @@ def test_a_prediction_carries_what_to_expect(
     assert ((usual.lower <= usual.mean) & (usual.mean <= usual.upper)).all()
     assert usual.settings["interval_level"] == 0.9
     np.testing.assert_array_equal(usual.var["reliability"], model.calibration.reliability)
-    assert not [text for text in usual.notes if "unlike" in text]
+    assert not [text for text in usual.notes if "this slide are unlike" in text]
     twin = Reference.open(reference.path, device="cpu", cache=False).query(world[4], thumbnail=False)
     np.testing.assert_array_equal(twin.lower, usual.lower)
 

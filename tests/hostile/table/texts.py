@@ -209,7 +209,7 @@ CACHES = [
     for path in ("{w}/slide.tif", "/proc/x", "/dev/null")
 ]
 
-ONE_OF = 3
+ONE_OF = 6
 """Of so many entries one is run with the other tests, all of them in full runs."""
 
 ENTRIES = [

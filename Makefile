@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/mst demo -o demo --force
 
 test: setup browser
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

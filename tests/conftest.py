@@ -14,6 +14,13 @@ import pytest
 
 from mclstexp.slide import Slide
 
+LONGEST = ("test_tutorials.py", "test_table.py", "test_browser.py", "test_interrupt.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that of two processes none is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -40,6 +40,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr(timm, "create_model", downloads_fail)
+        patch.setattr("sys.argv", ["mst", "query", "slide.tif", "coords.csv"])
         yield Workshop(folder)
 
 
@@ -96,7 +97,7 @@ def test_a_query_writes_the_slides_prediction_here(workshop: Workshop) -> None:
     assert names >= {"slide.h5ad", "slide.neighbours.parquet", "model", "reference"}
     prediction = ad.read_h5ad("slide.h5ad")
     assert np.isfinite(prediction.X).all()
-    assert prediction.uns["mclstexp"]["command"].startswith("mst ")
+    assert prediction.uns["mclstexp"]["command"] == "mst query slide.tif coords.csv"
 
 
 def test_its_neighbours_are_listed(workshop: Workshop, mst: Run) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mclstexp.cli._numbers import number
-from mclstexp.cli._output import note
+from mclstexp.cli._output import note, progress
 from mclstexp.config.ranges import MPP, RANGES
 from mclstexp.text import is_whole
 
@@ -86,7 +86,8 @@ ReferenceOption = Annotated[
         "-r",
         envvar="MST_REFERENCE",
         metavar="PATH",
-        help="Folder of the reference, or s3://bucket/folder [default: ./reference].",
+        help="Folder of the reference, s3://bucket/folder, or a published one: hf://owner/name, https://host/folder "
+        "[default: ./reference].",
     ),
 ]
 ReferenceArgument = Annotated[
@@ -97,7 +98,7 @@ StorageOption = Annotated[
     typer.Option(
         "--storage-option",
         metavar="KEY=VALUE",
-        help="For a reference in an object store, e.g. aws_region=...; may be repeated [default: the environment's].",
+        help="For a reference that is no folder, e.g. aws_region=...; may be repeated [default: the environment's].",
     ),
 ]
 ModelOption = Annotated[
@@ -131,7 +132,7 @@ def storage(pairs: list[str] | None, place: Path | str) -> dict[str, str] | None
         return None
     if isinstance(place, Path):
         raise typer.BadParameter(
-            f"it is of use for a reference in an object store, and {place} is a folder; leave it out.",
+            f"it is of use for a reference at a URI, and {place} is a folder; leave it out.",
             param_hint="--storage-option",
         )
     given: dict[str, str] = {}
@@ -190,6 +191,7 @@ def open_reference(
         device=device,  # type: ignore[arg-type]
         cache=cache_of(cache),
         storage_options=storage(storage_option, place),
+        on_progress=progress(),
     )
 
 

@@ -65,6 +65,8 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     """
     config = model.config
     genes = choose_genes(store, options.genes)
+    if options.normalisation not in (None, store.normalisation):
+        store.require_counts("Another normalisation")
     allowed = allowed_rows(store, options.filter)
     leaks = leakage_warnings(slide, store, trained_on=model.slides, allowed=allowed)
     features, checked = _features(slide, model, options)

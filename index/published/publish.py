@@ -11,7 +11,14 @@ from pathlib import Path
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.index.published.address import Address, is_published
 from mclstexp.index.published.manifest import Manifest, parse_manifest
-from mclstexp.index.published.targets import HubTarget, Sent, check_target, has_published, send_to_store
+from mclstexp.index.published.targets import (
+    HubTarget,
+    Sent,
+    check_target,
+    has_published,
+    published_at,
+    send_to_store,
+)
 from mclstexp.index.published.tree import Plan, write_tree
 from mclstexp.index.published.wishes import Wishes, holds
 from mclstexp.index.store.place import PUBLISHED, Place
@@ -70,21 +77,33 @@ def publish(
         hub = HubTarget(Address.parse(text, options), private=private)
         before = hub.published()
         check_target(before, plan.about, text, force=force)
-        if dry_run:
-            return publication
-        if before is not None and before.about == plan.about:
-            return _told(publication, before, Sent(0, len(before.files)))
+        if dry_run or _is_there(before, plan):
+            return _there(publication, before, plan)
         tree, manifest = _staged(plan, on_progress)
         sent = hub.send(tree, manifest, before)
     else:
         place = Place(text, options)
         place.check_reachable()
-        if dry_run:
-            return publication
+        with place.errors():
+            before = published_at(place)
+        check_target(before, plan.about, text, force=force)
+        if dry_run or _is_there(before, plan):
+            return _there(publication, before, plan)
         tree, manifest = _staged(plan, on_progress)
-        sent = send_to_store(tree, manifest, place, force=force, on_progress=on_progress)
+        sent = send_to_store(tree, manifest, place, before, on_progress=on_progress)
     shutil.rmtree(tree, ignore_errors=True)
     return _told(publication, manifest, sent)
+
+
+def _is_there(before: Manifest | None, plan: Plan) -> bool:
+    """Whether this very publication is there already."""
+    return before is not None and before.about == plan.about
+
+
+def _there(publication: Publication, before: Manifest | None, plan: Plan) -> Publication:
+    if before is None or not _is_there(before, plan):
+        return publication
+    return _told(publication, before, Sent(0, len(before.files)))
 
 
 def _told(publication: Publication, manifest: Manifest, sent: Sent) -> Publication:
@@ -112,10 +131,8 @@ def _to_folder(
         raise ExistsAlreadyError(f"{folder} exists and was not published by this program; name another folder.")
     check_target(before, plan.about, str(folder), force=force)
     check_output(folder, force=folder.exists())
-    if dry_run:
-        return publication
-    if before is not None and before.about == plan.about and not force:
-        return _told(publication, before, Sent(0, len(before.files)))
+    if dry_run or (_is_there(before, plan) and not force):
+        return _there(publication, before, plan)
     with new_folder(folder, force=folder.exists()) as work:
         manifest = write_tree(plan, work, on_progress=on_progress)
     return _told(publication, manifest, Sent(len(manifest.files), 0))

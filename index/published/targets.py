@@ -58,9 +58,11 @@ def published_at(place: Place) -> Manifest | None:
 
 
 def send_to_store(
-    tree: Path, manifest: Manifest, place: Place, *, force: bool, on_progress: Progress | None = None
+    tree: Path, manifest: Manifest, place: Place, before: Manifest | None, *, on_progress: Progress | None = None
 ) -> Sent:
-    """Write a tree into an object store: what is there already stays, the manifest comes last.
+    """Write a tree into an object store, in the place of what was published there ``before``.
+
+    What is there already stays, and the manifest comes last.
 
     Raises
     ------
@@ -68,8 +70,6 @@ def send_to_store(
         Something else is there.
     """
     with place.errors():
-        before = published_at(place)
-        check_target(before, manifest.about, str(place), force=force)
         present = set(place.names())
         if before is None:
             _check_remains(present, manifest, place)

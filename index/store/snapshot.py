@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -178,8 +179,9 @@ class Snapshot:
         if self._entries is not None:
             return tuple(self._entries)
         values = self.kept("slides")
-        if values is not None:
-            return tuple(SlideEntry(**item) for item in values["slides"])
+        with contextlib.suppress(KeyError, TypeError):  # a list of another program's, or of somebody who forged it
+            if values is not None:
+                return tuple(SlideEntry(**item) for item in values["slides"])
         entries = tuple(self.table.slides())
         self._keep_slides(entries)
         return entries

@@ -260,6 +260,15 @@ def test_a_folder_is_published_once_and_replaced_by_a_later_version_alone(librar
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_the_same_rows_make_the_same_files(library: Library, tree: Path, tmp_path: Path) -> None:
+    publish(library, tmp_path / "again", licence="mit")
+    names = [
+        {path.name for path in (folder / "spots.lance" / "data").iterdir()} for folder in (tree, tmp_path / "again")
+    ]
+    assert names[0] == names[1]
+    assert (tree / "README.md").read_text() != (tmp_path / "again" / "README.md").read_text()
+
+
 def test_a_dry_run_writes_nothing(library: Library, tmp_path: Path) -> None:
     with pytest.warns(MclstexpWarning, match="No licence is given"):
         done = opened(library.folder).publish(tmp_path / "shared", dry_run=True)

@@ -199,7 +199,10 @@ class WritableHub(Hub):
         if path == "/api/validate-yaml":
             return self.json({"warnings": [], "errors": []})
         if "/preupload/" in path:
-            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
             return self.json({"files": files})
         if "/commit/" in path:
             self.commit([json.loads(line) for line in body.decode().splitlines()])

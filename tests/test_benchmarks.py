@@ -28,7 +28,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report", "placement", "large_slide"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report", "placement", "large_slide", "published"])
 def test_each_imports(script, name):
     assert callable(script(name).main)
 

@@ -265,7 +265,7 @@ def _download(file: RemoteFile, part: Path, report: _Report) -> bool:
             problem: Exception = http.client.IncompleteRead(b"")
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return True
+                return held > 0
             if error.code < 500:
                 raise _refused(error, file.url, "the file") from error
             problem = error

@@ -44,9 +44,10 @@ class Quiet(SimpleHTTPRequestHandler):
     sent = 0
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Say nothing."""
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Send a file."""
         type(self).sent += os.fstat(source.fileno()).st_size
         shutil.copyfileobj(source, outputfile)
 

@@ -206,7 +206,7 @@ class WritableHub(Hub):
             return self.json({"files": files})
         if "/commit/" in path:
             self.commit([json.loads(line) for line in body.decode().splitlines()])
-            url = f"{self.site.endpoint}/datasets/x/commit/{COMMIT}"
+            url = f"{self.site.endpoint}/datasets/lab/four/commit/{COMMIT}"
             return self.json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
         return self.answer(404, b"{}")
 

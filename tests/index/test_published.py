@@ -342,7 +342,7 @@ def test_the_hub_is_published_to_and_read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MclstexpWarning)
         done = opened(library.folder).publish("hf://lab/four", storage_options=access, private=True)
-        assert hub.made["private"] is True
+        assert (hub.made["name"], hub.made["visibility"]) == ("four", "private")
         assert (done.sent, done.kept) == (done.n_files, 0)
         assert {"published.json", "README.md"} < hub.files.keys()
         again = opened(library.folder).publish("hf://lab/four", storage_options=access)
@@ -350,9 +350,8 @@ def test_the_hub_is_published_to_and_read(
     copy = opened("hf://lab/four", storage_options=access)
     same(quietly(copy, without_counts(library.slides[4])), answer)
     assert repr(copy).startswith("Reference('hf://lab/four', 144 spots")
-    hub.files["letter.txt"] = b"mine"
     del hub.files["published.json"]
-    with pytest.raises(ExistsAlreadyError, match=r"is a dataset of something else: it holds letter.txt"):
+    with pytest.raises(ExistsAlreadyError, match="is a dataset of something else: it holds "):
         opened(library.folder).publish("hf://lab/four", storage_options=access)
 
 

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation
-from mclstexp.data.anndata_file import read_anndata, write_h5ad
-from mclstexp.data.plain_h5ad import read_plain
+from mclstexp.data.anndata_file import read_anndata
+from mclstexp.data.plain_h5ad import read_plain, write_plain
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 from mclstexp.predict.contributions import GeneSource, Group, gene_contributions, weights_by
@@ -35,7 +35,7 @@ from mclstexp.predict.evidence import (
     spot_neighbours,
 )
 from mclstexp.predict.formats.geojson import ObjectType, to_geojson
-from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata
+from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata, to_plain
 from mclstexp.predict.formats.spatial import to_spatialdata
 from mclstexp.predict.formats.tables import to_dataframe
 from mclstexp.predict.formats.tiles import to_wsidata
@@ -382,10 +382,10 @@ class Prediction:
             pq.write_table(self.evidence, parquet, compression="zstd")
             whole = parquet.getvalue().to_pybytes()
             table.write_bytes(whole)
-            adata = self.to_anndata()
+            plain = to_plain(self)
             # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
-            adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
-            write_h5ad(adata, h5ad)
+            plain.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
+            write_plain(plain, h5ad)
             table.replace(beside)
             h5ad.replace(path)
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import uniform_filter
 
 from mclstexp.data.positions.lattice import pitch_px
 from mclstexp.types import BoolArray
@@ -165,6 +163,8 @@ class _Search:
     """The contrast of every shift at once, by correlation on a thumbnail where the pitch is a few pixels."""
 
     def __init__(self, mask: BoolArray, size: tuple[int, int], spots: Points, empty: Points, pitch: float) -> None:
+        from scipy import fft  # not above: commands that place nothing load this module, too
+
         longer = int(np.clip(_STEP_PX * max(size) / pitch, *_GRID_PX))
         self._scale = longer / max(size)
         self._shape = (max(1, round(size[1] * self._scale)), max(1, round(size[0] * self._scale)))
@@ -189,6 +189,8 @@ class _Search:
 
     def best_shift(self, change: Change, scale: float) -> tuple[tuple[int, int], float]:
         """Return the shift (columns, rows) of the highest contrast, and the contrast."""
+        from scipy import fft
+
         height, width = self._padded
         template = np.zeros(self._padded, dtype=np.float32)
         for points, weight in ((self._spots, 1.0), (self._empty, -1.0)):
@@ -214,6 +216,9 @@ class _Search:
         return changed[:, 0], changed[:, 1]
 
     def _share(self, scale: float) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
+        from scipy import fft
+        from scipy.ndimage import uniform_filter
+
         if scale not in self._shares:
             span = max(1, round(self._pitch * scale * self._scale))
             shares = uniform_filter(self._tissue, span, mode="constant")

@@ -57,7 +57,7 @@ def facts(path: Path) -> dict[str, object]:
         is_array = isinstance(item, h5py.Dataset)
         kind = (str(item.dtype), h5py.check_string_dtype(item.dtype), item.shape) if is_array else None
         packed = (item.chunks, item.compression, item.compression_opts) if is_array else None
-        listed[name] = (about, kind, packed, str(item[()].tolist()) if is_array else None)
+        listed[name] = (about, kind, packed, str(np.asarray(item[()]).tolist()) if is_array else None)
 
     with h5py.File(path) as file:
         note("/", file)

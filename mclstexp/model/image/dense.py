@@ -44,10 +44,14 @@ GLOBAL = ("squeezeexcite", "semodule", "ecamodule", "attention", "attn", "groupn
 
 @dataclass(frozen=True)
 class Field:
-    """A field of view: its scale, and where its features go: ``(n, F)`` for the spots that are encoded."""
+    """A field of view: its scale, and what takes its features.
+
+    ``take`` is called with places ``(b,)`` among the spots that are encoded, where in the field's vector the numbers
+    begin, and the numbers ``(b, w)`` float32; with each number of each spot once.
+    """
 
     scale: float
-    out: FloatArray
+    take: Callable[[IdArray, int, FloatArray], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def encode_dense(
 
     ``on_tile`` is called after each tile.
     """
-    by_scale = {field.scale: field.out for field in fields}
+    by_scale = {field.scale: field.take for field in fields}
     for at, scales in passes([field.scale for field in fields]).items():
         grid = _Grid.of(slide, member, patch, rows, at, scales)
         kept: dict[tuple[int, int], list[Cells]] = {}
@@ -202,7 +206,7 @@ def _pool(
     kept: dict[tuple[int, int], list[Cells]],
     pools: Sequence[Pool],
     spots: IdArray,
-    by_scale: dict[float, FloatArray],
+    by_scale: dict[float, Callable[[IdArray, int, FloatArray], None]],
 ) -> None:
     """Pool the fields of view of spots whose tiles are all there."""
     rows, columns = (np.array([place[axis] for place in kept]) for axis in (0, 1))
@@ -214,5 +218,5 @@ def _pool(
     for number, pool in enumerate(pools):
         whole = joined({place: parts[number] for place, parts in kept.items()}, origin, shape)
         for scale, window in windows.items():
-            by_scale[scale][spots, start : start + pool.width] = window.pool(whole, pool)
+            by_scale[scale](spots, start, window.pool(whole, pool))
         start += pool.width

@@ -209,12 +209,14 @@ def read_refs(
     cells: bool,
     pool_um: float | None,
     on_progress: "Progress",
+    pictured: bool = False,
 ) -> "list[Slide]":
     """Read a command's reference slides as its options say."""
     from mclstexp.data.readers import read_slides
 
     only = names(slides, "--slides")
-    return read_slides(refs, mpp=mpp, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=on_progress)
+    how = {"bin_um": bin_um, "cells": cells, "pool_um": pool_um, "pictured": pictured}
+    return read_slides(refs, mpp=mpp, only=only, on_progress=on_progress, **how)  # type: ignore[arg-type]
 
 
 def names(text: str | None, option: str) -> list[str] | None:

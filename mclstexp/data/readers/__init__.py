@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.report import SlideReport, inspect_slides
+from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.errors import InputError
 from mclstexp.notes import warn
@@ -28,6 +29,7 @@ def read_slides(
     bin_um: int | None = None,
     cells: bool = False,
     pool_um: float | None = None,
+    pictured: bool = False,
     on_progress: Progress | None = None,
 ) -> list[Slide]:
     """Read every slide under a path; of the images only the headers.
@@ -47,6 +49,8 @@ def read_slides(
         Take segmented cells, a spot each, in place of bins or transcripts.
     pool_um
         Side in um of the squares that transcripts (default 100) or cells are pooled over.
+    pictured
+        Leave out, unread and with a warning, slides that have no image by the names of their files, where others do.
     on_progress
         Called with "reading slides", how many were read, and how many there are.
 
@@ -79,6 +83,8 @@ def read_slides(
         if unknown:
             raise InputError(f"{refs} has no slide {unknown[0]!r}; it has {some(sorted(known), 10)}.")
         sources = [source for source in sources if source.slide_id in set(only)]
+    if pictured:
+        sources = _pictured(sources)
     slides = []
     for done, source in enumerate(sources, start=1):
         slides.append(source.load(mpp))
@@ -87,3 +93,11 @@ def read_slides(
     for name, same in twins(slides).items():
         warn(said_of(name, same))
     return slides
+
+
+def _pictured(sources: list[SlideSource]) -> list[SlideSource]:
+    blind = [source.slide_id for source in sources if not source.pictured]
+    if not blind or len(blind) == len(sources):
+        return sources  # where none has an image, whoever needs one says so of the slides
+    warn(f"{len(blind)} of {len(sources)} slides have no image and are left out, unread: {some(blind)}.")
+    return [source for source in sources if source.pictured]

@@ -24,11 +24,14 @@ class SlideSource:
         As in ``Slide``.
     load
         Reads the slide; takes the pixel size in um that the user gave, or None.
+    pictured
+        False where the names of the files tell that there is no image.
     """
 
     slide_id: str
     layout: str
     load: Callable[[float | None], Slide]
+    pictured: bool = True
 
 
 def find_image(folder: Path, stem: str | None = None) -> Path | None:

@@ -33,6 +33,10 @@ Mpp = Annotated[
     float | None,
     number("--mpp", limits=MPP, help="Pixel size in um, when the files do not say or say it wrong."),
 ]
+MppFrom = Annotated[
+    Literal["given", "file", "pitch"] | None,
+    typer.Option("--mpp-from", help="Which pixel size is right where --mpp, the file and the spots' pitch disagree."),
+]
 Only = Annotated[
     str | None, typer.Option("--slides", help="Only these slides, comma-separated (default: all that are found).")
 ]
@@ -205,6 +209,7 @@ def read_refs(
     slides: str | None,
     *,
     mpp: float | None,
+    mpp_from: Literal["given", "file", "pitch"] | None,
     bin_um: int | None,
     cells: bool,
     pool_um: float | None,
@@ -216,7 +221,7 @@ def read_refs(
 
     only = names(slides, "--slides")
     how = {"bin_um": bin_um, "cells": cells, "pool_um": pool_um, "pictured": pictured}
-    return read_slides(refs, mpp=mpp, only=only, on_progress=on_progress, **how)  # type: ignore[arg-type]
+    return read_slides(refs, mpp=mpp, mpp_from=mpp_from, only=only, on_progress=on_progress, **how)  # type: ignore[arg-type]
 
 
 def names(text: str | None, option: str) -> list[str] | None:

@@ -27,6 +27,7 @@ def build_index(
     storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -55,7 +56,9 @@ def build_index(
     access = options.storage(storage_option, place)
     _check_place(place, access, force=force)
     bar = progress()
-    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
+    read = options.read_refs(
+        refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+    )
     named = _model_folder(model, encoder, encoder_weights)
     if dry_run:
         emit(_cost(named, read, encoder, encoder_weights, device, cache))
@@ -153,6 +156,7 @@ def add(
     storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -171,7 +175,9 @@ def add(
     """
     opened = options.open_reference(folder, reference, storage_option=storage_option, device=device, cache=cache)
     bar = progress()
-    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
+    read = options.read_refs(
+        refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+    )
     if dry_run:
         new = opened.new_among(read, replace=replace)
         cost = opened.model.cost([slide for slide in new if slide.image is not None])

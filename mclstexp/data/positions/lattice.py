@@ -205,11 +205,10 @@ def resolve_mpp(
     alone = bool(against) and len(against) == len(others)
     if alone and believed is None and (source == "file" or strict):
         factor = others[against[-1]] / known[source]
-        right = "--mpp-from given, file or pitch" if strict else "--mpp"
         raise InputError(
             f"Slide {slide_id}: pixel sizes disagree: {_all_three(sizes)}. The coordinates are of another resolution "
             f"than the image (by {factor:.3g}), or a size is wrong; give coordinates at full resolution, or say which "
-            f"is right: {right}."
+            "is right: --mpp-from given, file or pitch."
         )
     noted = [name for name, size in others.items() if not _agree(known[source], size, MPP_NOTED)]
     notes = [f"the pixel size is taken from {_SAID[source]}, and others differ: {_all_three(sizes)}."] if noted else []

@@ -39,6 +39,9 @@ MIN_SPOTS = 24
 _LEAST_EMPTY = 0.06
 """Share of the array's places that have to be empty: below it, the array was not selected by tissue."""
 
+_OUTLINED = 0.2
+"""The same where the spots lie on tissue as given, and the empty places alone say that they are too close."""
+
 _CLEAN = 0.25
 """The empty places' share of tissue over the spots', at the best placement: above it, the outline is another one."""
 
@@ -203,12 +206,12 @@ def _scaled_or_turned(
 ) -> Placement | None:
     """Return a scale or a turn that fits where no shift does, however much of the spots lies on tissue as given."""
     kinds = {
-        "apart": [fit for fit in found if fit.other.scale > 1],
+        "apart": [fit for fit in found if fit.other.scale > 1 and search.empty_share >= _OUTLINED],
         "together": [fit for fit in found if fit.other.scale < 1],
         "turned": [fit for fit in found if fit.other.degrees],
     }
     told = []
-    for kind, fits in kinds.items():
+    for kind, fits in ((kind, fits) for kind, fits in kinds.items() if fits):
         fit = max(fits, key=lambda one: one.contrast)
         best, around = _compared(search, given, fit)
         if best.best < _LEAST_CONTRAST or around > _CLEARLY_CLEAN * best.best_share:
@@ -256,6 +259,7 @@ class _Search:
         self._scale = longer / max(size)
         self._shape = (max(1, round(size[1] * self._scale)), max(1, round(size[0] * self._scale)))
         self._spots, self._empty, self._pitch = spots, empty, pitch
+        self.empty_share = len(empty) / (len(spots) + len(empty))
         self._tissue = _shrunk(mask, self._shape)
         self._padded = tuple(fft.next_fast_len(2 * side, real=True) for side in self._shape)
         self._shares: dict[float, tuple[NDArray[np.float32], NDArray[np.complex64]]] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mclstexp.data.assemble import PixelSize
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.report import SlideReport, inspect_slides
@@ -14,7 +15,7 @@ from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.errors import InputError
 from mclstexp.notes import warn
-from mclstexp.slide import Slide
+from mclstexp.slide import MppSource, Slide
 from mclstexp.text import duplicates, some
 from mclstexp.types import Progress, StrPath
 
@@ -25,6 +26,7 @@ def read_slides(
     refs: StrPath,
     *,
     mpp: float | None = None,
+    mpp_from: MppSource | None = None,
     only: Sequence[str] | None = None,
     bin_um: int | None = None,
     cells: bool = False,
@@ -41,6 +43,8 @@ def read_slides(
         of transcripts. A ``slides.csv`` wins where there is one.
     mpp
         Pixel size in um of all these slides, above what their files say.
+    mpp_from
+        Which pixel size to believe where they disagree: "given", "file" or "pitch".
     only
         Names of the slides to read.
     bin_um
@@ -87,7 +91,7 @@ def read_slides(
         sources = _pictured(sources)
     slides = []
     for done, source in enumerate(sources, start=1):
-        slides.append(source.load(mpp))
+        slides.append(source.load(PixelSize(mpp, mpp_from)))
         if on_progress:
             on_progress("reading slides", done, len(sources))
     for name, same in twins(slides).items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import parse_selection
 from mclstexp.data.readers.choices import Choices
@@ -43,7 +43,7 @@ def _image_folder(folder: Path, name: str) -> Path:
     return folder / "ST-imgs" / (patient[0] if patient else "") / name
 
 
-def _read(folder: Path, name: str, mpp: float | None) -> Slide:
+def _read(folder: Path, name: str, size: PixelSize) -> Slide:
     counts_path = next(iter(sorted((folder / "ST-cnts").glob(f"{name}.tsv*"))), None)
     spots_path = folder / "ST-spotfiles" / f"{name}_selection.tsv"
     if counts_path is None:
@@ -67,7 +67,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         notes=(labels.note,) if labels else (),
         extra={"labels": labels.source} if labels else {},
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ To add a format:
    (by the file's name and first four bytes), ``_read_header``, ``read_region`` and ``close``. With a pyramid it derives
    from `base.PyramidFile`, and needs ``levels`` in its header, ``_reading``, ``_open`` and ``_read``. Crops,
    resizing, 16 bits, alpha and plausible pixel sizes are in ``pixels.py``. What a damaged file raises becomes an
-   `InputError` that names the file. What a file claims is checked before it is decoded (``check_decodable``). Import the
-   format's library inside functions only.
+   `InputError` that names the file. What a file claims is checked before it is decoded (``check_decodable``). Import
+   the format's library inside functions only.
 2. Put the class into ``FORMATS`` below, before every format that would take its files for its own.
 3. Add its files to ``STORAGE`` or a test of its own in ``tests/data/test_images.py``: the same pixels as other formats,
    white outside, and one line for a damaged file.

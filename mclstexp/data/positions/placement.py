@@ -81,7 +81,7 @@ _SCALES = tuple(percent / 100 for percent in range(70, 150, 5) if percent != 100
 _TURNS = tuple(step / 2 for step in range(-30, 31, 5) if step)
 _STEP_PX = 4
 _GRID_PX = (96, 512)
-_ALIKE, _PLAINLY = 0.97, 0.85
+_ALIKE, _PLAINLY, _NEAR, _SMALLER = 0.97, 0.85, 0.06, 0.95
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,15 @@ def _outline(search: _Search, given: tuple[float, float], found: list[_Fit], siz
     """Return the plainest of those that fit alike: a shift before a mirror, a mirror before a scale."""
     top = max(fit.contrast for fit in found)
     alike = [fit for fit in found if fit.other.scale == 1 and fit.contrast >= _ALIKE * top]
-    fit = alike[0] if alike else max((one for one in found if one.other.scale != 1), key=lambda one: one.contrast)
+    fit = alike[0] if alike else max((one for one in found if one.other.scale != 1), key=_weighed)
     best, around = _compared(search, given, fit)
     verdict = _verdict(best, around)
     return replace(best if fit.other.scale == 1 else _plainly_scaled(best, search, size), verdict=verdict)
+
+
+def _weighed(fit: _Fit) -> float:
+    """Return the contrast, less where spots are drawn together: a smaller outline fits in more places by chance."""
+    return _SMALLER * fit.contrast if fit.other.scale < 1 else fit.contrast
 
 
 def _compared(search: _Search, given: tuple[float, float], fit: _Fit) -> tuple[Placement, float]:
@@ -184,7 +189,8 @@ def _compared(search: _Search, given: tuple[float, float], fit: _Fit) -> tuple[P
 
 def _plainly_scaled(best: Placement, search: _Search, size: tuple[int, int]) -> Placement:
     """Prefer a scale that fits almost as well where nothing is moved: coordinates of another resolution."""
-    plain = [(*search.at(_same, (0, 0), other.scale), other) for other in _others(size) if other.scale != 1]
+    near = [other for other in _others(size) if other.scale != 1 and abs(other.scale - best.scale) < _NEAR]
+    plain = [(*search.at(_same, (0, 0), other.scale), other) for other in near]
     share, around, other = max(plain, key=lambda one: one[0] - one[1])
     if share - around < max(_PLAINLY * best.best, best.contrast):
         return best
@@ -220,7 +226,7 @@ def _scaled_or_turned(
         refused, doubted = (all(map(lt, shares, astuple(limits))) for limits in _LIMITS[kind])
         if refused or doubted:
             best = best if fit.other.scale == 1 else _plainly_scaled(best, search, size)
-            told.append((not refused, -fit.contrast, replace(best, verdict="wrong" if refused else "doubtful")))
+            told.append((not refused, -_weighed(fit), replace(best, verdict="wrong" if refused else "doubtful")))
     return min(told, key=lambda one: one[:2])[2] if told else None
 
 

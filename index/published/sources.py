@@ -159,7 +159,9 @@ class Stored:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.place.errors(), storage_errors(target):
-                self.place.fetch(file.path, target)
+                there = self.place.fetch_file(file.path, target)
+            if not there:
+                raise DownloadError(f"{self.place}: {file.path} is missing, and {PUBLISHED} names it.")
             if not RemoteFile(file.path, "", file.size, file.sha256).fits(target):
                 target.unlink()
                 raise DownloadError(f"{self.place}: {file.path} is not what was published; it was not kept.")

@@ -80,10 +80,10 @@ def send_to_store(
             if file.path in present and _is_same(place, file, known.get(file.path)):
                 kept += 1
             else:
-                place.send(tree / file.path, file.path)
+                place.put_file(tree / file.path, file.path)
             if on_progress is not None:
                 on_progress("files published", done, len(files))
-        place.send(tree / PUBLISHED, PUBLISHED)
+        place.put_file(tree / PUBLISHED, PUBLISHED)
         for path in sorted(known.keys() - {file.path for file in manifest.files}):
             place.remove(path)
     return Sent(len(files) - kept, kept)

@@ -173,19 +173,23 @@ class Place:
         with files.open_output_stream(f"{root}/{name}") as stream:
             stream.write(data)
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to a local path, a piece at a time."""
-        files, root = self._files
-        with files.open_input_stream(f"{root}/{name}") as stream, target.open("wb") as handle:
-            while block := stream.read(2**22):
-                handle.write(block)
-
-    def send(self, source: Path, name: str) -> None:
-        """Copy a local file to ``name``, a piece at a time."""
+    def put_file(self, source: Path, name: str) -> None:
+        """Copy a local file to an object store, a block at a time, so that a reader sees all of it or nothing."""
         files, root = self._files
         with source.open("rb") as handle, files.open_output_stream(f"{root}/{name}") as stream:
-            while block := handle.read(2**22):
+            while block := handle.read(2**24):
                 stream.write(block)
+
+    def fetch_file(self, name: str, target: Path) -> bool:
+        """Copy a file to a local one, a block at a time; return whether there is one."""
+        files, root = self._files
+        try:
+            with files.open_input_stream(f"{root}/{name}") as stream, target.open("wb") as handle:
+                while block := stream.read(2**24):
+                    handle.write(block)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        return True
 
     def put_folder(self, source: Path, name: str) -> None:
         """Copy the files of a local folder to ``name``; one that is there already stays as it is."""

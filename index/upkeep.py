@@ -113,9 +113,9 @@ class Upkeep:
             A slide has no counts; an earlier version is open, or what is published; another process writes; the disk
             refused.
         """
+        self._store.require_growth()
         from mclstexp.index.encode import say_cost, slide_records
 
-        self._store.require_growth()
         new = self.new_among(slides, replace=replace)
         say_cost(new, self.model)
         records = slide_records(new, self.model, on_progress=on_progress)

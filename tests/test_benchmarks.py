@@ -19,7 +19,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "ablation", "choices", "familiarity", "cohort", "training", "query", "formats")
+SCRIPTS = ("accuracy", "ablation", "choices", "familiarity", "cohort", "training", "query", "hd", "formats")
 
 
 @pytest.fixture

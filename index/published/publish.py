@@ -70,7 +70,7 @@ def publish(
     plan, text = Plan.of(store, wishes), os.fspath(target)
     publication = Publication(text, plan.card, tuple(_notes(plan)))
     if text.startswith(("http://", "https://")):
-        raise InputError(f"{text}: a web server is not written to; publish to a folder, and let the server show it.")
+        raise InputError(f"{text}: a web server is not written to; name a folder, and let the server show it.")
     if not is_published(text) and "://" not in text:
         return _to_folder(plan, Path(text), publication, force, dry_run, on_progress)
     if is_published(text):

@@ -66,9 +66,9 @@ def _best_of_few(query: FloatArray, keys: FloatArray, k: int, allowed: BoolArray
 def key_blocks(keys: FloatArray, allowed: BoolArray, size: int | None = None) -> Iterator[tuple[IdArray, FloatArray]]:
     """Yield blocks of allowed rows: their ids, and their keys without a copy where they follow each other."""
     step = KEY_BLOCK if size is None else size
-    ids = np.flatnonzero(allowed)
-    for start in range(0, len(ids), step):
-        rows = ids[start : start + step]
-        first, last = int(rows[0]), int(rows[-1])
-        dense = last - first + 1 == len(rows)
-        yield rows, np.asarray(keys[first : last + 1] if dense else keys[rows])
+    for start in range(0, len(allowed), step):  # never the ids of a whole reference at once
+        rows = start + np.flatnonzero(allowed[start : start + step])
+        if len(rows):
+            first, last = int(rows[0]), int(rows[-1])
+            dense = last - first + 1 == len(rows)
+            yield rows, np.asarray(keys[first : last + 1] if dense else keys[rows])

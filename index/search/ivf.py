@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mclstexp.errors import FormatError, InputError
+from mclstexp.index.search.ranges import RowRanges
 from mclstexp.types import BoolArray, FloatArray, IdArray
+
+BitArray = NDArray[np.uint8]
 
 KINDS = ("exact", "ivf-sq8", "ivf-fp16", "ivf-flat")
 CHOICES = ("auto", *KINDS)
@@ -76,13 +80,13 @@ def lists_for(n_rows: int) -> int:
     return max(16, 1 << round(math.log2(2 * math.sqrt(max(n_rows, 1)))))
 
 
-def train(keys: FloatArray, ids: IdArray, kind: str) -> Any:
-    """Train an empty inverted file on a deterministic sample of the rows ``ids`` of keys."""
+def train(keys: FloatArray, rows: RowRanges, kind: str) -> Any:
+    """Train an empty inverted file on a deterministic sample of some rows of keys, whose size bounds the memory."""
     faiss = load_faiss()
-    n, dim = len(ids), keys.shape[1]
+    n, dim = len(rows), keys.shape[1]
     n_lists = min(lists_for(n), max(1, n // TRAIN_POINTS_PER_LIST))
     sample = min(n, TRAIN_POINTS_PER_LIST * n_lists)
-    rows = np.unique(np.linspace(0, n - 1, sample).astype(np.int64))
+    ids = rows.row_ids(np.unique(np.linspace(0, n - 1, sample).astype(np.int64)))
     quantizer = faiss.IndexFlatIP(dim)
     if kind == "ivf-flat":
         index = faiss.IndexIVFFlat(quantizer, dim, n_lists, faiss.METRIC_INNER_PRODUCT)
@@ -95,15 +99,31 @@ def train(keys: FloatArray, ids: IdArray, kind: str) -> Any:
     index.cp.niter = 10
     index.cp.seed = 1234
     index.cp.min_points_per_centroid = 1
-    index.train(np.ascontiguousarray(keys[ids[rows]]))
+    index.train(np.ascontiguousarray(keys[ids]))
     return index
 
 
-def fill(index: Any, keys: FloatArray, ids: IdArray, block: int = 65_536) -> None:
-    """Add the rows ``ids`` of keys under their ids."""
-    for start in range(0, len(ids), block):
-        rows = ids[start : start + block]
-        index.add_with_ids(np.ascontiguousarray(keys[rows]), rows)
+def emptied(path: Path) -> Any:
+    """Return the lists of an inverted file without their entries, which are never read into memory.
+
+    Raises
+    ------
+    FormatError
+        When it cannot be read.
+    """
+    faiss, index = load_faiss(), read(path, mapped=True)
+    lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
+    index.replace_invlists(lists, True)
+    lists.this.disown()
+    index.ntotal = 0
+    return index
+
+
+def fill(index: Any, keys: FloatArray, rows: RowRanges, block: int = 65_536) -> None:
+    """Add some rows of keys under their ids, a block at a time."""
+    for start in range(0, len(rows), block):
+        ids = rows.row_ids(np.arange(start, min(start + block, len(rows))))
+        index.add_with_ids(np.ascontiguousarray(keys[ids]), ids)
 
 
 def write(index: Any, path: Path) -> None:
@@ -137,18 +157,44 @@ def entries(index: Any) -> IdArray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
+def nearest_lists(index: Any, query: FloatArray, nprobe: int) -> tuple[IdArray, FloatArray]:
+    """Return the numbers of the lists nearest to each query, and how near, both ``(n, nprobe or all)``."""
+    similarity, lists = index.quantizer.search(np.ascontiguousarray(query), min(nprobe, int(index.nlist)))
+    return lists, similarity
+
+
 def search(
-    index: Any, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray | None = None
+    index: Any, query: FloatArray, k: int, *, lists: tuple[IdArray, FloatArray], bits: BitArray | None = None
 ) -> tuple[IdArray, FloatArray]:
     """Return ids and approximate similarities, both ``(n, k)``, -1 where fewer were found.
 
-    ``allowed`` says by id which rows may be found.
+    Parameters
+    ----------
+    lists
+        Which lists to look into, from `nearest_lists` of any file that shares them.
+    bits
+        `bits_of` a mask by id of the rows that may be found; None allows all.
     """
     faiss = load_faiss()
-    parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, int(index.nlist)))
-    if allowed is not None:
-        bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))  # n counts bytes; beyond is not allowed
+    pointer = faiss.swig_ptr
+    parameters = faiss.SearchParametersIVF(nprobe=lists[0].shape[1])
+    if bits is not None:
+        selector = faiss.IDSelectorBitmap(len(bits), pointer(bits))  # n counts bytes; beyond is not allowed
         parameters.sel = selector
-    similarity, ids = index.search(np.ascontiguousarray(query), k, params=parameters)
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    if query.ndim != 2 or query.shape[1] != index.d or lists[0].shape != lists[1].shape or len(lists[0]) != len(query):
+        raise InputError(f"Queries of shape {query.shape} do not fit an index over keys of length {index.d}.")
+    ids = np.empty((len(query), k), dtype=np.int64)
+    similarity = np.empty((len(query), k), dtype=np.float32)
+    chosen, near = np.ascontiguousarray(lists[0]), np.ascontiguousarray(lists[1])
+    # Python's search_preassigned takes no parameters.
+    index.search_preassigned_c(
+        len(query), pointer(query), k, pointer(chosen), pointer(near), pointer(similarity), pointer(ids), False,
+        parameters,
+    )  # fmt: skip
     return ids, similarity
+
+
+def bits_of(mask: BoolArray) -> BitArray:
+    """Return a mask by id, eight ids to a byte, as FAISS reads it."""
+    return np.packbits(mask, bitorder="little")

@@ -2,6 +2,7 @@
 
 They are derived from the keys and lie beside them. An entry is a spot's id, and a key never changes, so the pieces
 serve every version of a reference: rows that a version lacks are masked, rows in no piece are compared exactly.
+All pieces of a record are over the same lists, which were trained once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from mclstexp.errors import FormatError
 from mclstexp.index.search import ivf
 from mclstexp.index.search.exact import ExactBackend
-from mclstexp.index.search.ranges import Ranges, RowRanges, covers, merge_ranges, minus, overlap, total
+from mclstexp.index.search.ranges import Ranges, RowRanges, covers, merge_ranges, minus, overlap, split, total, touches
 from mclstexp.index.search.vectors import recall_at_k
 from mclstexp.storage import TEMPORARY, read_digested, sha256_file, write_digested
 from mclstexp.types import BoolArray, FloatArray, IdArray
@@ -30,6 +31,8 @@ CHECKED_BYTES = 2**28
 _WHOLE: dict[tuple[str, int, int, str], bool] = {}
 FLAT_ROWS = 65_536
 """Rows outside the inverted files above which they are encoded into one of their own."""
+PIECE_ROWS = 2**22
+"""Rows of an inverted file: building takes the memory of one, about a kilobyte of codes for every four spots."""
 RETRAIN_GROWTH = 4
 """The lists are trained anew once the reference has grown by this factor."""
 RECALL_QUERIES = 256
@@ -82,11 +85,6 @@ class LoadedPiece:
         if index.ntotal != self.piece.n_rows:
             raise FormatError(f"The index file {self.path} has {index.ntotal} entries, not {self.piece.n_rows}.")
         return index
-
-    def search(self, query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray) -> tuple[IdArray, FloatArray]:
-        """Return ids and approximate similarities, both ``(n, k)``, -1 where fewer were found."""
-        everything = covers(allowed, self.piece.ranges)
-        return ivf.search(self.index, query, k, nprobe=nprobe, allowed=None if everything else allowed)
 
 
 def load(folder: Path, key: dict[str, Any]) -> list[LoadedPiece]:
@@ -144,13 +142,24 @@ def update(
         outgrown = n_live > RETRAIN_GROWTH * trained_on or dead > n_live
         rest = minus(live, merge_ranges([part for piece in old for part in piece.ranges]))
         if anew or outgrown or any(piece.kind != kind for piece in old):
-            pieces = [_train(folder, keys, live, kind)]
+            pieces = _train(folder, keys, live, kind)
         elif total(rest) > FLAT_ROWS:
-            pieces = [*old, _encode(folder, keys, rest, old[0])]
+            pieces = _encode(folder, keys, rest, old)
         else:
             pieces = old
     if pieces == old and (pieces or not (folder / RECORD).exists()):
         return
+    record(folder, key, pieces)
+
+
+def record(folder: Path, key: dict[str, Any], pieces: Sequence[Piece]) -> None:
+    """Make these the pieces of a reference, and remove files that are not among them.
+
+    Raises
+    ------
+    OSError
+        When the record cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_digested(folder / RECORD, {"key": key, "pieces": [asdict(piece) for piece in pieces]})
     for path in folder.glob("ivf-*.faiss"):
@@ -158,21 +167,32 @@ def update(
             path.unlink(missing_ok=True)
 
 
-def _train(folder: Path, keys: FloatArray, live: Ranges, kind: str) -> Piece:
-    ids = RowRanges(live).row_ids(np.arange(total(live)))
-    index = ivf.train(keys, ids, kind)
-    ivf.fill(index, keys, ids)
-    piece = _store(folder, Piece("", "", 0, live, kind, len(ids)), index)
-    return _measured(folder, piece, keys, ids)
+def _train(folder: Path, keys: FloatArray, live: Ranges, kind: str) -> list[Piece]:
+    """Train lists on a sample, and write the rows over them in files that each fit into memory."""
+    index = ivf.train(keys, RowRanges(live), kind)
+    like = Piece("", "", 0, (), kind, total(live))
+    pieces = [_filled(folder, index, keys, part, like) for part in split(live, PIECE_ROWS)]
+    return _measured(folder, pieces, keys)
 
 
-def _encode(folder: Path, keys: FloatArray, rows: Ranges, like: Piece) -> Piece:
-    """Write an inverted file of further rows over the lists that another one was trained with."""
-    _require_whole(folder / like.file, like)
-    index = ivf.read(folder / like.file, mapped=False)
+def _encode(folder: Path, keys: FloatArray, rows: Ranges, old: Sequence[Piece]) -> list[Piece]:
+    """Write inverted files of further rows over the lists that are trained already.
+
+    Files at the end that are no larger than what is new are written again with it, so that many adds leave few.
+    """
+    _require_whole(folder / old[0].file, old[0])
+    index, kept = ivf.emptied(folder / old[0].file), list(old)
+    while len(kept) > 1 and kept[-1].n_rows <= total(rows) and kept[-1].n_rows + total(rows) <= PIECE_ROWS:
+        rows = merge_ranges([*rows, *kept.pop().ranges])
+    return [*kept, *(_filled(folder, index, keys, part, old[0]) for part in split(rows, PIECE_ROWS))]
+
+
+def _filled(folder: Path, index: Any, keys: FloatArray, rows: Ranges, like: Piece) -> Piece:
+    """Write the rows over trained lists into a file, and leave the lists empty again."""
+    ivf.fill(index, keys, RowRanges(rows))
+    piece = _store(folder, replace(like, ranges=rows), index)
     index.reset()
-    ivf.fill(index, keys, RowRanges(rows).row_ids(np.arange(total(rows))))
-    return _store(folder, replace(like, ranges=rows), index)
+    return piece
 
 
 def _store(folder: Path, piece: Piece, index: Any) -> Piece:
@@ -189,25 +209,62 @@ def _store(folder: Path, piece: Piece, index: Any) -> Piece:
     return replace(piece, file=name, sha256=digest, n_bytes=n_bytes)
 
 
-def _measured(folder: Path, piece: Piece, keys: FloatArray, ids: IdArray) -> Piece:
-    """Raise nprobe until the recall against exact search is what is wanted; record both."""
-    loaded = LoadedPiece(piece, folder / piece.file)
-    rows = ids[np.unique(np.linspace(0, len(ids) - 1, RECALL_QUERIES).astype(np.int64))]
-    query = np.ascontiguousarray(keys[rows])
-    allowed = np.zeros(len(keys), dtype=bool)
-    allowed[ids] = True
-    k = min(RECALL_K, len(ids))
-    truth, _ = ExactBackend(keys).candidates(query, k, allowed, len(ids))
+def _measured(folder: Path, pieces: Sequence[Piece], keys: FloatArray) -> list[Piece]:
+    """Raise nprobe until the recall against exact search is what is wanted; record both.
+
+    Where there are many pieces, the first, the one in the middle and the last stand for all: comparing with every key
+    would take longer than the rest of the building.
+    """
+    chosen = sorted({0, len(pieces) // 2, len(pieces) - 1})
+    loaded = [LoadedPiece(pieces[i], folder / pieces[i].file) for i in chosen]
+    rows = RowRanges(merge_ranges([part for item in loaded for part in item.piece.ranges]))
+    ids = rows.row_ids(np.unique(np.linspace(0, len(rows) - 1, RECALL_QUERIES).astype(np.int64)))
+    query = np.ascontiguousarray(keys[ids])
+    allowed = rows.mask(len(keys))
+    k, n_lists = min(RECALL_K, len(rows)), int(loaded[0].index.nlist)
+    truth, _ = ExactBackend(keys).candidates(query, k, allowed, len(rows))
     for nprobe in itertools.accumulate(itertools.repeat(8), lambda n, _: int(np.ceil(n * 1.5))):
-        nprobe = min(nprobe, int(loaded.index.nlist))
+        nprobe = min(nprobe, n_lists)
         # As in a search, a quarter more than wanted is scored again exactly.
-        near, _ = loaded.search(query, k + max(16, k // 4), nprobe=nprobe, allowed=allowed)
+        near, _ = search(loaded, query, k + max(16, k // 4), nprobe=nprobe, allowed=allowed)
         scores = np.einsum("qd,qkd->qk", query, keys[np.maximum(near, 0)])
         best = np.argsort(np.where(near >= 0, -scores, np.inf), axis=1, kind="stable")[:, :k]
         recall = recall_at_k(np.take_along_axis(near, best, axis=1), truth)
-        if recall >= RECALL_WANTED or nprobe == loaded.index.nlist:
+        if recall >= RECALL_WANTED or nprobe == n_lists:
             break
-    return replace(piece, nprobe=nprobe, recall=round(recall, 5), recall_k=k)
+    return [replace(piece, nprobe=nprobe, recall=round(recall, 5), recall_k=k) for piece in pieces]
+
+
+def search(
+    pieces: Sequence[LoadedPiece], query: FloatArray, k: int, *, nprobe: int, allowed: BoolArray
+) -> tuple[IdArray, FloatArray]:
+    """Search pieces that share their lists: the lists are chosen once, and the best k of all pieces are kept.
+
+    Returns
+    -------
+    IdArray, FloatArray
+        Ids and approximate similarities, both ``(n, k)``, -1 where fewer were found.
+
+    Raises
+    ------
+    FormatError
+        When a file cannot be read.
+    """
+    wanted = [loaded for loaded in pieces if touches(allowed, loaded.piece.ranges)]
+    if not wanted:
+        return np.full((len(query), k), -1, np.int64), np.full((len(query), k), -np.inf, np.float32)
+    lists = ivf.nearest_lists(wanted[0].index, query, nprobe)
+    bits = None if all(covers(allowed, loaded.piece.ranges) for loaded in wanted) else ivf.bits_of(allowed)
+    return best_of([ivf.search(loaded.index, query, k, lists=lists, bits=bits) for loaded in wanted], k)
+
+
+def best_of(found: Sequence[tuple[IdArray, FloatArray]], k: int) -> tuple[IdArray, FloatArray]:
+    """Return the k most similar of several candidates of each query, those without an id last."""
+    if len(found) == 1 and found[0][0].shape[1] <= k:
+        return found[0]
+    ids, similarity = (np.concatenate([part[i] for part in found], axis=1) for i in (0, 1))
+    order = np.argsort(np.where(ids >= 0, -similarity, np.inf), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
 
 def outside(pieces: Sequence[LoadedPiece], live: BoolArray) -> BoolArray:

@@ -79,6 +79,33 @@ def minus(ranges: Ranges, others: Ranges) -> Ranges:
     return tuple(rest)
 
 
+def split(ranges: Ranges, size: int) -> list[Ranges]:
+    """Cut ranges, in their order, into parts of at most so many rows.
+
+    Examples
+    --------
+    >>> split(((0, 5), (8, 10)), 4)
+    [((0, 4),), ((4, 5), (8, 10))]
+    """
+    parts: list[list[tuple[int, int]]] = []
+    room = 0
+    for start, stop in ranges:
+        while start < stop:
+            if not room:
+                parts.append([])
+                room = size
+            end = min(stop, start + room)
+            parts[-1].append((start, end))
+            room -= end - start
+            start = end
+    return [tuple(part) for part in parts]
+
+
+def touches(mask: BoolArray, ranges: Ranges) -> bool:
+    """Say whether a mask by row allows any row of ranges."""
+    return any(bool(mask[start:stop].any()) for start, stop in ranges)
+
+
 def covers(mask: BoolArray, ranges: Ranges) -> bool:
     """Say whether a mask by row allows every row of ranges; rows past its end it does not allow."""
     return all(stop <= len(mask) and bool(mask[start:stop].all()) for start, stop in ranges)

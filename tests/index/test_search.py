@@ -182,6 +182,43 @@ def test_new_rows_join_and_removed_rows_leave_an_inverted_index(tmp_path, monkey
     assert (RowRanges(live).positions(truth.ids.ravel()) >= 0).all()
 
 
+def test_files_that_share_their_lists_find_what_one_file_finds(tmp_path, monkeypatch):
+    """Cut anywhere, masked, and with rows outside: the lists are the same, so the candidates are."""
+    keys, query = SIM.queries(4000, 1), SIM.queries(40, 2)
+    (whole,) = grown(tmp_path / "one", keys, ((0, 1000), (1100, 4000)), "ivf-sq8")
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 700)
+    parts = grown(tmp_path / "many", keys, ((0, 1000), (1100, 4000)), "ivf-sq8")
+    assert [len(part) for part in parts] == [700, 700, 700, 700, 700, 400]
+    assert len({(part.piece.nprobe, part.piece.recall, part.index.nlist) for part in parts}) == 1
+    allowed = RowRanges(((0, 1000), (1100, 4000))).mask(4000)
+    for mask in (allowed, allowed & (np.arange(4000) % 3 > 0), allowed & (np.arange(4000) < 800)):
+        one = pieces.search([whole], query, 50, nprobe=7, allowed=mask)
+        many = pieces.search(parts, query, 50, nprobe=7, allowed=mask)
+        np.testing.assert_array_equal(one[0] < 0, many[0] < 0)
+        np.testing.assert_array_equal(one[1][one[0] >= 0], many[1][many[0] >= 0])
+        pairs = [(set(a[a >= 0]), set(b[b >= 0])) for a, b in zip(one[0], many[0], strict=True)]
+        assert sum(len(a ^ b) for a, b in pairs) < 0.001 * (one[0] >= 0).sum(), "they differ in ties of codes alone"
+    nobody = pieces.search(parts, query, 50, nprobe=7, allowed=np.zeros(4000, dtype=bool))
+    assert (nobody[0] == -1).all()
+    index = inverted(keys, parts, ((0, 4000),))
+    assert index.backend.candidates(query, 50, index.live, 4000)[0].shape == (40, 50), "no more than one file's"
+
+
+def test_many_adds_leave_few_files_and_never_read_old_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "FLAT_ROWS", 90)
+    keys = SIM.queries(4000, 1)
+    (first,) = grown(tmp_path, keys, ((0, 2000),), "ivf-sq8")
+    assert ivf.emptied(first.path).ntotal == 0
+    assert first.index.ntotal == 2000
+    for stop in range(2100, 4001, 100):
+        parts = grown(tmp_path, keys, ((0, stop),), "ivf-sq8")
+        assert sum(len(part) for part in parts) == stop
+        assert len(parts) <= 2 + np.log2((stop - 2000) / 100 + 1)
+    held = np.sort(np.concatenate([ivf.entries(part.index) for part in parts]))
+    np.testing.assert_array_equal(held, np.arange(4000))
+    assert sorted(path.name for path in tmp_path.glob("ivf-*")) == sorted(part.piece.file for part in parts)
+
+
 def test_lists_are_trained_anew_when_they_are_outgrown_or_mostly_dead(tmp_path):
     keys = SIM.queries(3000, 1)
     (small,) = grown(tmp_path, keys, ((0, 500),), "ivf-flat")

@@ -13,6 +13,7 @@ from mclstexp.config import RetrievalConfig
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.familiarity import reference_scores
 from mclstexp.index.search import ivf, pieces
+from mclstexp.index.search.ranges import RowRanges
 from mclstexp.index.store import fragments
 from mclstexp.index.store import table as tables
 from mclstexp.index.store.hashes import record_name, record_version
@@ -244,7 +245,7 @@ def test_an_inverted_file_of_other_rows_is_found(root):
     (part,) = store.pieces()
     index = ivf.read(part.path, mapped=False)
     index.reset()
-    ivf.fill(index, np.tile(SIM.queries(1), (5000, 1)), np.arange(part.piece.n_rows) + 1000)
+    ivf.fill(index, np.tile(SIM.queries(1), (5000, 1)), RowRanges(((1000, 1000 + part.piece.n_rows),)))
     ivf.write(index, part.path)
     values = pieces.read_digested(store.index_folder / pieces.RECORD)
     values["pieces"][0] |= {"sha256": pieces.sha256_file(part.path), "n_bytes": part.path.stat().st_size}

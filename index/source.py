@@ -125,7 +125,7 @@ class StoreSource:
             return None
         problem = store.fill_cache()
         if problem:
-            warn(f"The copy of the expression could not be written, so counts were read from the table: {problem}")
+            warn(f"There is no copy of the expression, so the neighbours' counts are read from the table: {problem}")
             return None
         return store.expression_cache.values(), None if genes == panel else columns
 

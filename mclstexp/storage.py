@@ -161,23 +161,33 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def digested(values: dict[str, Any]) -> bytes:
+    """Return plain values as JSON that carries its own digest."""
+    digest = sha256_bytes(canonical_json(values).encode())
+    return (canonical_json({**values, "digest": digest}) + "\n").encode()
+
+
+def parse_digested(data: bytes) -> dict[str, Any] | None:
+    """Return the values of `digested`; None when the bytes are not those that it returned."""
+    try:
+        values: dict[str, Any] = json.loads(data)
+        del values["digest"]
+        return values if data == digested(values) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def write_digested(path: Path, values: dict[str, Any]) -> None:
     """Write plain values as JSON that carries its own digest."""
-    digest = sha256_bytes(canonical_json(values).encode())
-    write_atomic(path, (canonical_json({**values, "digest": digest}) + "\n").encode())
+    write_atomic(path, digested(values))
 
 
 def read_digested(path: Path) -> dict[str, Any] | None:
     """Read what `write_digested` wrote; None when it is missing or not byte for byte what was written."""
     try:
-        data = path.read_bytes()
-        values: dict[str, Any] = json.loads(data)
-        digest = values.pop("digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return parse_digested(path.read_bytes())
+    except OSError:
         return None
-    if digest != sha256_bytes(canonical_json(values).encode()):
-        return None
-    return values if data == (canonical_json({**values, "digest": digest}) + "\n").encode() else None
 
 
 def check_output(path: Path, *, force: bool) -> None:

@@ -60,6 +60,15 @@ class Piece:
         """Number of entries."""
         return total(self.ranges)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Piece:
+        """Read what `to_json` gave."""
+        return cls(**{**values, "ranges": tuple(map(tuple, values["ranges"]))})
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedPiece:
@@ -92,9 +101,14 @@ def load(folder: Path, key: dict[str, Any]) -> list[LoadedPiece]:
     values = read_digested(folder / RECORD)
     if values is None or values.get("key") != key:
         return []
-    pieces = [Piece(**{**item, "ranges": tuple(map(tuple, item["ranges"]))}) for item in values["pieces"]]
+    pieces = [Piece.from_json(item) for item in values["pieces"]]
     loaded = [LoadedPiece(piece, folder / piece.file) for piece in pieces]
     return [item for item in loaded if item.path.exists() and item.path.stat().st_size == item.piece.n_bytes]
+
+
+def lacking(pieces: Sequence[LoadedPiece], live: Ranges) -> int:
+    """Return the number of live rows that no piece holds."""
+    return total(minus(live, merge_ranges([part for loaded in pieces for part in loaded.piece.ranges])))
 
 
 def _require_whole(path: Path, piece: Piece) -> None:
@@ -161,7 +175,7 @@ def record(folder: Path, key: dict[str, Any], pieces: Sequence[Piece]) -> None:
         When the record cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_digested(folder / RECORD, {"key": key, "pieces": [asdict(piece) for piece in pieces]})
+    write_digested(folder / RECORD, {"key": key, "pieces": [piece.to_json() for piece in pieces]})
     for path in folder.glob("ivf-*.faiss"):
         if path.name not in {piece.file for piece in pieces}:
             path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,31 @@ from mclstexp.panel import GenePanel
 from mclstexp.types import IdArray
 
 HalfArray = NDArray[np.float16]
+
+
+COPY_GB = "MST_COPY_GB"
+"""Name of the environment variable with the largest size of the copy of the panel's expression."""
+DEFAULT_COPY_GB = 8.0
+
+
+def beyond_limit(size: int) -> str:
+    """Return why a copy of so many bytes is not made, or ""; beyond the limit counts are read from the table.
+
+    Examples
+    --------
+    >>> beyond_limit(10_000_000_000)
+    'it would take 10.0 GB, and its limit is 8 GB; MST_COPY_GB=11 makes it'
+    """
+    text = os.environ.get(COPY_GB, "")
+    try:
+        limit = float(text) if text else DEFAULT_COPY_GB
+    except ValueError:
+        limit = -1.0
+    if not limit >= 0:
+        return f"{COPY_GB} is {text!r}, and a number of gigabytes is needed, such as {COPY_GB}=20"
+    if size <= 1e9 * limit:
+        return ""
+    return f"it would take {size / 1e9:.1f} GB, and its limit is {limit:g} GB; {COPY_GB}={int(size / 1e9) + 1} makes it"
 
 
 @dataclass(frozen=True, eq=False)

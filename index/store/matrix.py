@@ -139,6 +139,32 @@ class RowMatrix:
                 os.fsync(handle.fileno())
             write_digested(self.folder / FILLED, {"key": self.key, "slides": filled})
 
+    def adopt(self, slides: Mapping[str, dict[str, Any]], data: bytes) -> None:
+        """Write rows of slides that were derived elsewhere; the caller has compared them, and holds `locked`.
+
+        Parameters
+        ----------
+        slides
+            First row to content hash, number of spots and SHA-256 of the rows, in the order of the bytes.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be written.
+        """
+        filled, at = self.filled(), 0
+        with (self.folder / VALUES).open("r+b" if (self.folder / VALUES).exists() else "w+b") as handle:
+            for start, slide in slides.items():
+                n_bytes = slide["n_spots"] * self.row_bytes
+                handle.seek(int(start) * self.row_bytes)
+                handle.write(data[at : at + n_bytes])
+                filled[start] = slide
+                self._whole[int(start), str(slide["sha256"])] = True
+                at += n_bytes
+            handle.flush()
+            os.fsync(handle.fileno())
+        write_digested(self.folder / FILLED, {"key": self.key, "slides": filled})
+
     def values(self) -> NDArray[Any]:
         """Map the file as ``(n_ids, width)`` (copy on write: the file never changes through it)."""
         path = self.folder / VALUES

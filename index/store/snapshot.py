@@ -17,14 +17,14 @@ from mclstexp.config import Normalisation
 from mclstexp.errors import FormatError, InputError
 from mclstexp.index.search import pieces
 from mclstexp.index.search.backend import Backend, Search
+from mclstexp.index.search.choose import by_faiss
 from mclstexp.index.search.exact import ExactBackend
-from mclstexp.index.search.faiss_cpu import FaissBackend
-from mclstexp.index.search.faiss_gpu import choose_device, on_gpu
 from mclstexp.index.search.lancedb import LanceBackend, open_table
 from mclstexp.index.search.ranges import Ranges, RowRanges, merge_ranges
 from mclstexp.index.search.spot_index import SpotIndex
 from mclstexp.index.store.counts import decode_counts
-from mclstexp.index.store.expression import ExpressionRows, HalfArray, SlideCounts, read_expression
+from mclstexp.index.store.depths import median_depths
+from mclstexp.index.store.expression import ExpressionRows, HalfArray, SlideCounts, beyond_limit, read_expression
 from mclstexp.index.store.format import read_metadata, refuse_version_1
 from mclstexp.index.store.genes import read_genes
 from mclstexp.index.store.hashes import check_manifest
@@ -32,10 +32,11 @@ from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.matrix import RowMatrix
 from mclstexp.index.store.place import EXPRESSION, TABLE, Place
 from mclstexp.index.store.schema import SlideEntry, matrix
+from mclstexp.index.store.shared import Shared, bring_pieces, put_derived
 from mclstexp.index.store.table import ROW_ID, Table
 from mclstexp.panel import GenePanel
 from mclstexp.settings import from_dict, to_dict
-from mclstexp.storage import canonical_json, read_digested, sha256_bytes, storage_error, write_digested
+from mclstexp.storage import canonical_json, parse_digested, read_digested, sha256_bytes, storage_error, write_digested
 from mclstexp.types import BoolArray, Device, FloatArray, IdArray, Progress
 
 
@@ -154,13 +155,23 @@ class Snapshot:
         """Local folder of all that can be derived again."""
         return self.place.derived(self.reference_id)
 
+    @cached_property
+    def shared(self) -> Shared:
+        """What is derived, beside the table in an object store."""
+        return Shared(self.place)
+
     def kept_path(self, name: str) -> Path:
         """Path of a small derived value of this version."""
         return self.derived / f"{name}-{self.version}-{self.manifest_sha256[:12]}.json"
 
     def kept(self, name: str) -> dict[str, Any] | None:
         """Return a small derived value of this version; None where it is missing or damaged."""
-        return read_digested(self.kept_path(name))
+        values = read_digested(self.kept_path(name))
+        if values is None and self.place.local is None:
+            values = parse_digested(self.shared.fetch_kept(self.kept_path(name)) or b"")
+            if values is not None:
+                self.keep(name, values)
+        return values
 
     def keep(self, name: str, values: dict[str, Any]) -> str:
         """Keep a small derived value; returns why it could not be written, or ""."""
@@ -331,13 +342,15 @@ class Snapshot:
     @cached_property
     def median_depths(self) -> tuple[float, NDArray[np.float64]]:
         """Median of the spots' total counts, over all of them and ``(slides,)`` over each slide's."""
-        table = self.table.read(lambda ds: ds.to_table(columns=["total_counts"], with_row_id=True))
-        depth = np.asarray(table["total_counts"], dtype=np.float64)
-        numbers = self.slide_numbers(np.asarray(table[ROW_ID], dtype=np.int64))
-        order = np.argsort(numbers, kind="stable")
-        parts = np.split(depth[order], np.searchsorted(numbers[order], np.arange(1, len(self.entries))))
-        of_slide = [np.median(part) for part in parts]
-        return float(np.median(depth)) if len(depth) else 0.0, np.asarray(of_slide, dtype=np.float64)
+        kept = self.kept("depths")
+        if kept is None:
+            batches = (
+                np.asarray(batch["total_counts"], dtype=np.int64) for batch in self.spot_batches(["total_counts"])
+            )
+            median, of_slide = median_depths(batches, [entry.n_spots for entry in self.entries])
+            kept = {"median": median, "of_slide": of_slide.tolist()}
+            self.keep("depths", kept)
+        return float(kept["median"]), np.asarray(kept["of_slide"], dtype=np.float64)
 
     # --- expression
 
@@ -369,7 +382,9 @@ class Snapshot:
         return self.expression(np.arange(*entry.rows), panel, self.normalisation).dense(0, len(panel))
 
     def fill_cache(self, *, on_progress: Progress | None = None) -> str:
-        """Complete the copy of the panel's expression; returns why it could not be written, or "".
+        """Complete the copy of the panel's expression; returns why it was not, or "".
+
+        A copy beyond the limit is not begun, and one that is there already is used.
 
         Raises
         ------
@@ -383,7 +398,12 @@ class Snapshot:
                     "were left out; fetch the reference again."
                 )
             return ""
+        problem = beyond_limit(self.n_ids * self.expression_cache.row_bytes)
+        if problem and self.expression_cache.missing(self.entries):
+            return problem
         try:
+            if self.place.local is None:
+                self.shared.fetch_rows(self.expression_cache, self.entries)
             self.expression_cache.fill(self.entries, self.panel_expression, on_progress=on_progress)
         except OSError as error:
             return str(storage_error(error, self.derived))
@@ -395,10 +415,11 @@ class Snapshot:
     def keys_file(self) -> RowMatrix:
         """The copy of the column ``embedding``, so that it can be memory-mapped."""
         dim = int(self.metadata["identity"]["embed_dim"])
-        return RowMatrix(self.derived / f"keys-{dim}", self._index_key, "<f4", dim)
+        return RowMatrix(self.derived / f"keys-{dim}", self.index_key, "<f4", dim)
 
     @property
-    def _index_key(self) -> dict[str, Any]:
+    def index_key(self) -> dict[str, Any]:
+        """What the keys and inverted files are of."""
         return {"reference_id": self.reference_id, "dim": int(self.metadata["identity"]["embed_dim"])}
 
     def slide_keys(self, entry: SlideEntry) -> FloatArray:
@@ -409,6 +430,8 @@ class Snapshot:
     def keys(self) -> FloatArray:
         """``(at least n_ids, d)`` keys whose row is the id, memory-mapped, or in memory where no file can be kept."""
         try:
+            if self.place.local is None:
+                self.shared.fetch_rows(self.keys_file, self.entries)
             self.keys_file.fill(self.entries, self.slide_keys)
         except OSError:
             return self.keys_file.in_memory(self.entries, self.slide_keys)
@@ -421,18 +444,22 @@ class Snapshot:
 
     def pieces(self) -> list[pieces.LoadedPiece]:
         """Inverted files that are at hand for this version."""
-        return pieces.load(self.index_folder, self._index_key)
+        return pieces.load(self.index_folder, self.index_key)
 
     def bring_up(self, *, anew: bool = False) -> list[str]:
         """Derive what is missing: keys, inverted files, expression; returns what could not be written and why."""
         problem = self._keep_slides(self.entries)
         problems = [f"The list of slides: {problem}"] if problem else []
         try:
-            pieces.update(self.index_folder, self._index_key, self.keys, self.live, choice=self.index_choice, anew=anew)
+            pieces.update(self.index_folder, self.index_key, self.keys, self.live, choice=self.index_choice, anew=anew)
         except (OSError, RuntimeError) as error:
             problems.append(f"The search index: {storage_error(error, self.derived)}")
-        problem = self.fill_cache()
-        return [*problems, f"The copy of the expression: {problem}"] if problem else problems
+        for what, problem in (
+            ("The copy of the expression", self.fill_cache()),
+            ("The bucket", put_derived(self, anew=anew)),
+        ):
+            problems += [f"{what}: {problem}"] if problem else []
+        return problems
 
     def lance_table(self) -> Any:
         """Return the table as LanceDB opens it, at this version."""
@@ -461,12 +488,5 @@ class Snapshot:
             return LanceBackend(self.lance_table(), self.live_mask), ""
         if search == "exact":
             return ExactBackend(keys), ""
-        parts = [loaded for loaded in self.pieces() if any(self.live_mask[a:b].any() for a, b in loaded.piece.ranges)]
-        note = ""
-        if choose_device(device)[0] == "cuda":
-            backend, note = on_gpu(keys, self.live_mask, parts)
-            if backend is not None:
-                return backend, note
-        if not parts:
-            return ExactBackend(keys), note
-        return FaissBackend(keys, parts, pieces.outside(parts, self.live_mask)), note
+        bring_pieces(self)
+        return by_faiss(keys, self.live_mask, self.pieces(), device)

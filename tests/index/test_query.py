@@ -238,8 +238,8 @@ def test_the_cpu_is_where_everything_is_done_that_is_asked_for_there(
     reference = never_asked(library, tmp_path / "reference")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     asked: list[str] = []
-    choose = snapshot.choose_device
-    monkeypatch.setattr(snapshot, "choose_device", lambda name: (asked.append(name), choose(name))[1])
+    choose_device = choose.choose_device
+    monkeypatch.setattr(choose, "choose_device", lambda name: (asked.append(name), choose_device(name))[1])
     with counted(monkeypatch) as searches:
         quietly(reference, query)
     assert set(asked) == {"cpu"}

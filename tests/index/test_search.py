@@ -384,7 +384,7 @@ def test_a_gpu_that_cannot_hold_the_index_leaves_it_to_the_cpu(tmp_path, monkeyp
     store = ReferenceStore.create(tmp_path / "ref", SIM.identity(), SIM.records(2, 50))
     truth = store.index("cpu").search(SIM.queries(4), 7)
     monkeypatch.setattr(faiss_gpu, "count_gpus", lambda: 1)
-    monkeypatch.setattr(faiss_gpu, "free_memory", lambda: room)
+    monkeypatch.setattr(faiss_gpu, "free_memory", lambda: [room])
     index = store.index("auto")
     assert text in index.note
     np.testing.assert_array_equal(index.search(SIM.queries(4), 7).ids, truth.ids)
@@ -402,7 +402,7 @@ class PretendedGpu:
     def StandardGpuResources(self):
         return "resources"
 
-    def GpuIndexFlatIP(self, resources, dim):
+    def IndexFlatIP(self, dim):
         return self.faiss.IndexFlatIP(dim)
 
     def index_cpu_to_gpu(self, resources, device, index):
@@ -412,14 +412,16 @@ class PretendedGpu:
         return self.faiss.knn(query, keys, k, metric=metric)
 
 
-@pytest.mark.parametrize("backend", ["flat", "inverted"])
-def test_the_gpu_backends_find_what_the_oracle_finds(tmp_path, monkeypatch, backend):
+@pytest.mark.parametrize(("backend", "n_gpus"), [("flat", 1), ("flat", 3), ("inverted", 1), ("inverted", 2)])
+def test_the_gpu_backends_find_what_the_oracle_finds(tmp_path, monkeypatch, backend, n_gpus):
     """FAISS's calls are pretended; what is around them (ids, filters, rows that this version lacks) is not."""
     keys, query = SIM.queries(3000, 1), SIM.queries(20, 2)
     monkeypatch.setattr(faiss_gpu, "load_faiss", PretendedGpu)
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 2900 // n_gpus)
     parts = grown(tmp_path, keys, ((0, 2900),), "ivf-sq8")
-    room = {"flat": 3000 * 24 * 4, "inverted": parts[0].piece.n_bytes}[backend]
-    monkeypatch.setattr(faiss_gpu, "free_memory", lambda: room / faiss_gpu.ROOM + 1)
+    room = {"flat": 3000 * 24 * 4, "inverted": n_gpus * max(part.piece.n_bytes for part in parts)}[backend]
+    monkeypatch.setattr(faiss_gpu, "free_memory", lambda: [room / faiss_gpu.ROOM / n_gpus + 1] * n_gpus)
+    monkeypatch.setattr(faiss_gpu, "GPU_BLOCK", 700)
     allowed = np.arange(3000) % 3 > 0
     for live in (((0, 3000),), ((0, 500), (700, 3000))):
         mask = RowRanges(live).mask(3000)

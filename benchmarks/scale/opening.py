@@ -1,14 +1,18 @@
 """Open a large reference in an object store: cold, warm, and cold without the shared derived files.
 
-    python benchmarks/scale/opening.py --spots 1_000_000
+    python benchmarks/scale/opening.py --spots 300_000
 
-The store is moto's S3 server on loopback, so the figures say what is computed and moved, not how slow a network is.
+The store is moto's S3 server on loopback, so the figures say what is computed and moved, not how slow a network is;
+moto copies a whole object for every part that is read, so that more than some 300,000 spots take it very long. With
+AWS_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set, another server is used, and a bucket "references" in it.
 Each reader is a process of its own with a cache of its own; it opens the reference and searches for 1,000 queries. A
 table is printed, and everything is written to benchmarks/results/scale-opening-SPOTS.json.
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -24,26 +28,33 @@ from search import Atlas, K, folder_bytes, private_mb  # noqa: E402
 from mclstexp.index.store.place import Place  # noqa: E402
 from mclstexp.index.store.store import ReferenceStore  # noqa: E402
 
+ACCESS = ("AWS_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 URI = "s3://references/large"
 
 
 def start_server() -> tuple[Any, dict[str, str]]:
-    """Start moto's server; return it, and what the readers' environment needs."""
-    import logging
-
+    """Start moto's server, unless the environment names another; return it, and what the readers' environment needs."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    server, access = None, {name: os.environ[name] for name in ACCESS if name in os.environ}
+    if "AWS_ENDPOINT" not in access:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        access = {"AWS_ENDPOINT": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     client = boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+        "s3",
+        endpoint_url=access["AWS_ENDPOINT"],
+        region_name="us-east-1",
+        aws_access_key_id=access["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
     )
-    client.create_bucket(Bucket="references")
-    return server, {**access, "AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true"}
+    with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+        client.create_bucket(Bucket="references")
+    return server, {"AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true", **access}
 
 
 def write(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def stage(options: argparse.Namespace, name: str, cache: str, access: dict[str, 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--spots", type=int, default=1_000_000)
+    parser.add_argument("--spots", type=int, default=300_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/scale-opening"))
@@ -118,7 +129,10 @@ def main() -> None:
             place.remove(name)
         results["cold_without_shared_files"] = stage(options, "read", "other", access)
     finally:
-        server.stop()
+        for name in place.names():
+            place.remove(name)
+        if server is not None:
+            server.stop()
         shutil.rmtree(options.folder, ignore_errors=True)
     target = ROOT / "benchmarks" / "results" / f"scale-opening-{options.spots}.json"
     target.parent.mkdir(exist_ok=True)

@@ -23,6 +23,9 @@ AUTO_KIND = "ivf-sq8"
 EXACT_ROWS = 200_000
 """Up to here an exact search of a batch takes no longer than opening the model; `benchmarks/store.py` measures it."""
 
+SHORT_DIM = 16
+"""Keys up to this length are kept whole in the inverted files: 8 bits a value would not tell near ones apart."""
+
 TRAIN_POINTS_PER_LIST = 40
 _NEEDED_FLAGS = {
     "SKYLAKEX": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -60,19 +63,26 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def choose_kind(choice: str, n_rows: int) -> str:
-    """Return the kind of index for a number of rows.
+def choose_kind(choice: str, n_rows: int, dim: int = 256) -> str:
+    """Return the kind of index for a number of rows, and the length of a key.
 
     Raises
     ------
     InputError
         For a choice that does not exist.
+
+    Examples
+    --------
+    >>> choose_kind("auto", 1_000_000), choose_kind("auto", 1_000_000, 7)
+    ('ivf-sq8', 'ivf-flat')
     """
     if choice not in CHOICES:
         raise InputError(f"Index {choice!r} does not exist; one of {', '.join(CHOICES)} is needed.")
     if choice != "auto":
         return choice
-    return "exact" if n_rows <= EXACT_ROWS else AUTO_KIND
+    if n_rows <= EXACT_ROWS:
+        return "exact"
+    return "ivf-flat" if dim <= SHORT_DIM else AUTO_KIND
 
 
 def lists_for(n_rows: int) -> int:

@@ -145,7 +145,7 @@ def update(
         When a file cannot be written.
     """
     n_live = total(live)
-    kind = ivf.choose_kind(choice, n_live)
+    kind = ivf.choose_kind(choice, n_live, keys.shape[1])
     old = [loaded.piece for loaded in load(folder, key)]
     if kind == "exact":
         pieces: list[Piece] = []

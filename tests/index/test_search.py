@@ -279,6 +279,22 @@ def test_choosing_the_index_by_size():
     assert ivf.choose_kind("auto", 10) == "exact"
     assert ivf.choose_kind("auto", 10**6).startswith("ivf")
     assert ivf.choose_kind("ivf-flat", 10) == "ivf-flat"
+    assert ivf.choose_kind("ivf-sq8", 10**6, 7) == "ivf-sq8"
+
+
+def test_short_keys_are_kept_whole(tmp_path, monkeypatch):
+    """Seven numbers in 8 bits each do not tell the nearest of many apart: no number of lists makes up for it."""
+    monkeypatch.setattr(ivf, "EXACT_ROWS", 1000)
+    keys = unit(60_000, dim=7)
+    (short,) = grown(tmp_path / "auto", keys, ((0, 60_000),), "auto")
+    (coded,) = grown(tmp_path / "sq8", keys, ((0, 60_000),), "ivf-sq8")
+    assert short.piece.kind == "ivf-flat"
+    assert short.piece.recall >= pieces.RECALL_WANTED
+    assert short.piece.nprobe < short.index.nlist / 4
+    assert coded.piece.recall <= short.piece.recall
+
+
+def test_an_unknown_index_is_refused():
     with pytest.raises(InputError, match="ivf-sq8"):
         ivf.choose_kind("hnsw", 10)
 

@@ -18,8 +18,8 @@ from mclstexp.errors import InputError, MclstexpWarning
 from mclstexp.index.filter import Filter
 from mclstexp.index.query import QueryOptions, predict_slide
 from mclstexp.index.reference import Reference
+from mclstexp.index.search import choose
 from mclstexp.index.search.spot_index import SpotIndex
-from mclstexp.index.store import snapshot
 from mclstexp.predict.prediction import Prediction
 from mclstexp.slide import Slide
 

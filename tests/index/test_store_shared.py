@@ -143,7 +143,7 @@ def damage(place, name, how):
         {".bin": "flipped", ".faiss": "cut"},
         {".bin": "gone", ".faiss": "flipped"},
         {".json": "rubbish"},
-        *([{kind: how} for kind in KINDS for how in HOW] if os.environ.get("MST_RACE_ROUNDS") else []),
+        *([{kind: how} for kind in KINDS for how in HOW] if os.environ.get("MST_SHARED_FILES") else []),
     ],
     ids=str,
 )

@@ -171,7 +171,7 @@ class Shared:
         present = set(self._names(there, "", ""))
         for loaded in local:
             if f"{there}/{loaded.path.name}" not in present:
-                self.place.send(loaded.path, f"{there}/{loaded.path.name}")
+                self.place.put_file(loaded.path, f"{there}/{loaded.path.name}")
         record = digested({"key": key, "pieces": [loaded.piece.to_json() for loaded in local]})
         same = f"-{sha256_bytes(record)[:12]}.json"
         kept = {f"{there}/{loaded.path.name}" for loaded in local}
@@ -204,10 +204,7 @@ class Shared:
 
     def _fetched(self, name: str, path: Path) -> bool:
         try:
-            self.place.fetch(name, path)
-            return True
-        except FileNotFoundError:
-            return False
+            return self.place.fetch_file(name, path)
         except OSError as error:
             if error.errno is not None:  # The local disk's; the store's have none.
                 raise

@@ -214,7 +214,7 @@ def test_a_bucket_that_refuses_is_said_and_the_commit_stands(where, monkeypatch,
         raise OSError("When completing multiple part upload: AWS Error ACCESS_DENIED")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "send", full)
+        patch.setattr(Place, "put_file", full)
         report = store.add([SIM.record(number, 100) for number in range(4, 6)])
     assert report.version == 2
     assert any("could not be put there" in note and "refuses access" in note for note in report.notes)

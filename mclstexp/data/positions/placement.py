@@ -170,10 +170,13 @@ def _outline(search: _Search, given: tuple[float, float], found: list[_Fit], siz
     """Return the plainest of those that fit alike: a shift before a mirror, a mirror before a scale."""
     top = max(fit.contrast for fit in found)
     alike = [fit for fit in found if fit.other.scale == 1 and fit.contrast >= _ALIKE * top]
-    fit = alike[0] if alike else max((one for one in found if one.other.scale != 1), key=_weighed)
+    scaled = [one for one in found if one.other.scale != 1]
+    fit = alike[0] if alike else max(scaled, key=lambda one: one.contrast)
     best, around = _compared(search, given, fit)
     verdict = _verdict(best, around)
-    return replace(best if fit.other.scale == 1 else _plainly_scaled(best, search, size), verdict=verdict)
+    if not alike:
+        best = _plainly_scaled(_compared(search, given, max(scaled, key=_weighed))[0], search, size)
+    return replace(best, verdict=verdict)
 
 
 def _weighed(fit: _Fit) -> float:

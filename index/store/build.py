@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mclstexp.errors import ExistsAlreadyError, InputError, LockedError
+from mclstexp.errors import ExistsAlreadyError, InputError, LockedError, StorageError
 from mclstexp.index.search.ivf import choose_kind
 from mclstexp.index.store import table as tables
-from mclstexp.index.store.change import Rows, distinct, finish, properties_of, until_it_passes
+from mclstexp.index.store.change import Rows, distinct, finish, properties_of, say, until_it_passes
+from mclstexp.index.store.conditional import check_commits
 from mclstexp.index.store.format import metadata_of
 from mclstexp.index.store.fragments import Outdated, create
 from mclstexp.index.store.genes import genes_digest, keep_genes
@@ -80,6 +81,7 @@ def check_target(place: Place, *, force: bool) -> bool:
         The folder's parent does not exist; an object store cannot be used.
     """
     place.check_reachable()
+    check_commits(place)
     place.require_parent()
     if place.local is not None and place.local.is_file():
         raise ExistsAlreadyError(f"{place} is a file; give another -o.")
@@ -133,15 +135,18 @@ def _build(
     if before is None:
         try:
             table = Table(place, create(place, schema, rows.fragments, properties))
-        except (OSError, Outdated) as error:
+        except (OSError, StorageError, Outdated) as error:
             if not _exists(place):
                 raise
-            rows.discard()
-            raise ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.") from error
+            newest = Snapshot.at(place)
+            if newest.reference_id != reference_id:
+                rows.discard()
+                raise ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.") from error
+            table = newest.table  # the commit passed, and the network lost the answer
     else:
         table = until_it_passes(place, lambda newest: newest.table.replace_all(schema, rows.fragments, properties))
         shutil.rmtree(before.derived, ignore_errors=True)
-    finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)})
+    say(finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)}))
 
 
 def _remove_remains(root: Path) -> None:

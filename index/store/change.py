@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 import mclstexp
-from mclstexp.errors import InputError
+from mclstexp.errors import InputError, StorageError
 from mclstexp.index.store import fragments
 from mclstexp.index.store.fragments import Outdated
 from mclstexp.index.store.genes import genes_digest, genes_name, keep_genes
@@ -21,6 +21,7 @@ from mclstexp.index.store.record import SlideRecord
 from mclstexp.index.store.schema import BATCH_ROWS, SlideEntry, spot_batch
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.table import Table
+from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
 from mclstexp.storage import FromRecords
 
@@ -124,7 +125,18 @@ def finish(
         record_version(table, [genes_name(digest) for digest in genes])
     except OSError as error:
         problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
-    return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
+    except StorageError as error:
+        problems.append(f"The hashes of version {table.version}: {error}")
+    try:
+        return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
+    except StorageError as error:
+        return [*problems, f"What is derived of version {table.version}: {error}"]
+
+
+def say(problems: Iterable[str]) -> None:
+    """Warn of what `finish` could not do, where no report carries it."""
+    for problem in problems:
+        warn(problem)
 
 
 def until_it_passes(place: Place, commit: Callable[[Snapshot], Table]) -> Table:

@@ -115,6 +115,8 @@ def commit(place: Place, version: int, operation: Any, properties: dict[str, Any
     ------
     Outdated
         When somebody else has committed since.
+    StorageError
+        When an object store refused it, or its answer was lost: then it may still happen.
     """
     from lance import LanceDataset, Transaction
     from lance.commit import CommitConflictError
@@ -130,6 +132,10 @@ def commit(place: Place, version: int, operation: Any, properties: dict[str, Any
         )
     except CommitConflictError as error:
         raise Outdated from error
+    except OSError as error:
+        if (refused := place.refusal(error)) is None:
+            raise
+        raise StorageError(f"{refused} Whether the change was kept is not sure; mst history shows it.") from error
 
 
 def create(place: Place, schema: pa.Schema, new: Sequence[Any], properties: dict[str, Any]) -> Any:

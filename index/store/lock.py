@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from mclstexp.errors import LockedError
+from mclstexp.index.store.conditional import check_commits
 from mclstexp.index.store.place import LOCK_FILE, Place
 
 
@@ -21,7 +22,7 @@ from mclstexp.index.store.place import LOCK_FILE, Place
 def writing(place: Place, command: str, *, alone: bool = False) -> Iterator[None]:
     """Hold the reference's lock for the block, together with other writers or alone.
 
-    An object store has no locks; there nothing is held.
+    An object store has no locks; there nothing is held, and the store must know conditional puts.
 
     Raises
     ------
@@ -29,9 +30,12 @@ def writing(place: Place, command: str, *, alone: bool = False) -> Iterator[None
         When the reference is published and only read.
     LockedError
         When the wish to be alone meets a writer, or a writer meets who wished to be alone; the message names it.
+    StorageError
+        When an object store would lose commits.
     """
     place.require_writable()
     if place.local is None:
+        check_commits(place)
         yield
         return
     handle = os.open(place.local / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from mclstexp.errors import FormatError, InputError, StorageError
-from mclstexp.index.store import remote
+from mclstexp.index.store import filesystems, remote
 from mclstexp.storage import FromRecords, files_below, sha256_bytes, storage_errors, write_atomic
 
 TABLE = "spots"
@@ -39,6 +39,24 @@ def _is_irregular(entry: os.DirEntry[str]) -> bool:
     except OSError:
         return True
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _said(call: Call) -> Call:
+    """Let what an object store refuses a method reach the caller as the one line that it is."""
+
+    @wraps(call)
+    def calling(place: Place, *arguments: Any) -> Any:
+        try:
+            return call(place, *arguments)
+        except OSError as error:
+            if place.local is not None:
+                raise
+            raise place.refusal(error) or StorageError(f"{place}: {remote.first_line(error)}.") from error
+
+    return cast("Call", calling)
 
 
 class Place:
@@ -125,7 +143,7 @@ class Place:
             from pyarrow import fs
 
             return fs.LocalFileSystem(), str(self.local.absolute())
-        return remote.file_system(self.uri, self.options)
+        return filesystems.file_system(self.uri, self.options)
 
     @cached_property
     def storage_options(self) -> dict[str, str] | None:
@@ -149,6 +167,7 @@ class Place:
         """Return the one line for what an object store or the network refused; None for anything else."""
         return None if self.local is not None else remote.refusal(error, self.uri, self.options)
 
+    @_said
     def read(self, name: str) -> bytes | None:
         """Return a small file's bytes; None when there is none."""
         files, root = self._files
@@ -162,6 +181,7 @@ class Place:
                 return None
             raise
 
+    @_said
     def write(self, name: str, data: bytes) -> None:
         """Write a small file so that a reader sees all of it or nothing."""
         if self.local is not None:
@@ -199,6 +219,7 @@ class Place:
             if target not in present:
                 self.write(target, path.read_bytes())
 
+    @_said
     def names(self, folder: str = "") -> list[str]:
         """Paths, below the reference, of every file below a folder."""
         from pyarrow import fs
@@ -210,6 +231,7 @@ class Place:
         listed = files.get_file_info(selector)
         return sorted(item.path[len(root) + 1 :] for item in listed if item.type == fs.FileType.File)
 
+    @_said
     def sha256(self, name: str) -> str | None:
         """SHA-256 of a file; None when there is none."""
         files, root = self._files
@@ -226,6 +248,7 @@ class Place:
             raise
         return digest.hexdigest()
 
+    @_said
     def remove(self, name: str) -> None:
         """Remove a file; none need be there."""
         files, root = self._files

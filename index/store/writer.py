@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from mclstexp.errors import ExistsAlreadyError, InputError
 from mclstexp.index.search.lancedb import build_index
-from mclstexp.index.store.change import Content, Rows, distinct, finish, now, properties_of, until_it_passes
+from mclstexp.index.store.change import Content, Rows, distinct, finish, now, properties_of, say, until_it_passes
 from mclstexp.index.store.fragments import Outdated
 from mclstexp.index.store.lock import writing
 from mclstexp.index.store.place import Place
@@ -183,7 +183,7 @@ def remove_slides(
             return newest.table.change([], gone, properties_of(text, command, len(kept)))
 
         table = until_it_passes(place, commit)
-        finish(place, table, kept)
+        say(finish(place, table, kept))
         return sorted(chosen, key=lambda entry: entry.slide_id)
 
 
@@ -216,7 +216,7 @@ def restore_version(place: Place, version: int | str, *, message: str = "", comm
             text = message or f"restore version {number}"
             return newest.table.restore(number, properties_of(text, command, n_slides))
 
-        finish(place, until_it_passes(place, commit), None)
+        say(finish(place, until_it_passes(place, commit), None))
 
 
 def optimize_reference(place: Place, *, message: str = "", command: str = "") -> None:
@@ -229,7 +229,7 @@ def optimize_reference(place: Place, *, message: str = "", command: str = "") ->
 
         table = until_it_passes(place, commit)
         _tidy(Snapshot(place, table))
-        finish(place, table, None, anew=True)
+        say(finish(place, table, None, anew=True))
 
 
 def index_table(place: Place) -> None:
@@ -237,7 +237,7 @@ def index_table(place: Place) -> None:
     with place.errors(), writing(place, "index-table"):
         newest = Snapshot.at(place)
         build_index(newest.lance_table())
-        finish(place, Table.open(place), newest.entries)
+        say(finish(place, Table.open(place), newest.entries))
 
 
 def _tidy(snapshot: Snapshot) -> None:

@@ -98,7 +98,7 @@ def check_use(files: Files, newest: Snapshot, report: Report) -> None:
 
 def check_orphans(place: Place, files: Files, newest: Snapshot, report: Report, *, repair: bool) -> None:
     """Find what belongs to no version, and what no hash is kept of; a repair removes the one and hashes the other."""
-    for name in sorted(name for name in files.present if TEMPORARY in name.rpartition("/")[2]):
+    for name in sorted(name for name in files.present if TEMPORARY in name):
         report.add("orphan", name, "the file was never finished")
     try:
         by_version = tracked_files(newest.table, 1)

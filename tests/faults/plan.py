@@ -6,7 +6,7 @@ import errno
 import itertools
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,11 +56,12 @@ def steps(seed: int, n: int) -> Iterator[Step]:
     for _ in range(n):
         fault = _fault(rng, rng.choice(FAULTS))
         n_writers = 2 if fault["kind"] == "second-writer" else 1
-        yield Step(tuple(_operation(rng, alone=n_writers == 1) for _ in range(n_writers)), fault)
+        operations = OPERATIONS if n_writers == 1 else [one for one in OPERATIONS if one not in ("build", "model")]
+        yield Step(tuple(_operation(rng, operations) for _ in range(n_writers)), fault)
 
 
-def _operation(rng: random.Random, *, alone: bool) -> dict[str, Any]:
-    verb = rng.choice([one for one in OPERATIONS if alone or one not in ("build", "model")])
+def _operation(rng: random.Random, verbs: Sequence[str]) -> dict[str, Any]:
+    verb = rng.choice(verbs)
     return {
         "verb": verb,
         "numbers": sorted(rng.sample(range(N_SLIDES), rng.randint(1, 3))),
@@ -123,3 +124,30 @@ def outcomes(
                 if now is not None:
                     found.add(now.key())
     return found
+
+
+FAR = ("none", "drop", "drop-after", "reset", "reset-after", "cut", "delay", "delay-after", "refuse", "refuse-after",
+       "full", "kill")  # fmt: skip
+"""What goes wrong between a writer and an object store."""
+REQUESTS = (
+    (".*", ""),
+    ("PUT", r"_versions/\d+\.manifest"),
+    ("PUT|POST", "/data/"),
+    ("GET|HEAD", r"_versions/\d+\.manifest"),
+    ("PUT|POST|DELETE", ""),
+)
+FAR_OPERATIONS = ("add", "add", "replace", "remove", "restore", "tag", "optimize", "query", "verify", "build")
+
+
+def far_steps(seed: int, n: int, kinds: tuple[str, ...] = FAR) -> Iterator[Step]:
+    """Yield a schedule's steps on an object store, a third of them by two writers."""
+    rng = random.Random(seed)
+    for _ in range(n):
+        kind = rng.choice(kinds)
+        method, path = ("PUT|POST", "") if kind == "full" else rng.choice(REQUESTS)
+        after, times = round(10 ** rng.uniform(0, 1.4)) - 1, rng.choice((1, 1, 2, 0)) if kind != "full" else 0
+        fault = {"kind": kind, "method": method, "path": path, "after": after, "times": times,
+                 "seconds": round(rng.uniform(0.0, 2.0), 2)}  # fmt: skip
+        alone = rng.random() > 1 / 3
+        operations = FAR_OPERATIONS if alone else FAR_OPERATIONS[:-1]
+        yield Step(tuple(_operation(rng, operations) for _ in range(1 if alone else 2)), fault)

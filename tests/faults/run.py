@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import resource
-import selectors
 import shutil
 import signal
 import subprocess
@@ -54,12 +53,11 @@ if __name__ == "__main__":
 import lance  # noqa: E402, F401  before any fork
 import numpy as np  # noqa: E402
 import torch  # noqa: E402, F401
-from forked import child  # noqa: E402
+from children import together, told  # noqa: E402
 from plan import ERRORS, SIGNALS, State, Step, applied, outcomes, steps  # noqa: E402
 from simulation import Simulation  # noqa: E402
 
 from mclstexp.config import ModelConfig  # noqa: E402
-from mclstexp.errors import ExistsAlreadyError, InputError, LockedError, MclstexpError  # noqa: E402
 from mclstexp.index.store.store import ReferenceStore  # noqa: E402
 from mclstexp.index.verify.run import verify  # noqa: E402
 from mclstexp.model.folder import ModelFiles, read_model, write_model  # noqa: E402
@@ -132,7 +130,7 @@ class Run:
         bodies = [lambda one=one, i=i: self._faulty(one, step.fault, first=i == 0) for i, one in enumerate(operations)]
         if with_reader:
             bodies.append(lambda: self._read(allowed))
-        ended = _together(bodies)
+        ended = together([lambda body=body: _told(body) for body in bodies], SECONDS)
         if ballast is not None:
             ballast.unlink()
         read = ended.pop() if with_reader else None
@@ -277,7 +275,7 @@ class Run:
             self._wrong(store, dict(CONTENT[entry.content_hash] for entry in store.slides()))
 
     def _in_child(self, body: Any) -> dict[str, Any]:
-        return _together([body])[0]
+        return together([lambda: _told(body)], SECONDS)[0]
 
     def _violation(self, step: str, what: str, about: dict[str, Any]) -> None:
         self.violations.append({"seed": self.seed, "step": step, "what": what, **about})
@@ -292,49 +290,9 @@ def _damage(place: Path) -> None:
     path.write_bytes(data)
 
 
-def _together(bodies: list[Any]) -> list[dict[str, Any]]:
-    """Run each body in a child of its own, all at once; return how each ended."""
-    running = [child(lambda body=body: _told(body)) for body in bodies]
-    limit, ends = time.monotonic() + SECONDS, []
-    for pid, read in running:
-        data, late = b"", False
-        with selectors.DefaultSelector() as selector:
-            selector.register(read, selectors.EVENT_READ)
-            while True:
-                if not selector.select(max(0.0, limit - time.monotonic())):
-                    late = True
-                    os.kill(pid, signal.SIGKILL)
-                    break
-                part = os.read(read, 65536)
-                if not part:
-                    break
-                data += part
-        os.close(read)
-        status = os.waitpid(pid, 0)[1]
-        if late:
-            ends.append({"how": "hang"})
-        elif data:
-            ends.append(json.loads(data))
-        else:
-            ends.append({"how": "killed", "status": status, "struck": True})
-    return ends
-
-
 def _told(body: Any) -> dict[str, Any]:
-    """Run a body; return how it ended, with what it returned or raised."""
-    try:
-        end = {"how": "done", "value": body()}
-    except (ExistsAlreadyError, LockedError, InputError) as error:
-        end = {"how": "refused", "error": str(error)}
-    except (MclstexpError, OSError) as error:  # the command prints both as one line
-        end = {"how": "failed", "error": f"{type(error).__name__}: {error}"}
-    except (KeyboardInterrupt, SystemExit):
-        end = {"how": "stopped"}
-    except BaseException as error:  # noqa: BLE001  everything else is a violation
-        import traceback
-
-        where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-5:])
-        end = {"how": "traceback", "error": f"{type(error).__name__}: {error}"[:500], "where": where}
+    """Run a body; return how it ended, and whether the disk failed meanwhile."""
+    end = told(body)
     end["struck"] = _disk.disk_fired()
     _disk.disk_fault(b"", 0, 0, 0, ctypes.c_long(0), 0)
     return end

@@ -82,7 +82,7 @@ class Place:
         self, target: str | os.PathLike[str], options: Mapping[str, str] | None = None, *, origin: str = ""
     ) -> None:
         text = os.fspath(target)
-        self.options = {name.lower(): value for name, value in (options or {}).items()}
+        self.options = remote.named(text, options or {})
         self.origin = origin
         self._reached = False
         self.local = None if "://" in text else Path(text)

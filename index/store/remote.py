@@ -32,6 +32,20 @@ _KEYS = {
 }
 """The environment's names of what a store asks for."""
 
+_ALIASES = {
+    "s3": {"endpoint": "aws_endpoint", "aws_endpoint_url": "aws_endpoint", "region": "aws_region",
+           "access_key_id": "aws_access_key_id", "secret_access_key": "aws_secret_access_key",
+           "session_token": "aws_session_token", "aws_token": "aws_session_token"},
+    "az": {"endpoint": "azure_storage_endpoint", "azure_endpoint": "azure_storage_endpoint",
+           "account_name": "azure_storage_account_name", "account_key": "azure_storage_account_key",
+           "access_key": "azure_storage_account_key", "azure_storage_access_key": "azure_storage_account_key",
+           "sas_key": "azure_storage_sas_key", "sas_token": "azure_storage_sas_key",
+           "azure_storage_sas_token": "azure_storage_sas_key", "client_id": "azure_storage_client_id",
+           "client_secret": "azure_storage_client_secret", "tenant_id": "azure_storage_tenant_id"},
+    "gs": {},
+}  # fmt: skip
+"""Short names of options: Lance asks the environment unless the long one is given, so that a short one may lose."""
+
 _ENDPOINTS = {
     "s3": ("aws_endpoint", "endpoint", "aws_endpoint_url"),
     "az": ("azure_storage_endpoint", "azure_endpoint", "endpoint"),
@@ -60,6 +74,13 @@ _NETWORK = (r"NETWORK_CONNECTION|REQUEST_TIMEOUT|error sending request|Timeout w
 def scheme_of(uri: str) -> str:
     """Return what stands before ``://``."""
     return uri.partition("://")[0]
+
+
+def named(uri: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return options under their long names, so that each goes before the environment's."""
+    aliases = _ALIASES.get(scheme_of(uri), {})
+    lower = {name.lower(): value for name, value in options.items()}
+    return {aliases.get(name, name): value for name, value in lower.items()}
 
 
 def check_uri(uri: str) -> None:

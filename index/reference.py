@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
 from mclstexp.errors import InputError
 from mclstexp.index.doubts import unlike_pixel_size
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.search.backend import Search
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.upkeep import Upkeep
 from mclstexp.index.verify.findings import Report
 from mclstexp.index.verify.run import verify
-from mclstexp.notes import warn
+from mclstexp.notes import inform, warn
 from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide, count_patients
@@ -29,7 +30,9 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
     import pyarrow as pa
 
     from mclstexp.data.positions.grid import Grid
+    from mclstexp.data.readers.addresses import SlideAddresses
     from mclstexp.data.tile_features import TileFeatures
+    from mclstexp.index.cluster.workers import Workers
     from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
@@ -59,9 +62,10 @@ class Reference(Upkeep):
     def build(
         cls,
         path: StrPath,
-        slides: Sequence[Slide],
+        slides: Sequence[Slide] | SlideAddresses,
         model: Model,
         *,
+        ray: Workers | str | None = None,
         index: IndexKind = "auto",
         message: str = "",
         command: str = "",
@@ -76,9 +80,13 @@ class Reference(Upkeep):
         path
             The folder to write, or a URI such as ``s3://bucket/reference``.
         slides
-            Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
+            Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone. With
+            ``ray`` what `find_slides` returns.
         model
             What encodes them, and every query; where it computes, the reference is searched.
+        ray
+            The Ray cluster that reads and encodes the slides: ``auto``, ``host:port`` of its head, or `Workers`. A
+            build that was killed goes on where it was when it is called again. None for this process alone.
         index
             Kind of search index.
         message, command
@@ -93,7 +101,8 @@ class Reference(Upkeep):
         Raises
         ------
         InputError, ExistsAlreadyError, StorageError
-            There are no slides, or one has no counts; something is at ``path``; the disk refused.
+            There are no slides, or one has no counts; something is at ``path``; the disk refused. On a cluster the
+            slides that can be encoded are in the reference all the same.
 
         Examples
         --------
@@ -105,6 +114,11 @@ class Reference(Upkeep):
 
         if not slides:
             raise InputError("There is no slide to build a reference from.")
+        if ray is not None:
+            said: dict[str, Any] = {"message": message, "command": command, "on_progress": on_progress}
+            place = Place(path, storage_options)
+            return cls._built_by(ray, place, slides, model, said, index=index, force=force)
+        slides = list(slides)
         uncounted = [slide.slide_id for slide in slides if slide.spots.counts is None]
         if uncounted:
             raise InputError(f"Slide {uncounted[0]} has no counts: it cannot be a reference.")
@@ -128,6 +142,47 @@ class Reference(Upkeep):
         )
         reference = cls(store, device=model.device)
         reference.__dict__["model"] = model
+        return reference
+
+    @classmethod
+    def _built_by(
+        cls,
+        ray: Workers | str,
+        place: Place,
+        slides: Sequence[Slide] | SlideAddresses,
+        model: Model,
+        said: dict[str, Any],
+        *,
+        index: IndexKind,
+        force: bool,
+    ) -> Reference:
+        """Build on a cluster, or go on with such a build that was stopped."""
+        from mclstexp.index.cluster.build import build_on_cluster
+        from mclstexp.index.cluster.workers import addressed, as_workers, refuse_failed
+        from mclstexp.index.encode import identity_of
+        from mclstexp.index.store.build import is_unfinished
+
+        addresses = addressed(slides)
+        said["message"] = said["message"] or f"build from {counted(len(addresses), 'slide')}"
+        if not force and is_unfinished(place):
+            reference = cls(ReferenceStore.open(place.root, options=place.options), device=model.device)
+            reference.use_model(model)
+            inform(f"going on with {place}: {len(reference.store.entries)} of {len(addresses)} slides are there")
+            reference.add(addresses, ray=ray, **said)
+            return reference
+        report = build_on_cluster(
+            place,
+            identity_of(model),
+            addresses,
+            as_workers(ray),
+            save_model=lambda folder: model.save(folder, force=True),
+            index=index,
+            force=force,
+            **said,
+        )
+        reference = cls(ReferenceStore.open(place.root, options=place.options), device=model.device)
+        reference.__dict__["model"] = model
+        refuse_failed(report.failed, len(addresses), f"The others are in {place}; add them when they are mended.")
         return reference
 
     @classmethod

@@ -28,6 +28,7 @@ _PUBLIC = {
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
     "export": "mclstexp.outputs.export",
+    "find_slides": "mclstexp.data.readers",
     "read_features": "mclstexp.data.tile_features",
     "read_query": "mclstexp.data.positions.query",
     "read_slides": "mclstexp.data.readers",

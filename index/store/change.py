@@ -24,6 +24,8 @@ from mclstexp.index.store.table import Table
 from mclstexp.panel import GenePanel
 from mclstexp.storage import FromRecords
 
+UNFINISHED = "unfinished"
+
 Content = tuple[str, str, str]
 """Content hash, patient and cohort: what two slides of one name must share to be the same."""
 
@@ -82,9 +84,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def properties_of(message: str, command: str, n_slides: int, time: str = "") -> dict[str, Any]:
-    """Return what a commit says of itself."""
+def properties_of(
+    message: str, command: str, n_slides: int, time: str = "", *, unfinished: bool = False
+) -> dict[str, Any]:
+    """Return what a commit says of itself; ``unfinished`` where further ones of the same build are to come."""
     return {
+        **({UNFINISHED: True} if unfinished else {}),
         "message": message,
         "command": command,
         "package_version": mclstexp.__version__,
@@ -117,13 +122,19 @@ def finish(
     *,
     genes: Iterable[str] = (),
     anew: bool = False,
+    derive: bool = True,
 ) -> list[str]:
-    """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said."""
+    """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said.
+
+    Without ``derive`` the latter is left to the next version, or the first query.
+    """
     problems = []
     try:
         record_version(table, [genes_name(digest) for digest in genes])
     except OSError as error:
         problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
+    if not derive:
+        return problems
     return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
 
 

@@ -17,7 +17,7 @@ from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.upkeep import Upkeep
 from mclstexp.index.verify.findings import Report
 from mclstexp.index.verify.run import verify
-from mclstexp.notes import inform, warn
+from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 from mclstexp.slide import Slide, count_patients
@@ -115,9 +115,13 @@ class Reference(Upkeep):
         if not slides:
             raise InputError("There is no slide to build a reference from.")
         if ray is not None:
+            from mclstexp.index.cluster.build import build_or_go_on
+
             said: dict[str, Any] = {"message": message, "command": command, "on_progress": on_progress}
-            place = Place(path, storage_options)
-            return cls._built_by(ray, place, slides, model, said, index=index, force=force)
+            build_or_go_on(Place(path, storage_options), slides, model, ray, index=index, force=force, **said)
+            reference = cls(ReferenceStore.open(path, options=storage_options), device=model.device)
+            reference.__dict__["model"] = model
+            return reference
         slides = list(slides)
         uncounted = [slide.slide_id for slide in slides if slide.spots.counts is None]
         if uncounted:
@@ -142,47 +146,6 @@ class Reference(Upkeep):
         )
         reference = cls(store, device=model.device)
         reference.__dict__["model"] = model
-        return reference
-
-    @classmethod
-    def _built_by(
-        cls,
-        ray: Workers | str,
-        place: Place,
-        slides: Sequence[Slide] | SlideAddresses,
-        model: Model,
-        said: dict[str, Any],
-        *,
-        index: IndexKind,
-        force: bool,
-    ) -> Reference:
-        """Build on a cluster, or go on with such a build that was stopped."""
-        from mclstexp.index.cluster.build import build_on_cluster
-        from mclstexp.index.cluster.workers import addressed, as_workers, refuse_failed
-        from mclstexp.index.encode import identity_of
-        from mclstexp.index.store.build import is_unfinished
-
-        addresses = addressed(slides)
-        said["message"] = said["message"] or f"build from {counted(len(addresses), 'slide')}"
-        if not force and is_unfinished(place):
-            reference = cls(ReferenceStore.open(place.root, options=place.options), device=model.device)
-            reference.use_model(model)
-            inform(f"going on with {place}: {len(reference.store.entries)} of {len(addresses)} slides are there")
-            reference.add(addresses, ray=ray, **said)
-            return reference
-        report = build_on_cluster(
-            place,
-            identity_of(model),
-            addresses,
-            as_workers(ray),
-            save_model=lambda folder: model.save(folder, force=True),
-            index=index,
-            force=force,
-            **said,
-        )
-        reference = cls(ReferenceStore.open(place.root, options=place.options), device=model.device)
-        reference.__dict__["model"] = model
-        refuse_failed(report.failed, len(addresses), f"The others are in {place}; add them when they are mended.")
         return reference
 
     @classmethod

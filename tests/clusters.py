@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mclstexp.errors import InputError
+from mclstexp.index.cluster.worker import EncodeSlide
 from mclstexp.notes import warn
 
 
@@ -27,3 +28,15 @@ class Doubling:
         if kind == "doubtful":
             warn(f"{number} is doubtful")
         return {"number": self._by * number, "pid": os.getpid()}
+
+
+class KilledOnce(EncodeSlide):
+    """Is killed after a slide's rows were written and before the driver knows, once, where a file asks for it."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        answer = super().__call__(item)
+        marker = Path(f"{self._place.root}.kill-{item['slide_id']}")
+        if marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer

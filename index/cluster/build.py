@@ -6,8 +6,9 @@ table is that of a build on one machine. Whatever is killed, a slide is in the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,54 @@ from mclstexp.cluster import Cluster, Outcome
 from mclstexp.data.readers.addresses import SlideAddresses
 from mclstexp.data.readers.twins import said_of
 from mclstexp.index.cluster.worker import CountSlide, EncodeSlide
-from mclstexp.index.cluster.workers import Workers, refuse_failed
-from mclstexp.index.store.build import building
+from mclstexp.index.cluster.workers import Workers, addressed, as_workers, refuse_failed
+from mclstexp.index.encode import identity_of
+from mclstexp.index.store.build import building, is_unfinished
 from mclstexp.index.store.change import Rows, now
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.lock import writing
 from mclstexp.index.store.place import Place
 from mclstexp.index.store.snapshot import Snapshot
 from mclstexp.index.store.writer import AddReport, commit_rows
-from mclstexp.notes import warn
+from mclstexp.model.model import Model
+from mclstexp.notes import inform, warn
+from mclstexp.slide import Slide
 from mclstexp.text import counted, duration, size, some
 from mclstexp.types import Progress
 
 Written = tuple[str, dict[str, Any]]
 """A slide's name, and what its worker said of the rows that it wrote."""
+
+
+def build_or_go_on(
+    place: Place,
+    slides: Sequence[Slide] | SlideAddresses,
+    model: Model,
+    ray: Workers | str,
+    *,
+    index: str,
+    force: bool,
+    message: str,
+    **how: Any,
+) -> None:
+    """Build a reference of slides, or go on with such a build that was stopped.
+
+    Raises
+    ------
+    InputError, ExistsAlreadyError, MismatchError
+        Some slide failed; there is a finished reference and ``force`` is not set, or one of another model.
+    """
+    found, workers, identity = addressed(slides), as_workers(ray), identity_of(model)
+    how["message"] = message or f"build from {counted(len(found), 'slide')}"
+    if not force and is_unfinished(place):
+        there = Snapshot.at(place)
+        there.check_identity(identity)
+        inform(f"going on with {place}: {len(there.entries)} of {counted(len(found), 'slide')} are there")
+        report = add_on_cluster(place, found, workers, **how)
+    else:
+        save = partial(model.save, force=True)
+        report = build_on_cluster(place, identity, found, workers, save_model=save, index=index, force=force, **how)
+    refuse_failed(report.failed, len(found), f"The others are in {place}; the same command goes on with these.")
 
 
 def build_on_cluster(

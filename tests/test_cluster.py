@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from clusters import Doubling, KilledOnce
-from commands import command, error_of, usage_of
+from commands import ENCODER, FAST, command, error_of, usage_of
+from references import quietly
 from worlds import TINY
 
 from mclstexp import cluster as clusters
@@ -29,6 +31,7 @@ from mclstexp.index.cluster import build as on_cluster
 from mclstexp.index.cluster.workers import Workers, in_order
 from mclstexp.index.reference import Reference
 from mclstexp.model.model import Model
+from mclstexp.predict.prediction import Prediction
 from mclstexp.train import train
 
 SPEC = SlideSpec(n_genes=60, side_px=600, pitch_um=80.0)
@@ -88,28 +91,25 @@ def rows(reference: Reference, *, ids: bool = True) -> pa.Table:
 
 
 def test_items_fail_alone_and_outlive_their_worker(address: str, tmp_path: Path) -> None:
-    kinds = {2: "once", 3: "bad", 4: "bug", 5: "doubtful"}
-    items = [{"number": number, "kind": kinds.get(number)} for number in range(7)]
+    kinds = {2: "once", 3: "bad", 4: "bug", 5: "doubtful", 6: "poison"}
+    items = [{"number": number, "kind": kinds.get(number)} for number in range(8)]
     with Cluster("auto") as cluster:
         assert "1 machine, 2 CPUs" in str(cluster)
         found = list(in_order(cluster.each(Doubling, {"by": 2, "marker": str(tmp_path / "killed")}, items, workers=2)))
     assert (tmp_path / "killed").exists()
-    assert [outcome.item for outcome in found] == list(range(7))
+    assert [outcome.item for outcome in found] == list(range(8))
     assert {outcome.item: outcome.answer["number"] for outcome in found if outcome.answer} == {
-        0: 0, 1: 2, 2: 4, 5: 10, 6: 12,
-    }  # fmt: skip
+        0: 0,
+        1: 2,
+        2: 4,
+        5: 10,
+        7: 14,
+    }
     assert isinstance(found[3].error, InputError)
     assert str(found[3].error) == "3 is bad; give another."
     assert str(found[4].error) == "ZeroDivisionError: a bug"
     assert found[5].notes == ["5 is doubtful"]
-
-
-def test_an_item_that_kills_every_worker_fails_alone(address: str, tmp_path: Path) -> None:
-    items = [{"number": 0, "kind": "poison"}, {"number": 1}]
-    with Cluster("auto") as cluster:
-        found = {o.item: o for o in cluster.each(Doubling, {"by": 2, "marker": str(tmp_path / "m")}, items, workers=1)}
-    assert found[1].answer is not None
-    assert "killed" in str(found[0].error)
+    assert "killed 4 times" in str(found[6].error)
 
 
 def test_a_build_is_that_of_one_machine_row_for_row(address: str, world: World, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_build_is_that_of_one_machine_row_for_row(address: str, world: World, 
         (c["version"], c["message"]) for c in world.plain.history()
     ]
     query = read_slides(world.refs, only=["P2_A"])[0]
-    assert np.array_equal(*(one.query(query, thumbnail=False).expression for one in (built, world.plain)))
+    assert np.array_equal(*(quietly(one, query).mean for one in (built, world.plain)))
     assert not Reference.verify(tmp_path / "ray").problems
 
 
@@ -194,6 +194,37 @@ def test_what_an_add_and_a_dry_run_say(address: str, world: World, tmp_path: Pat
     assert rows(Reference.open(tmp_path / "reference")).equals(rows(world.plain))
 
 
+def test_many_slides_are_queried_as_one_by_one(address: str, world: World, tmp_path: Path) -> None:
+    slides, mst = tmp_path / "slides", command(tmp_path / "cache")
+    slides.mkdir()
+    (image,) = (world.refs.parent / "query").glob("*.tif")
+    for name in ("a", "c"):
+        shutil.copy(image, slides / f"{name}.tif")
+        shutil.copy(image.parent / "coords.csv", slides / f"{name}.csv")
+    (slides / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    words = ["query", slides, "-r", world.plain.path, "--device", "cpu"]
+    done = mst(*words, "-o", tmp_path / "ray", "--ray", "auto", "--workers", 1, ok=False)
+    assert "1 of 3 slides failed: b" in error_of(done)
+    assert sorted(done.stdout.split()) == [str(tmp_path / "ray" / f"{name}.h5ad") for name in ("a", "c")]
+    (slides / "b.png").unlink()
+    assert "2 there already" in mst(*words, "-o", tmp_path / "ray").stderr
+    mst(*words, "-o", tmp_path / "plain")
+    for name in ("a.h5ad", "c.h5ad"):
+        ours, theirs = (Prediction.load(tmp_path / folder / name) for folder in ("ray", "plain"))
+        assert np.array_equal(ours.mean, theirs.mean)
+        assert ours.evidence.equals(theirs.evidence)
+
+
+def test_folds_are_evaluated_as_on_one_machine(address: str, world: World, tmp_path: Path) -> None:
+    mst = command(tmp_path / "cache")
+    words = ["evaluate", world.refs, "--train", "P1_A,P2_A,P3_A", "--test", "P4_A", "--json", *ENCODER, *FAST]
+    words += ["--slides", "P1_A,P2_A,P3_A,P4_A", "--n-genes", 20]
+    spread = mst(*words, "-o", tmp_path / "ray", "--ray", "auto", "--workers", 1)
+    assert "of a method on a fold" in spread.stderr
+    assert json.loads(spread.stdout) == json.loads(mst(*words, "-o", tmp_path / "plain").stdout)
+    assert not (tmp_path / "ray.partial").exists()
+
+
 def test_slides_that_were_read_are_refused(world: World, tmp_path: Path) -> None:
     slides = read_slides(world.refs)
     with pytest.raises(InputError, match="find_slides"):
@@ -235,7 +266,7 @@ def test_other_versions_are_said_in_one_line() -> None:
 
 def test_a_worker_of_another_version_refuses_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = clusters._Worker(Doubling, {"by": 2, "marker": ""}, "0.0.1")
-    outcome = clusters._outcome(__import__("json").loads(worker._one(0, {"number": 1})))
+    outcome = clusters._outcome(json.loads(worker._one(0, {"number": 1})))
     assert isinstance(outcome.error, MismatchError)
     assert "0.0.1" in str(outcome.error)
 

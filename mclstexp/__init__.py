@@ -27,6 +27,7 @@ _PUBLIC = {
     "Reference": "mclstexp.index.reference",
     "Slide": "mclstexp.slide",
     "SpotTable": "mclstexp.slide",
+    "Workers": "mclstexp.index.cluster.workers",
     "export": "mclstexp.outputs.export",
     "find_slides": "mclstexp.data.readers",
     "read_features": "mclstexp.data.tile_features",

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -301,10 +302,22 @@ _SILENT: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": Fals
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Let Ray start its processes; Lance warns of forks, and what is forked here starts another program at once."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="lance is not fork-safe")
-        yield
+    """Let Ray start its processes and join it, without a word: what goes wrong is raised.
+
+    Lance warns of forks, and what is forked here starts another program at once; Ray's library writes of its own
+    settings to the process's stderr.
+    """
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _running() -> str:

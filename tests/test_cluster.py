@@ -211,6 +211,16 @@ def test_a_dry_run_counts_and_writes_nothing(address: str, world: World, tmp_pat
     assert Reference.open(tmp_path / "reference").version == 1
 
 
+@nightly
+def test_a_bucket_is_built_as_a_folder(address: str, world: World, s3: str) -> None:
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT", "AWS_ALLOW_HTTP")
+    access = {name.lower(): os.environ[name] for name in names}  # the workers' environment is older, and lacks them
+    model, found = Model.load(world.model, device="cpu"), find_slides(world.refs)
+    built = Reference.build(f"{s3}/spread", found, model, ray=world.workers(every=2, n=2), storage_options=access)
+    assert built.version == 3
+    assert rows(built).equals(rows(world.plain))
+
+
 def test_many_slides_are_queried_as_one_by_one(address: str, world: World, tmp_path: Path) -> None:
     slides, mst = tmp_path / "slides", command(tmp_path / "cache")
     slides.mkdir()

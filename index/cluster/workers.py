@@ -34,6 +34,17 @@ class Workers:
         Slides after which what is there is committed; 0 for one commit at the end.
     device, cache
         As in `Model.load`, on each worker.
+
+    Raises
+    ------
+    InputError
+        Commits are to come every less than 0 slides.
+
+    Examples
+    --------
+    >>> import mclstexp as mst
+    >>> mst.Workers("head:6379", n=4, commit_every=20)
+    Workers(address='head:6379', n=4, commit_every=20, device='auto', cache=True)
     """
 
     address: str

@@ -79,6 +79,16 @@ def shifted(section: Section, rng: np.random.Generator) -> Points:
     return section.xy + distance * np.array([np.cos(angle), np.sin(angle)])
 
 
+def scaled(section: Section, rng: np.random.Generator, scales: tuple[float, float], about: str) -> Points:
+    """Return the spots at another scale, about the image's centre or that of the tissue's box."""
+    centre = np.array(section.size) / 2
+    if about == "tissue":
+        sides = np.array(section.mask.shape[::-1])
+        ends = [np.flatnonzero(section.mask.any(axis=axis))[[0, -1]] for axis in (0, 1)]
+        centre = np.array([np.mean(end) + 0.5 for end in ends]) / sides * section.size
+    return np.asarray((section.xy - centre) * rng.uniform(*scales) + centre)
+
+
 KINDS: dict[str, Callable[[Section, np.random.Generator], Points]] = {
     "true": lambda s, rng: s.xy,
     "mirrored in x": lambda s, rng: s.xy * (-1, 1) + (s.size[0], 0),
@@ -87,7 +97,11 @@ KINDS: dict[str, Callable[[Section, np.random.Generator], Points]] = {
     "x and y exchanged": lambda s, rng: s.xy[:, ::-1],
     "shifted 0.5 to 2 mm": shifted,
     "scaled 0.7 to 0.9": lambda s, rng: s.xy * rng.uniform(0.7, 0.9),
+    "the same, about the image's centre": lambda s, rng: scaled(s, rng, (0.7, 0.9), "image"),
+    "the same, about the tissue's centre": lambda s, rng: scaled(s, rng, (0.7, 0.9), "tissue"),
     "scaled 1.1 to 1.3": lambda s, rng: s.xy * rng.uniform(1.1, 1.3),
+    "the same, about the image's centre ": lambda s, rng: scaled(s, rng, (1.1, 1.3), "image"),
+    "the same, about the tissue's centre ": lambda s, rng: scaled(s, rng, (1.1, 1.3), "tissue"),
     "turned 3 to 15 degrees": lambda s, rng: turn(s.xy, rng.choice([-1, 1]) * rng.uniform(3, 15), np.array(s.size) / 2),
 }
 

@@ -143,7 +143,16 @@ def without_encoding(reference: Any, spots: Any, features: Any) -> None:
         reference.query(spots)
 
 
-def tilewise(model: Any, slide: Any, per_spot: dict[str, float], options: argparse.Namespace) -> list[dict[str, Any]]:
+def per_patch(model: Any) -> float:
+    """Return the CPU seconds of a spot patch by patch: all fields of view, one view, the least of three rounds."""
+    pixels = np.random.default_rng(0).integers(0, 255, (16, *2 * (model.config.patch.size_px,), 3), dtype=np.uint8)
+    scales, views = len(model.config.encoder.scales), model.config.encoder.views
+    model.encoder.features(pixels)
+    cpu = min(timed(lambda: model.encoder.features(pixels))[1] for _ in range(3))
+    return float(cpu / len(pixels) * scales / views)
+
+
+def tilewise(model: Any, slide: Any, per_spot: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Encode a square of tissue tile by tile at each distance; compare with its spots patch by patch."""
     rows = []
     for pitch in (*PITCHES_UM, BINS_UM):
@@ -157,8 +166,8 @@ def tilewise(model: Any, slide: Any, per_spot: dict[str, float], options: argpar
                 "wall": wall,
                 "cpu": cpu,
                 "cpu_per_mm2": cpu / options.mm**2,
-                "times cheaper, two views": 2 * per_spot["cpu"] * len(spots) / cpu,
-                "times cheaper, one view": per_spot["cpu"] * len(spots) / cpu,
+                "times cheaper, two views": 2 * per_spot * len(spots) / cpu,
+                "times cheaper, one view": per_spot * len(spots) / cpu,
                 "features_mb": kept.nbytes / 2**20,
                 "peak_mb": peak_mb(),
             }
@@ -172,11 +181,11 @@ def main() -> None:
     parser.add_argument("--spots", type=int, default=100, help="Spots of a query patch by patch.")
     parser.add_argument("--mm", type=float, default=1.5, help="Side of the square that is encoded tile by tile.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["patches", "tiles"], help="Leave the other way out.")
     options = her2st.parse(parser)
     import torch
 
     from mclstexp.data.images import open_image
-    from mclstexp.model.image.encoder import ImageEncoder
 
     (section,) = her2st.read(options, [SECTION])
     results: dict[str, Any] = {"facts": her2st.facts(options), "threads": torch.get_num_threads()}
@@ -189,22 +198,29 @@ def main() -> None:
             named = her2st.WEIGHTS.get(encoder)
             weights = str(options.shared / "weights" / named) if named else "random"
             reference = reference_of(Path(scratch), encoder, weights, *options.set)
-            rows = patchwise(reference, slide, options)
-            header = ["pitch_um", "spots", "bare", "query", "read", "rest", "ratio", "ratio_all", "ratio_cpu"]
-            her2st.show(f"{encoder}, patch by patch", header, [[row[name] for name in header] for row in rows])
-            results[encoder] = {"patch by patch": rows}
-            model = reference.model
-            views = model.config.encoder.views
-            per_spot = {"cpu": rows[0]["bare_cpu"] / rows[0]["spots"] / views}
-            spec = dataclasses.replace(model.config.encoder, views=1, dense=True)
-            dense = ImageEncoder(spec, [_dense(member) for member in model.encoder.members])
-            one = type(model)(dataclasses.replace(model.config, encoder=spec), model.panel, dense, model.space)
-            tiles = tilewise(one, slide, per_spot, options)
-            header = list(tiles[0])
-            her2st.show(f"{encoder}, tile by tile, {options.mm} mm square", header, [list(r.values()) for r in tiles])
-            results[encoder]["tile by tile"] = tiles
+            results[encoder] = {}
+            if options.only != "tiles":
+                rows = patchwise(reference, slide, options)
+                header = ["pitch_um", "spots", "bare", "query", "read", "rest", "ratio", "ratio_all", "ratio_cpu"]
+                her2st.show(f"{encoder}, patch by patch", header, [[row[name] for name in header] for row in rows])
+                results[encoder]["patch by patch"] = rows
+            if options.only != "patches":
+                tiles = tilewise(densely(reference.model), slide, per_patch(reference.model), options)
+                title = f"{encoder}, tile by tile, {options.mm} mm square"
+                her2st.show(title, list(tiles[0]), [list(row.values()) for row in tiles])
+                results[encoder]["tile by tile"] = tiles
+            results["peak_mb"] = peak_mb()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def densely(model: Any) -> Any:
+    """Return the model with an encoder that takes the tissue tile by tile, in one view."""
+    from mclstexp.model.image.encoder import ImageEncoder
+
+    spec = dataclasses.replace(model.config.encoder, views=1, dense=True)
+    encoder = ImageEncoder(spec, [_dense(member) for member in model.encoder.members])
+    return type(model)(dataclasses.replace(model.config, encoder=spec), model.panel, encoder, model.space)
 
 
 def _dense(member: Any) -> Any:

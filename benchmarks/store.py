@@ -16,50 +16,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _measure import Clock, peak_mb
+from _store_atlas import SLIDE_SPOTS, Simulation, private_mb, records, simulation, timed
+from _store_averages import aggregate
 
 from mclstexp.config import RetrievalConfig
 from mclstexp.index.store.store import ReferenceStore
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))
-from simulation import Simulation  # noqa: E402  it lies with the tests
-
-SLIDE_SPOTS = 2500
 SMALL = 10_000
-STAGES = ("build", "open", "search", "filter", "aggregate", "add", "verify", "backends", "threshold", "transcriptome")
-
-
-def timed(call: Callable[[], Any], repeat: int = 3) -> tuple[float, Any]:
-    """Return the fastest of some runs, and the last result."""
-    best, result = float("inf"), None
-    for _ in range(repeat):
-        with Clock() as clock:
-            result = call()
-        best = min(best, clock.seconds)
-    return best, result
-
-
-def records(sim: Simulation, n_slides: int, start: int = 0, templates: int = 4) -> Iterator[Any]:
-    """Slides whose counts repeat after a few, and whose embeddings do not."""
-    pool = [sim.record(number, SLIDE_SPOTS) for number in range(templates)]
-    for number in range(start, start + n_slides):
-        rng = np.random.default_rng((sim.seed, number, 7))
-        latent = sim.latent(SLIDE_SPOTS, rng)
-        yield replace(
-            pool[number % templates],
-            slide_id=f"slide{number:04d}",
-            patient=f"patient{number // 3:04d}",
-            cohort=f"cohort{number // 40:03d}",
-            content_hash=f"{number:064d}",
-            embedding=sim.embeddings(latent, rng),
-            image_embedding=sim.embeddings(latent, rng),
-        )
 
 
 class Generated:
@@ -76,17 +44,6 @@ class Generated:
             if item is None:
                 return
             yield item
-
-
-def simulation(options: argparse.Namespace) -> Simulation:
-    """Return the atlas."""
-    return Simulation(n_genes=options.genes, dim=options.dim, n_panel=options.genes)
-
-
-def private_mb() -> float:
-    """Return the memory of this process that no file backs."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
 
 def build(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,77 +139,6 @@ def filter_(options: argparse.Namespace) -> dict[str, Any]:
             "wrongly_found": int((~allowed[found.ids]).sum()),
         }
     return result
-
-
-def upstream_loop(keys: np.ndarray, expression: np.ndarray, query: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Average as upstream does: a spot at a time, L1 distance, inverse square weights, expression and embedding."""
-    predicted = np.zeros((len(query), expression.shape[1]))
-    embedded = np.zeros((len(query), keys.shape[1]))
-    for i in range(len(query)):
-        distance = np.abs(keys[found[i]] - query[i]).sum(axis=1)
-        weight = 1 / distance**2
-        weight /= weight.sum()
-        predicted[i] = np.average(expression[found[i]], axis=0, weights=weight)
-        embedded[i] = np.average(keys[found[i]], axis=0, weights=weight)
-    return predicted
-
-
-def bandwidth() -> float:
-    """Return the bytes that this machine reads a second from memory, over 1 GB."""
-    import torch
-
-    block = torch.ones(2**28, dtype=torch.float32)
-    seconds, _ = timed(block.sum, repeat=7)
-    return 2**30 / seconds
-
-
-def aggregate(options: argparse.Namespace) -> dict[str, Any]:
-    """Average the neighbours' expression, in several ways."""
-    from mclstexp.index.source import StoreSource
-    from mclstexp.predict.average import AverageOptions, average, weighted_sums
-    from mclstexp.predict.weights import neighbour_weights
-
-    store = ReferenceStore.open(options.folder / "big")
-    index = store.index("cpu")
-    query = simulation(options).queries(options.queries)
-    found = index.search(query, 200)
-    weights = neighbour_weights(found.similarity, RetrievalConfig())
-    values = store.expression_cache.values()
-    gathered = found.ids.size * values.shape[1] * 2
-    weighted_sums(values, found.ids, weights, squares=False)
-    speed, runs = [], []
-    for _ in range(5):  # by turns, so that a busy machine disturbs both alike
-        speed.append(bandwidth())
-        runs.append(timed(lambda: weighted_sums(values, found.ids, weights, squares=False), repeat=3)[0])
-    quick, rate = min(runs), max(speed)
-    spread, _ = timed(lambda: weighted_sums(values, found.ids, weights))
-    # Upstream holds float32 matrices in memory; a part of the reference stands for them, rows scattered as before.
-    n_loop, n_held = min(100, len(query)), min(200_000, len(values))
-    held = np.arange(n_held)
-    keys, dense = np.asarray(index.keys(held)), np.asarray(values[held], dtype=np.float32)
-    local = found.ids[:n_loop] % n_held
-    loop, _ = timed(lambda: upstream_loop(keys, dense, query[:n_loop], local))
-    panel, rule = store.identity.panel, store.normalisation
-    n_table = min(100, len(query))
-    rows, part = found.ids[:n_table], weights[:n_table]
-    from_table, from_copy = (StoreSource(store, "cpu", use_copy=copy) for copy in (False, True))
-    table, _ = timed(lambda: average(from_table, rows, part, panel, AverageOptions(rule)), repeat=1)
-    cached, _ = timed(lambda: average(from_copy, rows, part, panel, AverageOptions(rule)))
-    return {
-        "memory_gb_s": rate / 1e9,
-        "load_average": os.getloadavg()[0],
-        "mean_s": quick,
-        "mean_gb_s": gathered / quick / 1e9,
-        "mean_share_of_bandwidth": gathered / quick / rate,
-        "distinct_rows": len(np.unique(found.ids)),
-        "mean_and_sd_s": spread,
-        "loop_s_scaled": loop * len(query) / n_loop,
-        "times_faster_than_loop_mean": loop * len(query) / n_loop / quick,
-        "times_faster_than_loop_mean_and_sd": loop * len(query) / n_loop / spread,
-        "from_table_s_per_100": table * 100 / n_table,
-        "from_copy_s_per_100": cached * 100 / n_table,
-        "peak_mb": peak_mb(),
-    }
 
 
 def add(options: argparse.Namespace) -> dict[str, Any]:
@@ -358,6 +244,20 @@ def transcriptome(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+STAGES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "build": build,
+    "open": open_,
+    "search": search,
+    "filter": filter_,
+    "aggregate": aggregate,
+    "add": add,
+    "verify": verify,
+    "backends": backends,
+    "threshold": threshold,
+    "transcriptome": transcriptome,
+}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spots", type=int, default=1_000_000)
@@ -394,7 +294,7 @@ def run(script: Path, options: argparse.Namespace, stage: str, folder: Path) -> 
     command = [sys.executable, str(script.absolute()), *arguments]
     if stage == "verify" and "def verify(" not in script.read_text():
         command = [sys.executable, "-c", OLD_VERIFY, str(folder.absolute() / "big")]
-    elif f"def {stage}" not in script.read_text():
+    elif f'"{stage}"' not in script.read_text():
         return {}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment, check=False)
     return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
@@ -409,8 +309,7 @@ def main() -> None:
     options = parse()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.stage:
-        name = f"{options.stage}_" if options.stage in ("open", "filter") else options.stage
-        print(json.dumps(globals()[name](options)))
+        print(json.dumps(STAGES[options.stage](options)))
         return
     target = Path(__file__).parent / "results" / f"store-{options.spots}.json"
     target.parent.mkdir(exist_ok=True)

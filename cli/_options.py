@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mclstexp.cli._numbers import number
-from mclstexp.cli._output import note
+from mclstexp.cli._output import note, progress
 from mclstexp.config.ranges import MPP, RANGES
 from mclstexp.text import is_whole
 
@@ -34,6 +34,10 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help
 Mpp = Annotated[
     float | None,
     number("--mpp", limits=MPP, help="Pixel size in um, when the files do not say or say it wrong."),
+]
+MppFrom = Annotated[
+    Literal["given", "file", "pitch"] | None,
+    typer.Option("--mpp-from", help="Which pixel size is right where --mpp, the file and the spots' pitch disagree."),
 ]
 Only = Annotated[
     str | None, typer.Option("--slides", help="Only these slides, comma-separated (default: all that are found).")
@@ -102,7 +106,8 @@ ReferenceOption = Annotated[
         "-r",
         envvar="MST_REFERENCE",
         metavar="PATH",
-        help="Folder of the reference, or s3://bucket/folder [default: ./reference].",
+        help="Folder of the reference, s3://bucket/folder, or a published one: hf://owner/name, https://host/folder "
+        "[default: ./reference].",
     ),
 ]
 ReferenceArgument = Annotated[
@@ -113,7 +118,7 @@ StorageOption = Annotated[
     typer.Option(
         "--storage-option",
         metavar="KEY=VALUE",
-        help="For a reference in an object store, e.g. aws_region=...; may be repeated [default: the environment's].",
+        help="For a reference that is no folder, e.g. aws_region=...; may be repeated [default: the environment's].",
     ),
 ]
 ModelOption = Annotated[
@@ -147,7 +152,7 @@ def storage(pairs: list[str] | None, place: Path | str) -> dict[str, str] | None
         return None
     if isinstance(place, Path):
         raise typer.BadParameter(
-            f"it is of use for a reference in an object store, and {place} is a folder; leave it out.",
+            f"it is of use for a reference at a URI, and {place} is a folder; leave it out.",
             param_hint="--storage-option",
         )
     given: dict[str, str] = {}
@@ -206,6 +211,7 @@ def open_reference(
         device=device,  # type: ignore[arg-type]
         cache=cache_of(cache),
         storage_options=storage(storage_option, place),
+        on_progress=progress(),
     )
 
 
@@ -219,26 +225,36 @@ def read_refs(
     slides: str | None,
     *,
     mpp: float | None,
+    mpp_from: Literal["given", "file", "pitch"] | None,
     bin_um: int | None,
     cells: bool,
     pool_um: float | None,
     on_progress: "Progress",
+    pictured: bool = False,
 ) -> "list[Slide]":
     """Read a command's reference slides as its options say."""
     from mclstexp.data.readers import read_slides
 
     only = names(slides, "--slides")
-    return read_slides(refs, mpp=mpp, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=on_progress)
+    how = {"bin_um": bin_um, "cells": cells, "pool_um": pool_um, "pictured": pictured}
+    return read_slides(refs, mpp=mpp, mpp_from=mpp_from, only=only, on_progress=on_progress, **how)  # type: ignore[arg-type]
 
 
 def find_refs(
-    refs: Path, slides: str | None, *, mpp: float | None, bin_um: int | None, cells: bool, pool_um: float | None
+    refs: Path,
+    slides: str | None,
+    *,
+    mpp: float | None,
+    mpp_from: Literal["given", "file", "pitch"] | None,
+    bin_um: int | None,
+    cells: bool,
+    pool_um: float | None,
 ) -> "SlideAddresses":
     """Find a command's reference slides as its options say, for others to read."""
     from mclstexp.data.readers import find_slides
 
     only = names(slides, "--slides")
-    return find_slides(refs, mpp=mpp, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um)
+    return find_slides(refs, mpp=mpp, mpp_from=mpp_from, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um)
 
 
 def workers(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mclstexp.cli import _options as options
 from mclstexp.cli._output import emit, note, progress, table
 from mclstexp.errors import InputError, MclstexpError
-from mclstexp.text import counted, some
+from mclstexp.text import counted
 
 if TYPE_CHECKING:
     from mclstexp.cli._query_workers import Spread
@@ -266,8 +266,7 @@ class Queries:
             raise InputError(f"1 of {counted(len(self.jobs), 'slide')} failed: {failed[0].why}")
         for job in failed:
             note(f"failed: {job.why}")
-        names = some((job.input.name for job in failed), 4)
-        raise InputError(f"{len(failed)} of {len(self.jobs)} slides failed, for the reasons above: {names}.")
+        raise InputError(f"{len(failed)} of {len(self.jobs)} slides failed, for the reasons above.")
 
 
 def plan_outputs(inputs: "QueryInputs", output: Path | None, *, force: bool) -> list[Path]:

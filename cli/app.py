@@ -153,6 +153,7 @@ def _register() -> None:
         fetch,
         neighbours,
         plot,
+        publish,
         query,
         reference,
         report,
@@ -173,6 +174,7 @@ def _register() -> None:
         "export": export.export,
         "evaluate": evaluate.evaluate,
         "add": build_index.add,
+        "publish": publish.publish,
         "cache": cache.cache,
     }
     verbs = ("remove", "cohorts", "info", "verify", "history", "restore", "tag", "optimize")

@@ -31,6 +31,7 @@ def build_index(
     storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -67,13 +68,15 @@ def build_index(
     named = _model_folder(model, encoder, encoder_weights)
     read: Sequence[Slide] | SlideAddresses
     if spread is None:
-        read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
+        read = options.read_refs(
+            refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+        )
         if dry_run:
             emit(_cost(named, read, encoder, encoder_weights, device, cache))
             return
         trained = _model(named, read, encoder, encoder_weights, device, cache)
     else:
-        read = options.find_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um)
+        read = options.find_refs(refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um)
         trained = _trained_before(named, device, cache)
         if dry_run:
             emit(_cost_on_cluster(spread, read, named, bar))
@@ -209,6 +212,7 @@ def add(
     storage_option: options.StorageOption = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -233,13 +237,13 @@ def add(
     bar = progress()
     given: Sequence[Slide] | SlideAddresses
     if spread is not None:
-        given = options.find_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um)
+        given = options.find_refs(refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um)
         if dry_run:
             emit(_cost_on_cluster(spread, given, None, bar, opened))
             return
     else:
         given = read = options.read_refs(
-            refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+            refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
         )
     if dry_run:
         new = opened.new_among(read, replace=replace)

@@ -14,12 +14,17 @@ def cache(
         Path | None, typer.Argument(metavar="FOLDER", envvar="MST_CACHE", help="The cache [default: the user's].")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all image features; other files stay.")] = False,
+    clear_references: Annotated[
+        bool, typer.Option("--clear-references", help="Remove the copies of published references.")
+    ] = False,
     limit: Annotated[
         str | None, typer.Option("--limit", help="Keep at most so much from now on, such as 5GB [at first: 20GB].")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the image features that are kept between runs; what was not used for longest goes when the limit is met.
+
+    The copies of published references (--reference hf://... or https://...) are listed below them.
 
     Example: mst cache --limit 50GB
     """
@@ -37,11 +42,19 @@ def cache(
         kept.set_limit(n_bytes)
     if clear:
         note(f"removed {size(kept.clear())} of image features")
-    use = kept.use()
+    from mclstexp.index.published.copy import clear_copies, copies
+
+    if clear_references:
+        note(f"removed {size(clear_copies())} of published references")
+    use, published = kept.use(), copies()
     if as_json:
-        emit_json({"folder": str(use.folder), "limit_bytes": use.limit, "bytes": use.n_bytes, "encoders": use.fields})
+        listed = [{"reference": copy.uri, "folder": str(copy.folder), "bytes": copy.n_bytes} for copy in published]
+        emit_json({"folder": str(use.folder), "limit_bytes": use.limit, "bytes": use.n_bytes, "encoders": use.fields,
+                   "references": listed})  # fmt: skip
         return
     note(f"{use.folder}: {size(use.n_bytes)} of at most {size(use.limit)}")
     if use.fields:
         rows = [[row["encoder"], row["slides"], row["patches"], size(row["bytes"])] for row in use.fields]
         emit(table(["encoder", "slides", "patches", "size"], rows))
+    if published:
+        emit(table(["published reference", "size"], [[copy.uri, size(copy.n_bytes)] for copy in published]))

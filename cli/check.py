@@ -27,6 +27,7 @@ def check(
         ),
     ],
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -57,7 +58,9 @@ def check(
     """  # noqa: D301 - the b with a backslash keeps click from joining the lines
     from mclstexp.data.readers import inspect_slides
 
-    reports = inspect_slides(refs, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=progress())
+    reports = inspect_slides(
+        refs, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=progress()
+    )
     if as_json:
         emit_json([_record(report) for report in reports])
     else:

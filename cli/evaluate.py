@@ -66,6 +66,7 @@ def evaluate(
     ] = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -132,7 +133,9 @@ def evaluate(
         markers=read_gene_sets(markers) if markers else {},
     )
     bar = progress()
-    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
+    read = options.read_refs(
+        refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+    )
     notes: list[str] = []
     if protocol in _PAPER:
         read, notes = paper_slides(read, named=slides is not None)
@@ -163,7 +166,9 @@ def evaluate(
         if ray is not None:
             from mclstexp.evaluate.on_cluster import fit_on_cluster
 
-            there = options.find_refs(refs, None, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um)
+            there = options.find_refs(
+                refs, None, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um
+            )
             there = replace(there, slide_ids=tuple(slide.slide_id for slide in read))
             named = [part.name for part in parts]
             how: dict[str, Any] = {"address": ray, "workers": workers, "on_progress": bar}

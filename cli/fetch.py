@@ -85,6 +85,40 @@ def hest(
     _tell(done, dry_run, as_json)
 
 
+@app.command("reference")
+@speaking
+def reference(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="hf://owner/name, https://host/folder, s3://bucket/folder, folder.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path("reference"),
+    storage_option: options.StorageOption = None,
+    force: options.Force = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a published reference (mst publish) into a folder, which can grow unless counts were left out.
+
+    Every file is checked by its hash. A run that was interrupted goes on where it stopped.
+
+    Example: mst fetch reference hf://owner/name -o reference/
+    """
+    from mclstexp.index.published.copy import fetch_reference
+
+    place = options.place_of(address)
+    manifest = fetch_reference(
+        address,
+        output,
+        options=options.storage(storage_option, place),
+        force=force,
+        on_progress=progress(),
+    )
+    if as_json:
+        emit_json({**manifest.about, "folder": str(output), "bytes": manifest.n_bytes})
+        return
+    note(f"{len(manifest.files)} files, {manifest.n_bytes / 1e6:,.1f} MB; next: mst info {output}")
+    emit(str(output))
+
+
 def _tell(done: "FetchedFiles", dry_run: bool, as_json: bool) -> None:
     if as_json:
         files = [{"path": file.path, "bytes": file.size, "sha256": file.sha256} for file in done.files]

@@ -64,6 +64,9 @@ def neighbours(
 
     Example: mst neighbours slide.h5ad 10x15
     """
+    from mclstexp.data.apart.worker import try_ahead
+
+    try_ahead(prediction)
     from mclstexp.outputs.evidence.spot import spot_evidence
     from mclstexp.predict.formats.tables import write_csv
     from mclstexp.predict.prediction import Prediction

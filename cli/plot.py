@@ -51,6 +51,9 @@ def plot(
 
     Example: mst plot slide.h5ad --gene ERBB2
     """
+    from mclstexp.data.apart.worker import try_ahead
+
+    try_ahead(prediction)
     from mclstexp.outputs.maps.style import check_picture
     from mclstexp.predict.prediction import Prediction
 

@@ -93,12 +93,7 @@ def query(
         Path | None, typer.Option("--model", help="Model folder [default: the reference's own copy].")
     ] = None,
     mpp: options.Mpp = None,
-    mpp_from: Annotated[
-        Literal["given", "file", "pitch"] | None,
-        typer.Option(
-            "--mpp-from", help="Which pixel size is right where --mpp, the file and the spots' pitch disagree."
-        ),
-    ] = None,
+    mpp_from: options.MppFrom = None,
     x_column: Annotated[str | None, typer.Option("--x-column", help="Column of x in pixels (to the right).")] = None,
     y_column: Annotated[str | None, typer.Option("--y-column", help="Column of y in pixels (downwards).")] = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the spot ids.")] = None,

@@ -33,6 +33,7 @@ def train(
     n_genes: options.NGenes = None,
     slides: options.Only = None,
     mpp: options.Mpp = None,
+    mpp_from: options.MppFrom = None,
     bin_um: options.BinUm = None,
     cells: options.Cells = False,
     pool_um: options.PoolUm = None,
@@ -74,7 +75,8 @@ def train(
     named = read_gene_list(genes) if genes else None
     bar = progress()
     state = output.with_name(f"{output.name}.partial")
-    read = options.read_refs(refs, slides, mpp=mpp, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar)
+    how = {"bin_um": bin_um, "cells": cells, "pool_um": pool_um, "pictured": True}
+    read = options.read_refs(refs, slides, mpp=mpp, mpp_from=mpp_from, on_progress=bar, **how)  # type: ignore[arg-type]
     if dry_run:
         own_weights, kept = encoder_weights or "pretrained", options.cache_of(cache)
         emit(str(training_cost(read, recipe=config, encoder_weights=own_weights, device=device, cache=kept)))

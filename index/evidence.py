@@ -57,6 +57,7 @@ def values_of(store: ReferenceStore, neighbours: pa.Table, gene: str, rule: Norm
     check_rows(store, neighbours)
     column = store.genes.find(gene)
     if column is None:
+        store.require_counts(f"Gene {gene!r}")
         near = store.genes.near(gene)
         hint = f"near: {', '.join(near)}" if near else "mst info --genes lists them"
         raise InputError(f"Gene {gene!r} is not among the {len(store.genes):,} genes of {store.root}; {hint}.")

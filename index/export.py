@@ -76,6 +76,7 @@ def select(store: ReferenceStore, condition: Filter | None, genes: GenePanel | S
     InputError
         When a name or a condition does not fit the reference, or no spot is left.
     """
+    store.require_counts("An export")
     panel = choose_genes(store, "all" if genes is None else genes)
     allowed = allowed_rows(store, condition)
     parts = []

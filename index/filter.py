@@ -88,11 +88,13 @@ def choose_genes(store: ReferenceStore, genes: GenePanel | Sequence[str] | Liter
     Raises
     ------
     InputError
-        For a named gene that no slide of the reference measured.
+        For a named gene that no slide of the reference measured, or whose counts were left out.
     """
     if genes is None:
         return store.identity.panel
     if isinstance(genes, GenePanel):
+        if (store.identity.panel.columns(genes) < 0).any():
+            store.require_counts("A gene beside the panel")
         return genes
     known = store.genes
     named = [genes] if isinstance(genes, str) else list(genes)
@@ -102,6 +104,7 @@ def choose_genes(store: ReferenceStore, genes: GenePanel | Sequence[str] | Liter
     for name in dict.fromkeys(named):
         column = known.find(name)
         if column is None:
+            store.require_counts(f"Gene {name!r}")
             near = ", ".join(known.near(name))
             raise InputError(
                 f"Gene {name!r} was measured by no slide of the reference{f'; near: {near}' if near else ''}; "

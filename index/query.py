@@ -22,6 +22,7 @@ from mclstexp.index.search.backend import Search
 from mclstexp.index.source import StoreSource
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.model.calibration import smaller_percentile
+from mclstexp.model.linear_features import Seen
 from mclstexp.model.model import Model
 from mclstexp.panel import GenePanel
 from mclstexp.predict.evidence import NEIGHBOUR_SCHEMA
@@ -65,6 +66,8 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     """
     config = model.config
     genes = choose_genes(store, options.genes)
+    if options.normalisation not in (None, store.normalisation):
+        store.require_counts("Another normalisation")
     allowed = allowed_rows(store, options.filter)
     leaks = leakage_warnings(slide, store, trained_on=model.slides, allowed=allowed)
     features, checked = _features(slide, model, options)
@@ -94,10 +97,10 @@ def predict_slide(slide: Slide, model: Model, store: ReferenceStore, options: Qu
     return replace(prediction, settings=settings)
 
 
-def _features(slide: Slide, model: Model, options: QueryOptions) -> tuple[FloatArray, list[str]]:
+def _features(slide: Slide, model: Model, options: QueryOptions) -> tuple[Seen, list[str]]:
     """Return the slide's image features: encoded, or given and checked, and how."""
     if options.features is None:
-        return model.features(slide, on_progress=options.on_progress), []
+        return model.seen(slide, on_progress=options.on_progress), []
     if len(options.features) != len(slide):
         raise MismatchError(f"{options.features.name} has {len(options.features)} tiles, the slide {len(slide)} spots.")
     return options.features.values, [model.check_features(options.features, slide)]

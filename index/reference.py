@@ -157,8 +157,12 @@ class Reference(Upkeep):
         device: Device = "auto",
         cache: Cache = True,
         storage_options: Mapping[str, str] | None = None,
+        on_progress: Progress | None = None,
     ) -> Reference:
         """Open the newest version, or an earlier one by its number or tag (then nothing can be changed).
+
+        What is published (``hf://owner/name``, ``https://host/folder``) is fetched once into the user's cache, each
+        file checked by its hash, and only read.
 
         Parameters
         ----------
@@ -169,13 +173,18 @@ class Reference(Upkeep):
         device, cache
             As in `Model.load`, for the reference's model once it is needed.
         storage_options
-            An object store's, as LanceDB names them; what they lack comes from the environment.
+            An object store's, as LanceDB names them; what they lack comes from the environment. Of a published
+            reference ``allow_http`` and ``endpoint`` (another hub).
+        on_progress
+            Called while a published reference is fetched.
 
         Raises
         ------
         InputError, FormatError, StorageError
             The folder is not a reference, or has no such version; it is damaged or of a newer format; the object store
             cannot be used.
+        DownloadError
+            A published reference cannot be had, or is not what was published.
 
         Examples
         --------
@@ -184,7 +193,8 @@ class Reference(Upkeep):
             access = {"endpoint": "http://127.0.0.1:9000", "allow_http": "true"}
             Reference.open("s3://bucket/reference", storage_options=access)
         """
-        return cls(ReferenceStore.open(path, version=version, options=storage_options), device=device, cache=cache)
+        store = ReferenceStore.open(**_place_of(path, storage_options, on_progress), version=version)
+        return cls(store, device=device, cache=cache)
 
     @property
     def genes(self) -> GenePanel:
@@ -418,4 +428,16 @@ class Reference(Upkeep):
         InputError, LockedError
             The folder is not a reference; a repair meets a writer.
         """
-        return verify(path, repair=repair, options=storage_options, on_progress=on_progress)
+        return verify(**_place_of(path, storage_options, on_progress), repair=repair, on_progress=on_progress)
+
+
+def _place_of(path: StrPath, options: Mapping[str, str] | None, on_progress: Progress | None) -> dict[str, Any]:
+    """Return where a reference is read: of what is published its copy, which is fetched where it is lacking."""
+    from mclstexp.index.published.address import is_published
+
+    if not is_published(path):
+        return {"path": path, "options": options}
+    from mclstexp.index.published.copy import local_copy
+
+    folder, origin = local_copy(str(path), options, on_progress=on_progress)
+    return {"path": folder, "origin": origin}

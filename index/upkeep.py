@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,12 @@ from mclstexp.index.store.writer import AddReport, stands
 from mclstexp.notes import warn
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
-from mclstexp.types import Device, Progress
+from mclstexp.types import Device, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
     from mclstexp.data.readers.addresses import SlideAddresses
     from mclstexp.index.cluster.workers import Workers
+    from mclstexp.index.published.publish import Publication
     from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
 
@@ -115,8 +116,10 @@ class Upkeep:
         ExistsAlreadyError
             When a slide's name is taken by other content and ``replace`` is not set.
         InputError, LockedError, StorageError
-            A slide has no counts; an earlier version is open; another process writes; the disk refused.
+            A slide has no counts; an earlier version is open, or what is published; another process writes; the disk
+            refused.
         """
+        self._store.require_growth()
         text = message or f"add {counted(len(slides), 'slide')}"
         if ray is not None:
             return self._added_by(ray, slides, replace=replace, message=text, command=command, on_progress=on_progress)
@@ -218,6 +221,79 @@ class Upkeep:
         number = resolve_version(self._store.snapshot, name)
         self._store.untag(name)
         return number
+
+    def publish(
+        self,
+        target: StrPath,
+        *,
+        title: str = "",
+        description: str = "",
+        licence: str = "",
+        without_counts: bool = False,
+        without_images: bool = False,
+        rename_patients: bool = False,
+        private: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        storage_options: Mapping[str, str] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Publication:
+        """Write a read-only copy of the open version for others, with a card made from its contents.
+
+        Paths, commands and messages are left out. A call that was stopped goes on; one that is repeated writes nothing
+        twice.
+
+        Parameters
+        ----------
+        target
+            A folder, ``s3://bucket/folder`` or a dataset of the Hugging Face hub, ``hf://owner/name``.
+        title, description, licence
+            What the card says; a licence by its name on the hub (``cc-by-4.0``) or as any text.
+        without_counts
+            Leave raw counts out: the panel's expression stays, on the model's scale; nothing can be added to a copy.
+        without_images
+            Leave out embeddings and hashes of the slides' own images.
+        rename_patients
+            Call patients ``patient-001``, ..., and slides whose names hold a patient's after them.
+        private
+            Whether a dataset that is made on the hub is seen by its owner alone.
+        force
+            Replace what was published there from another reference.
+        dry_run
+            Write nothing.
+        storage_options
+            An object store's; of the hub ``endpoint``.
+        on_progress
+            Called with (step, done, total).
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError, StorageError, DownloadError
+            The reference has no copy of its model; something else is there; the disk, store or hub refused.
+
+        Examples
+        --------
+        >>> import mclstexp as mst
+        >>> mst.Reference.open("reference/").publish("shared/", licence="cc-by-4.0", rename_patients=True).kept
+        0
+        """
+        from mclstexp.index.published.publish import publish
+        from mclstexp.index.published.wishes import Wishes
+
+        wishes = Wishes(title, description, licence, without_counts, without_images, rename_patients)
+        done = publish(
+            self._store,
+            target,
+            wishes,
+            options=storage_options,
+            private=private,
+            force=force,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+        for note in done.notes:
+            warn(note)
+        return done
 
     @property
     def tags(self) -> dict[str, int]:

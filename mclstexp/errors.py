@@ -17,6 +17,10 @@ class DownloadError(MclstexpError):
     """A file cannot be had from where it is published: no network, not there, no access, or not what was published."""
 
 
+class UnreachableError(DownloadError):
+    """Where a file is published does not answer: no network, no such host, or a server that fails."""
+
+
 class FormatError(MclstexpError):
     """A model or reference folder is damaged, incomplete, or of another format version."""
 

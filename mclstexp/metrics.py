@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from mclstexp.errors import MismatchError
 
@@ -191,6 +190,8 @@ def _onto_grid(values: Floats, row: NDArray[np.int64], col: NDArray[np.int64], s
 
 
 def _blur(grid: Floats) -> Floats:
+    from scipy import ndimage
+
     return ndimage.gaussian_filter(grid, SSIM_SIGMA, mode="constant", radius=SSIM_RADIUS, axes=(0, 1))
 
 

@@ -1,5 +1,6 @@
 """Servers on loopback that tests fetch from: GitHub's list and files, and the Hugging Face hub."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -24,6 +25,9 @@ class Site:
         self.ranges = True
         self.status: dict[str, int] = {}
         self.endpoint = ""
+        self.moved: dict[str, str] = {}
+        self.made: dict[str, str] = {}
+        """What a dataset was made with, on a hub that is written to."""
 
     def asked(self, path: str) -> list[str | None]:
         """The ranges that were asked for of a file."""
@@ -151,3 +155,65 @@ class Hub(Handler):
         data = self.site.files[name]
         lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data), "lfs": lfs}
+
+
+class Folder(Handler):
+    """A folder of files behind a web server; what `Site.moved` names is said to lie elsewhere."""
+
+    def do_GET(self) -> None:
+        path = self.received().lstrip("/")
+        status = next((code for end, code in self.site.status.items() if path.endswith(end)), None)
+        if path in self.site.moved:
+            self.answer(302, b"", Location=self.site.moved[path])
+        elif status is not None:
+            self.answer(status, b"no")
+        elif path in self.site.files:
+            self.file(self.site.files[path])
+        else:
+            self.answer(404, b"no")
+
+
+class WritableHub(Hub):
+    """The hub, with what a folder is uploaded through; every file goes with the commit itself."""
+
+    def do_GET(self) -> None:
+        if "/tree/" in self.path and "recursive=true" in self.path.lower() and not self.site.status:
+            self.received()
+            if not self.site.made:
+                return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+            return self.json([self.entry(name) for name in self.site.files])
+        return super().do_GET()
+
+    def do_POST(self) -> None:
+        if "/paths-info/" in self.path:
+            return super().do_POST()
+        path = self.received()
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status = next((code for end, code in self.site.status.items() if end in path), None)
+        if status is not None:
+            return self.answer(status, b'{"error": "no"}')
+        if path == "/api/repos/create":
+            self.site.made = json.loads(body)
+            name = f"{self.site.made['organization']}/{self.site.made['name']}"
+            return self.json({"url": f"{self.site.endpoint}/datasets/{name}", "name": name})
+        if path == "/api/validate-yaml":
+            return self.json({"warnings": [], "errors": []})
+        if "/preupload/" in path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return self.json({"files": files})
+        if "/commit/" in path:
+            self.commit([json.loads(line) for line in body.decode().splitlines()])
+            url = f"{self.site.endpoint}/datasets/lab/four/commit/{COMMIT}"
+            return self.json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
+        return self.answer(404, b"{}")
+
+    def commit(self, lines: list[dict[str, dict[str, str]]]) -> None:
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.site.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del self.site.files[value["path"]]

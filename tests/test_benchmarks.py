@@ -19,7 +19,7 @@ from mclstexp.panel import GenePanel
 from mclstexp.settings import with_settings
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "ablation", "choices", "familiarity", "cohort", "training", "query")
+SCRIPTS = ("accuracy", "ablation", "choices", "familiarity", "cohort", "training", "query", "hd", "formats")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report", "placement", "large_slide"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "encoding", "report", "placement", "large_slide", "published"])
 def test_each_imports(script, name):
     assert callable(script(name).main)
 

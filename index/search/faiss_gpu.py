@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,8 +27,20 @@ ROOM = 0.8
 
 def count_gpus() -> int:
     """Return the number of GPUs that FAISS sees; 0 for a FAISS that was built without."""
+    if sys.platform.startswith("linux") and not _has_driver():
+        return 0
     faiss = load_faiss()
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+@cache
+def _has_driver() -> bool:
+    """Whether the library of a GPU's driver can be loaded; faiss with its own takes half a second."""
+    for name in ("libcuda.so.1", "libamdhip64.so"):
+        with suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
 
 
 def choose_device(device: Device) -> tuple[str, str]:

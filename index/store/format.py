@@ -65,13 +65,19 @@ def read_metadata(place: Place, table: Table) -> dict[str, Any]:
     return values
 
 
-def metadata_of(identity: ReferenceIdentity, genes: str, reference_id: str, index: str) -> dict[bytes, bytes]:
-    """Return the schema metadata of a reference; ``genes`` is the digest of the panel's gene list."""
-    values = {
+def metadata_of(
+    identity: ReferenceIdentity, genes: str, reference_id: str, index: str, published: dict[str, Any] | None = None
+) -> dict[bytes, bytes]:
+    """Return the schema metadata of a reference; ``genes`` is the digest of the panel's gene list.
+
+    ``published`` says of a published copy what it was made from, and what was left out.
+    """
+    values: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "reference_id": reference_id,
         "index": index,
         "identity": {**identity.to_json(), "genes": genes},
+        **({} if published is None else {"published": published}),
     }
     return {METADATA: canonical_json(values).encode()}

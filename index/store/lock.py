@@ -25,9 +25,12 @@ def writing(place: Place, command: str, *, alone: bool = False) -> Iterator[None
 
     Raises
     ------
+    InputError
+        When the reference is published and only read.
     LockedError
         When the wish to be alone meets a writer, or a writer meets who wished to be alone; the message names it.
     """
+    place.require_writable()
     if place.local is None:
         yield
         return

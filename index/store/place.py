@@ -23,7 +23,10 @@ GENES = "genes"
 MODELS = "models"
 DERIVED = "derived"
 LOCK_FILE = ".lock"
-OWN = {TABLE_FOLDER, HASHES, GENES, MODELS, DERIVED, LOCK_FILE}
+EXPRESSION = "expression"
+"""Of a published reference without counts: the panel's expression, which nothing can derive any more."""
+PUBLISHED, CARD = "published.json", "README.md"
+OWN = {TABLE_FOLDER, HASHES, GENES, MODELS, DERIVED, LOCK_FILE, EXPRESSION, PUBLISHED, CARD}
 """Everything that a reference's folder holds."""
 
 
@@ -48,6 +51,8 @@ class Place:
     options
         Storage options of an object store as LanceDB names them (``aws_access_key_id``, ``region``, ``endpoint``,
         ``allow_http``, ...); what is not given comes from the environment.
+    origin
+        Where a local folder is the copy of what is published elsewhere: its address, by which it is called.
 
     Raises
     ------
@@ -55,9 +60,12 @@ class Place:
         Another URI than that of an object store's folder; a folder of a reference that is a link.
     """
 
-    def __init__(self, target: str | os.PathLike[str], options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, target: str | os.PathLike[str], options: Mapping[str, str] | None = None, *, origin: str = ""
+    ) -> None:
         text = os.fspath(target)
         self.options = {name.lower(): value for name, value in (options or {}).items()}
+        self.origin = origin
         self._reached = False
         self.local = None if "://" in text else Path(text)
         self.uri = text.rstrip("/") if self.local is None else text
@@ -67,12 +75,26 @@ class Place:
             remote.check_uri(self.uri)
 
     def __str__(self) -> str:
-        return self.uri
+        return self.origin or self.uri
 
     @property
     def root(self) -> Path | str:
-        """The local folder, or the URI."""
-        return self.uri if self.local is None else self.local
+        """The local folder, or the URI; of a copy the address of what it is a copy of."""
+        return self.origin or (self.uri if self.local is None else self.local)
+
+    def require_writable(self) -> None:
+        """Refuse to change what is published: others check it by the hashes that were published with it.
+
+        Raises
+        ------
+        InputError
+            Names the command that makes a copy of one's own.
+        """
+        if self.origin or self.read(PUBLISHED) is not None:
+            raise InputError(
+                f"{self} is published and only read; a copy of your own can be changed: "
+                f"mst fetch reference {self} -o my-reference/"
+            )
 
     def check_files(self) -> None:
         """Refuse a local reference in which something is neither a file nor a folder: reading a pipe would never end.
@@ -151,6 +173,24 @@ class Place:
         with files.open_output_stream(f"{root}/{name}") as stream:
             stream.write(data)
 
+    def put_file(self, source: Path, name: str) -> None:
+        """Copy a local file to an object store, a block at a time, so that a reader sees all of it or nothing."""
+        files, root = self._files
+        with source.open("rb") as handle, files.open_output_stream(f"{root}/{name}") as stream:
+            while block := handle.read(2**24):
+                stream.write(block)
+
+    def fetch_file(self, name: str, target: Path) -> bool:
+        """Copy a file to a local one, a block at a time; return whether there is one."""
+        files, root = self._files
+        try:
+            with files.open_input_stream(f"{root}/{name}") as stream, target.open("wb") as handle:
+                while block := stream.read(2**24):
+                    handle.write(block)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        return True
+
     def put_folder(self, source: Path, name: str) -> None:
         """Copy the files of a local folder to ``name``; one that is there already stays as it is."""
         present = set(self.names(name))
@@ -205,10 +245,13 @@ class Place:
 
     def model(self, digest: str) -> Path:
         """Local folder of the copy of a model; of an object store's it is fetched once."""
-        name = f"{MODELS}/{digest[:20]}"
+        return self.kept_folder(f"{MODELS}/{digest[:20]}", digest)
+
+    def kept_folder(self, name: str, key: str) -> Path:
+        """Local path of a folder; of an object store's its files are fetched once, into a folder by ``key``."""
         if self.local is not None:
             return self.local / name
-        folder = self.derived(digest)
+        folder = self.derived(key)
         for path in self.names(name):
             target = folder / path
             if not target.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -29,7 +30,7 @@ from mclstexp.index.store.genes import read_genes
 from mclstexp.index.store.hashes import check_manifest
 from mclstexp.index.store.identity import ReferenceIdentity
 from mclstexp.index.store.matrix import RowMatrix
-from mclstexp.index.store.place import TABLE, Place
+from mclstexp.index.store.place import EXPRESSION, TABLE, Place
 from mclstexp.index.store.schema import SlideEntry, matrix
 from mclstexp.index.store.table import ROW_ID, Table
 from mclstexp.panel import GenePanel
@@ -120,6 +121,32 @@ class Snapshot:
         """
         self.identity.check(identity, self.root)
 
+    # --- what was left out where it was published
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """Of a published copy: what it was made from, and what was left out; else empty."""
+        return dict(self.metadata.get("published", {}))
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether raw counts are there: they may have been left out where the reference was published."""
+        return "counts" not in self.published.get("left_out", ())
+
+    def require_counts(self, what: str) -> None:
+        """Refuse what needs counts where they were left out.
+
+        Raises
+        ------
+        InputError
+            Says what is there.
+        """
+        if not self.has_counts:
+            raise InputError(
+                f"{what} needs raw counts, and {self.root} was published without them: the "
+                f"{len(self.identity.panel)} genes of its panel can be had, on the scale of its model."
+            )
+
     # --- what is derived from this version
 
     @property
@@ -152,8 +179,9 @@ class Snapshot:
         if self._entries is not None:
             return tuple(self._entries)
         values = self.kept("slides")
-        if values is not None:
-            return tuple(SlideEntry(**item) for item in values["slides"])
+        with contextlib.suppress(KeyError, TypeError):  # a list of another program's, or of somebody who forged it
+            if values is not None:
+                return tuple(SlideEntry(**item) for item in values["slides"])
         entries = tuple(self.table.slides())
         self._keep_slides(entries)
         return entries
@@ -229,13 +257,14 @@ class Snapshot:
 
     @cached_property
     def genes(self) -> GenePanel:
-        """Every gene that some slide measured, by symbol."""
+        """Every gene that some slide measured, by symbol; without counts those of the panel alone."""
         known: dict[str, str] = {}
         for digest in sorted(self.panels):
             panel = self.panels[digest]
             for symbol, ensembl in zip(panel.symbols, panel.ensembl, strict=True):
                 known[symbol] = known.get(symbol) or ensembl
-        return GenePanel(tuple(sorted(known)), tuple(known[symbol] for symbol in sorted(known)))
+        wanted = [s for s in sorted(known) if self.has_counts or s in self.identity.panel.position]
+        return GenePanel(tuple(wanted), tuple(known[symbol] for symbol in wanted))
 
     # --- spots
 
@@ -266,7 +295,14 @@ class Snapshot:
         return table.select(list(columns))
 
     def counts(self, row_ids: IdArray) -> Iterator[SlideCounts]:
-        """Read the counts of ascending, different ids, slide by slide."""
+        """Read the counts of ascending, different ids, slide by slide.
+
+        Raises
+        ------
+        InputError
+            When they were left out where the reference was published.
+        """
+        self.require_counts("This")
         columns = ["count_genes", "count_values", "total_counts", "panel_counts"]
         table = self._take(row_ids, columns)
         numbers = self.slide_numbers(row_ids)
@@ -320,15 +356,33 @@ class Snapshot:
         panel = self.identity.panel
         key = {"reference_id": self.reference_id, "genes": panel.digest, "normalisation": to_dict(self.normalisation)}
         folder = self.derived / f"expression-{sha256_bytes(canonical_json(key).encode())[:16]}"
+        if not self.has_counts:
+            folder = self.place.kept_folder(EXPRESSION, self.reference_id)
         return RowMatrix(folder, key, "<f2", len(panel))
 
     def panel_expression(self, entry: SlideEntry) -> HalfArray:
-        """Read ``(n_spots, len(panel))`` float16 expression of a slide from the table."""
+        """Read ``(n_spots, len(panel))`` float16 expression of a slide, of its counts or in their place."""
         panel = self.identity.panel
+        if not self.has_counts:
+            self.fill_cache()
+            return np.asarray(self.expression_cache.values()[slice(*entry.rows)])
         return self.expression(np.arange(*entry.rows), panel, self.normalisation).dense(0, len(panel))
 
     def fill_cache(self, *, on_progress: Progress | None = None) -> str:
-        """Complete the copy of the panel's expression; returns why it could not be written, or ""."""
+        """Complete the copy of the panel's expression; returns why it could not be written, or "".
+
+        Raises
+        ------
+        FormatError
+            When a part is missing or damaged that was published in the place of counts.
+        """
+        if not self.has_counts:
+            if self.expression_cache.missing(self.entries):
+                raise FormatError(
+                    f"Reference {self.root}: {EXPRESSION} is missing or damaged, and the counts that it was made of "
+                    "were left out; fetch the reference again."
+                )
+            return ""
         try:
             self.expression_cache.fill(self.entries, self.panel_expression, on_progress=on_progress)
         except OSError as error:

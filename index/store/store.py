@@ -92,9 +92,16 @@ class ReferenceStore(_Readable):
 
     @classmethod
     def open(
-        cls, path: Target, *, version: int | str | None = None, options: Mapping[str, str] | None = None
+        cls,
+        path: Target,
+        *,
+        version: int | str | None = None,
+        options: Mapping[str, str] | None = None,
+        origin: str = "",
     ) -> ReferenceStore:
         """Open the newest version, or an earlier one by its number or tag (then nothing can be written).
+
+        ``origin`` is the address of what the folder is a copy of.
 
         Raises
         ------
@@ -103,7 +110,7 @@ class ReferenceStore(_Readable):
         FormatError
             When the reference is damaged or of another format version.
         """
-        newest = Snapshot.at(Place(path, options))
+        newest = Snapshot.at(Place(path, options, origin=origin))
         if version is None:
             return cls(newest)
         number = resolve_version(newest, version)
@@ -144,7 +151,7 @@ class ReferenceStore(_Readable):
         command: str = "",
     ) -> AddReport:
         """Add slides that come one at a time; see `writer.add_records`."""
-        self._refuse_pinned()
+        self.require_growth()
         report = add_records(self.place, records, replace=replace, message=message, command=command)
         self._show_newest()
         return report
@@ -190,7 +197,19 @@ class ReferenceStore(_Readable):
         index_table(self.place)
         self._show_newest()
 
+    def require_growth(self) -> None:
+        """Refuse to add to what is only read.
+
+        Raises
+        ------
+        InputError
+            An earlier version is open; the reference is published, or was published without counts.
+        """
+        self._refuse_pinned()
+        self.require_counts("Adding slides")
+
     def _refuse_pinned(self) -> None:
+        self.place.require_writable()
         if self.pinned:
             raise InputError(
                 f"Version {self.version} of {self.root} was opened to be read; open the newest version, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mclstexp.index.store.format import FORMAT_VERSION
-from mclstexp.index.store.place import MODELS, TABLE_FOLDER, Place
+from mclstexp.index.store.place import EXPRESSION, MODELS, TABLE_FOLDER, Place
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.table import Commit
 from mclstexp.slide import count_patients
@@ -23,6 +23,7 @@ def describe(store: ReferenceStore) -> dict[str, Any]:
         "version": store.version,
         "time": last.time,
         "message": last.message,
+        "published": dict(store.published),
         "tags": {name: version for name, version in store.tags().items() if version == store.version},
         "n_spots": store.n_spots,
         "n_slides": len(store.entries),
@@ -52,10 +53,10 @@ def describe(store: ReferenceStore) -> dict[str, Any]:
 def disk_use(place: Place, reference_id: str) -> dict[str, int]:
     """Bytes by part; files with holes count what they occupy. Of an object store only what is derived is counted."""
     parts = {"tables": 0, "index": 0, "expression": 0, "models": 0, "other": 0}
-    names = {TABLE_FOLDER: "tables", MODELS: "models", "keys": "index", "expression": "expression"}
+    names = {TABLE_FOLDER: "tables", MODELS: "models", EXPRESSION: "expression", "keys": "index"}
     derived = place.derived(reference_id)
     for path in files_below(derived) | (files_below(place.local) if place.local is not None else set()):
-        above = derived if path.is_relative_to(derived) else place.root
+        above = derived if path.is_relative_to(derived) else place.local or derived
         top = path.relative_to(above).parts[0]
         part = names.get(top.partition("-")[0] if above == derived else top, "other")
         parts[part] += min(path.stat().st_size, path.stat().st_blocks * 512)

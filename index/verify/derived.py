@@ -36,9 +36,12 @@ class Copies:
             for held in (self._keys, self._expression)
         }
 
-    def compare(self, piece: SlideCounts, row_ids: IdArray, embedding: FloatArray) -> None:
-        """Compare some rows of a slide, which follow each other."""
-        self._compare(self._keys, piece.entry, row_ids, lambda: embedding)
+    def compare_keys(self, entry: SlideEntry, row_ids: IdArray, embedding: FloatArray) -> None:
+        """Compare the keys of some rows of a slide, which follow each other."""
+        self._compare(self._keys, entry, row_ids, lambda: embedding)
+
+    def compare_expression(self, piece: SlideCounts, row_ids: IdArray) -> None:
+        """Compare the expression of such rows."""
         self._compare(self._expression, piece.entry, row_ids, lambda: self._derived(piece))
 
     def _derived(self, piece: SlideCounts) -> NDArray[Any]:
@@ -65,7 +68,8 @@ def check_derived(newest: Snapshot, report: Report) -> None:
     for path in sorted(newest.derived.glob("[!.]*.json")):
         if read_digested(path) is None:
             report.add("derived", _name(newest, path), "the kept value is damaged")
-    for held in (newest.keys_file, newest.expression_cache):
+    # What was published in the place of counts is no copy: the records of hashes have it.
+    for held in (newest.keys_file, *([newest.expression_cache] if newest.has_counts else [])):
         name = _name(newest, held.folder)
         for file, problem in held.problems():
             report.add("derived", f"{name}/{file}", problem)

@@ -20,10 +20,11 @@ from mclstexp.types import Progress
 
 
 def verify(
-    target: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     repair: bool = False,
     options: Mapping[str, str] | None = None,
+    origin: str = "",
     on_progress: Progress | None = None,
 ) -> Report:
     """Check hashes, versions, rows, tags, what belongs to no version, and everything derived.
@@ -35,6 +36,8 @@ def verify(
         mended is marked so. Damage to the rows themselves cannot be mended.
     options
         An object store's; what they lack comes from the environment.
+    origin
+        Address of what the folder is a copy of.
 
     Raises
     ------
@@ -45,7 +48,7 @@ def verify(
     StorageError
         When an object store cannot be used.
     """
-    place = Place(target, options)
+    place = Place(path, options, origin=origin)
     place.check_reachable()
     refuse_version_1(place)
     if place.local is not None and not place.local.is_dir():

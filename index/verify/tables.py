@@ -55,8 +55,9 @@ def check_spots(newest: Snapshot, report: Report, *, on_progress: Progress | Non
             part = table.slice(int(rows[0]), len(rows))
             seen = {int(number): seen.get(int(number), set())}
             piece = _check_part(newest, newest.entries[number], part, seen[int(number)], report)
+            copies.compare_keys(newest.entries[number], row_ids[rows], embedding[rows])
             if piece is not None:
-                copies.compare(piece, row_ids[rows], embedding[rows])
+                copies.compare_expression(piece, row_ids[rows])
         report.n_spots = done
         if on_progress is not None:
             on_progress("reading spots", done, newest.n_spots)
@@ -65,7 +66,7 @@ def check_spots(newest: Snapshot, report: Report, *, on_progress: Progress | Non
 def _check_part(
     newest: Snapshot, entry: SlideEntry, part: pa.Table, seen: set[str], report: Report
 ) -> SlideCounts | None:
-    """Check some rows of a slide; return their counts where they can be decoded."""
+    """Check some rows of a slide; return their counts where there are any that can be decoded."""
     for column in SLIDE_COLUMNS:
         if not _constant(part[column], getattr(entry, column)):
             report.add(
@@ -76,6 +77,8 @@ def _check_part(
     if repeated:
         report.add("duplicate-spot", TABLE_FOLDER, f"slide {entry.slide_id} has spot {repeated[0]!r} more than once")
     seen.update(names)
+    if not newest.has_counts:
+        return None
     try:
         widths = (entry.gene_width, entry.value_width)
         counts = decode_counts(part["count_genes"], part["count_values"], widths, entry.n_genes)

@@ -74,17 +74,43 @@ class Draft:
     without_image: str = "no image: counts only."
 
 
-def build_slide(draft: Draft, *, mpp: float | None = None, mpp_from: MppSource | None = None) -> Slide:
+@dataclass(frozen=True)
+class PixelSize:
+    """What the user said of a slide's pixel size.
+
+    Attributes
+    ----------
+    mpp
+        The size in um, or None.
+    believed
+        Which size is right where the given one, the files' and the pitch's disagree; None where nobody said.
+    """
+
+    mpp: float | None = None
+    believed: MppSource | None = None
+
+    def or_else(self, mpp: float | None) -> PixelSize:
+        """Return the same with a size from a table of the slides, where none was given."""
+        return self if self.mpp is not None else PixelSize(mpp, self.believed)
+
+    def over(self, stated: float | None) -> float | None:
+        """Return the given size or that of the files, whichever goes first, before there are spots with a pitch."""
+        first, second = (stated, self.mpp) if self.believed == "file" else (self.mpp, stated)
+        return first if first is not None else second
+
+
+NOTHING_SAID = PixelSize()
+
+
+def build_slide(draft: Draft, size: PixelSize = NOTHING_SAID) -> Slide:
     """Join counts and coordinates, settle the pixel size, and check that the spots lie inside the image.
 
     Parameters
     ----------
     draft
         The parts.
-    mpp
-        Pixel size in um that the user gave.
-    mpp_from
-        Which pixel size the user believes where they disagree.
+    size
+        What the user said of the pixel size.
 
     Raises
     ------
@@ -97,11 +123,11 @@ def build_slide(draft: Draft, *, mpp: float | None = None, mpp_from: MppSource |
         coords.check()
     pixel_size, source, mpp_notes = resolve_mpp(
         draft.slide_id,
-        given=mpp,
+        given=size.mpp,
         image=draft.image,
         stated=draft.stated_mpp,
         pitch=coords.mpp_from_pitch(),
-        believed=mpp_from,
+        believed=size.believed,
         strict=draft.layout == "query",
     )
     with naming(f"Slide {draft.slide_id}"):

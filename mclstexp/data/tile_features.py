@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mclstexp.data.anndata_file import reason
 from mclstexp.data.apart.worker import opened_hdf5
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates, naming
@@ -112,7 +112,7 @@ class TileFeatures:
             without_image="no image: the features alone.",
         )
         with naming(self.name):
-            return build_slide(draft, mpp=mpp, mpp_from=mpp_from)
+            return build_slide(draft, PixelSize(mpp, mpp_from))
 
 
 def read_features(path: StrPath, *, tile_px: float | None = None, encoder: str = "") -> TileFeatures:

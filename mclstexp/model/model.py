@@ -24,6 +24,7 @@ from mclstexp.model.image.cache import Cache, feature_cache
 from mclstexp.model.image.cost import Cost
 from mclstexp.model.image.digest import PREFIX, member_digests, state_digest
 from mclstexp.model.image.kept import is_kept, kept_features
+from mclstexp.model.linear_features import Features, HeldFeatures, Plan
 from mclstexp.model.space.base import Space, fused_keys
 from mclstexp.model.space.shared import SharedSpace
 from mclstexp.panel import GenePanel
@@ -37,6 +38,9 @@ if TYPE_CHECKING:  # torch and timm take seconds to load, and a query whose feat
 
     from mclstexp.model.image.encoder import ImageEncoder
 
+
+HELD_BYTES = 2 * 10**9
+"""Bytes up to which the features of a slide's spots are held, and cached, where tissue is encoded tile by tile."""
 
 _MISFITS = (
     LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError, InputError
@@ -195,6 +199,23 @@ class Model:
 
         return slide_features(slide, self.encoder, self.config.patch, cache=self._cache, on_progress=on_progress)
 
+    def seen(self, slide: Slide, *, on_progress: Progress | None = None) -> Features:
+        """Return a slide's image features, or, where they would not fit into memory, what the model asks of them.
+
+        They would not where tissue is encoded tile by tile and the spots are so many that their features take more than
+        `HELD_BYTES`: then they are added up as they come, and not cached.
+        """
+        asks, known = self.space.asks, self.calibration
+        if asks is None or not self.config.encoder.dense or 4 * len(slide) * len(asks[0]) <= HELD_BYTES:
+            return HeldFeatures(self.features(slide, on_progress=on_progress))
+        from mclstexp.model.image.features import summed_features
+
+        origin, maps = asks
+        plan = Plan(origin, maps)
+        if known is not None:
+            plan = Plan(origin, (*maps, known.distance.scaled_axes), known.distance.mean, known.distance.scale)
+        return summed_features(slide, self.encoder, self.config.patch, plan, on_progress=on_progress)
+
     def cost(self, slides: Sequence[Slide]) -> Cost:
         """Return what encoding slides costs: their patches that are not cached, and how long they take here.
 
@@ -227,7 +248,7 @@ class Model:
         InputError
             When the slide has no image, or no pixel size where the patch is defined in um.
         """
-        return self.space.embed_images(self.features(slide, on_progress=on_progress), slide)
+        return self.space.embed_images(self.seen(slide, on_progress=on_progress), slide)
 
     def embed_spots(self, slide: Slide) -> FloatArray:
         """Return unit embeddings ``(n, d)`` float32 of a slide's spots, from counts and positions.
@@ -250,7 +271,7 @@ class Model:
         spot = self.embed_spots(slide)
         if slide.image is None:
             return Keys(spot, None)
-        features, known = self.features(slide, on_progress=on_progress), self.calibration
+        features, known = self.seen(slide, on_progress=on_progress), self.calibration
         image = self.space.embed_images(features, slide)
         familiarity = None if known is None else known.familiarity(known.distance(features))
         return Keys(fused_keys(spot, image, self.config.key_mix), image, familiarity)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from mclstexp.config import Normalisation
 from mclstexp.panel import GenePanel
@@ -16,6 +17,12 @@ from mclstexp.types import BoolArray, FloatArray, IdArray
 
 SPREAD_VALUES = 500_000
 """Values gathered at a time for the spread: few enough to stay in the processor's cache."""
+
+FEW_NEIGHBOURS = 200_000
+"""Neighbours of all queries up to which SciPy sums on one thread: torch would take longer to load."""
+
+FEW_VALUES = 20_000_000
+"""Values that SciPy's way holds at once, as float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +34,12 @@ class Moments:
 
 
 def weighted_sums(
-    values: NDArray[np.floating], positions: NDArray[np.int64], weights: FloatArray, *, squares: bool = True
+    values: NDArray[np.floating],
+    positions: NDArray[np.int64],
+    weights: FloatArray,
+    *,
+    squares: bool = True,
+    few: bool | None = None,
 ) -> Moments:
     """Sum neighbours' values, weighted.
 
@@ -40,17 +52,46 @@ def weighted_sums(
     weights
         ``(n, k)`` float32.
     squares
-        Sum the squares as well. Without it one pass at memory speed does; its result is rounded to the type of
-        ``values`` once.
+        Sum the squares as well. Without it one pass at memory speed does; where there is much to sum, its result is
+        rounded to the type of ``values`` once.
+    few
+        Whether to sum without torch; None goes by `FEW_NEIGHBOURS`. The last bits differ.
     """
+    if not len(positions) or not positions.shape[1] or not len(values):
+        empty = np.zeros((len(positions), values.shape[1]), np.float32)
+        return Moments(empty, empty.copy() if squares else None)
+    if positions.size <= FEW_NEIGHBOURS if few is None else few:
+        return _sums_of_few(values, positions, weights, squares)
+    return _sums_of_many(values, positions, weights, squares)
+
+
+def _sums_of_few(
+    values: NDArray[np.floating], positions: NDArray[np.int64], weights: FloatArray, squares: bool
+) -> Moments:
+    """Sum as products with a sparse matrix of the weights, some genes at a time."""
+    (n, k), n_genes = positions.shape, values.shape[1]
+    rows, local = np.unique(positions, return_inverse=True)
+    spread = sparse.csr_matrix((weights.ravel(), local.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(rows)))
+    sums = np.empty((n, n_genes), np.float32)
+    second = np.empty_like(sums) if squares else None
+    step = max(1, FEW_VALUES // len(rows))
+    for start in range(0, n_genes, step):
+        genes = slice(start, start + step)
+        table = values[rows, genes].astype(np.float32)
+        sums[:, genes] = spread @ table
+        if second is not None:
+            second[:, genes] = spread @ np.square(table, out=table)
+    return Moments(sums, second)
+
+
+def _sums_of_many(
+    values: NDArray[np.floating], positions: NDArray[np.int64], weights: FloatArray, squares: bool
+) -> Moments:
     import torch
 
     table = torch.from_numpy(values)
     where, weight = torch.from_numpy(np.ascontiguousarray(positions)), torch.from_numpy(weights)
     bag = torch.nn.functional.embedding_bag
-    if not len(positions) or not positions.shape[1] or not len(values):
-        empty = np.zeros((len(positions), values.shape[1]), np.float32)
-        return Moments(empty, empty.copy() if squares else None)
     if not squares:
         result = bag(where, table, mode="sum", per_sample_weights=weight.to(table.dtype))
         return Moments(result.float().numpy(), None)
@@ -104,19 +145,20 @@ def weighted_mean(
     share: FloatArray | None = None,
     min_share: float = 0.0,
     sd: bool = True,
+    few: bool | None = None,
 ) -> WeightedMean:
     """Average neighbours' expression; a neighbour that did not measure a gene takes no part in that gene.
 
     Parameters
     ----------
-    values, positions, weights
+    values, positions, weights, few
         As in `weighted_sums`; values are 0 where a gene was not measured.
     share
         ``(n, n_genes)`` weight of the neighbours that measured each gene; None when all did.
     min_share
         Below this share a gene is missing (NaN).
     """
-    moments = weighted_sums(values, positions, weights, squares=sd)
+    moments = weighted_sums(values, positions, weights, squares=sd, few=few)
     total = weights.sum(axis=1, keepdims=True) if share is None else share
     enough = (total > 0) & (total >= min_share)
     divisor = np.where(enough, total, 1.0).astype(np.float32)
@@ -177,6 +219,7 @@ def average(
             share=None if share is None else share[block.queries, block.genes],
             min_share=options.min_measured,
             sd=options.sd,
+            few=ids.size <= FEW_NEIGHBOURS,  # of all queries and genes, so that blocks of them change no bit
         )
         mean[block.queries, block.genes] = result.mean
         if sd is not None and result.sd is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,35 +13,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mclstexp.config import Normalisation
-from mclstexp.data.anndata_file import read_anndata, write_h5ad
-from mclstexp.data.plain_h5ad import read_plain
+from mclstexp.data.anndata_file import read_anndata
+from mclstexp.data.plain_h5ad import read_plain, write_plain
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
+from mclstexp.predict.consistency import check_evidence, check_shapes
 from mclstexp.predict.contributions import GeneSource, Group, gene_contributions, weights_by
 from mclstexp.predict.evidence import (
     NEIGHBOUR_SCHEMA,
     SHOWN,
     check_one_run,
     completed,
-    lacking,
     neighbours_path,
     read_neighbours,
     spot_neighbours,
 )
 from mclstexp.predict.formats.geojson import ObjectType, to_geojson
-from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata
+from mclstexp.predict.formats.scanpy import LAYERS, fields_of, to_anndata, to_plain
 from mclstexp.predict.formats.spatial import to_spatialdata
 from mclstexp.predict.formats.tables import to_dataframe
 from mclstexp.predict.formats.tiles import to_wsidata
 from mclstexp.settings import from_dict
 from mclstexp.slide import SlideImage
 from mclstexp.storage import TEMPORARY, check_output, storage_errors
-from mclstexp.text import counted, duplicates
+from mclstexp.text import counted
 from mclstexp.types import BoolArray, FloatArray, StrPath
 
 if TYPE_CHECKING:
@@ -136,56 +134,9 @@ class Prediction:
         for name in ("array_row", "array_col"):
             if getattr(self, name) is not None:
                 set_(self, name, np.asarray(getattr(self, name), dtype=np.int64))
-        self._check_shapes()
-        self._check_evidence()
+        check_shapes(self)
+        check_evidence(self)
         set_(self, "evidence", completed(self.evidence))
-
-    def _check_shapes(self) -> None:
-        n, g = len(self.spot_ids), len(self.genes)
-        for name in ("mean", *LAYERS):
-            values = getattr(self, name)
-            if values is not None and values.shape != (n, g):
-                raise InputError(f"A prediction of {n} spots and {g} genes has {name} of shape {values.shape}.")
-        if self.xy_px.shape != (n, 2):
-            raise InputError(f"A prediction of {n} spots has coordinates of shape {self.xy_px.shape}.")
-        lost = int((~np.isfinite(self.xy_px).all(axis=1)).sum())
-        if lost:
-            raise InputError(
-                f"A prediction of {n} spots has {lost} with NaN or infinite coordinates; repeat mst query."
-            )
-        if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != n):
-            raise InputError(f"A prediction of {n} spots has embeddings of shape {self.embedding.shape}.")
-        columns = {"array_row": self.array_row, "array_col": self.array_col, **self.obs}
-        for name, column in columns.items():
-            if column is not None and len(column) != n:
-                raise InputError(f"A prediction of {n} spots has {len(column)} values of {name}.")
-        for name, column in self.var.items():
-            if len(column) != g:
-                raise InputError(f"A prediction of {g} genes has {len(column)} values of {name}.")
-        repeated = duplicates(self.spot_ids.tolist())
-        if repeated:
-            raise InputError(f"{len(repeated)} spot ids of a prediction occur more than once, e.g. {repeated[0]!r}.")
-
-    def _check_evidence(self) -> None:
-        if not self.slide_id or "/" in self.slide_id:
-            raise InputError(f"A prediction needs the name of its slide, without a slash; got {self.slide_id!r}.")
-        if (self.thumbnail is None) != (self.thumbnail_scale is None):
-            raise InputError("A thumbnail and its scale go together: one of them is missing.")
-        if self.thumbnail is not None and (self.thumbnail.ndim != 3 or self.thumbnail.dtype != np.uint8):
-            shape, dtype = self.thumbnail.shape, self.thumbnail.dtype
-            raise InputError(f"A thumbnail is (h, w, 3) uint8, got {shape} {dtype}.")
-        absent = lacking(self.evidence)
-        if absent:
-            raise InputError(f"The table of neighbours lacks the columns {', '.join(absent)}.")
-        unknown = set(pc.unique(self.evidence["query_spot"]).to_pylist()) - set(self.spot_ids.tolist())
-        if unknown:
-            raise InputError(f"The table of neighbours names {len(unknown)} unknown spots, e.g. {min(unknown)!r}.")
-        try:
-            json.dumps(dict(self.settings))
-        except TypeError as error:
-            raise InputError(f"A prediction's settings must be JSON values: {error}.") from error
-        if not self.scale:
-            raise InputError("A prediction's settings must say its scale or its normalisation.")
 
     def __len__(self) -> int:
         return len(self.spot_ids)
@@ -382,10 +333,10 @@ class Prediction:
             pq.write_table(self.evidence, parquet, compression="zstd")
             whole = parquet.getvalue().to_pybytes()
             table.write_bytes(whole)
-            adata = self.to_anndata()
+            plain = to_plain(self)
             # A crash between the two renames leaves files of two runs; the digest lets the reader see that.
-            adata.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
-            write_h5ad(adata, h5ad)
+            plain.uns["mclstexp"]["neighbours_sha256"] = hashlib.sha256(whole).hexdigest()
+            write_plain(plain, h5ad)
             table.replace(beside)
             h5ad.replace(path)
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from mclstexp.config import ModelConfig, Normalisation, RetrievalConfig
+from mclstexp.model.linear_features import Seen
 from mclstexp.model.space.base import Space
 from mclstexp.panel import GenePanel
 from mclstexp.predict.average import AverageOptions, average
@@ -44,7 +45,7 @@ class Query:
     """
 
     embedding: FloatArray
-    features: FloatArray
+    features: Seen
     genes: GenePanel
     rule: Normalisation
     retrieval: RetrievalConfig

@@ -10,6 +10,9 @@ import pytest
 from commands import VARIABLES, command
 
 from mclstexp.cli.app import app
+from mclstexp.data.synthetic import CohortPaths
+from mclstexp.index.search import faiss_gpu
+from mclstexp.predict.prediction import Prediction
 
 VERBS = [str(registered.name) for registered in app.registered_commands]
 SHORT = {
@@ -80,12 +83,37 @@ def test_completion_can_be_shown_and_the_version_asked() -> None:
     assert re.fullmatch(r"mst \d+\.\d+\S*\n", run("--version"))
 
 
+LOADED = (
+    "import atexit, os; from mclstexp.cli.app import main\n"
+    "atexit.register(lambda: print('heavy:', *(name for name in {heavy!r} if name in sys.modules)))\n"
+    "main()"
+)
+"""A program that runs the command and says which modules it loaded."""
+
+
 @pytest.mark.parametrize("verb", ["info", "cohorts", "history", "tag", "verify"])
 def test_looking_after_a_reference_loads_no_model(built: Path, verb: str) -> None:
     heavy = ("torch", "timm", "anndata", "scanpy", "sklearn", "matplotlib")
-    code = (
-        "import atexit, os; from mclstexp.cli.app import main\n"
-        f"atexit.register(lambda: print('heavy:', *(name for name in {heavy!r} if name in sys.modules)))\n"
-        "main()"
-    )
-    assert run(verb, "-r", str(built / "reference"), code=code).splitlines()[-1].split() == ["heavy:"]
+    assert run(verb, "-r", str(built / "reference"), code=LOADED.format(heavy=heavy)).splitlines()[-1].split() == [
+        "heavy:"
+    ]
+
+
+def test_a_query_of_cached_features_loads_nothing_that_takes_seconds(
+    built: Path, world: CohortPaths, cache: Path, tmp_path: Path
+) -> None:
+    """Both torch and anndata, whose import takes longer than the query; and faiss, where there is no GPU."""
+    heavy = ("torch", "timm", "anndata", "zarr", "dask", "scanpy", "sklearn", "numba", "matplotlib", "lancedb")
+    heavy += ("faiss",) if not faiss_gpu.count_gpus() else ()
+    words = [world.query_image, world.query_coords, "-r", built / "reference", "-o", tmp_path / "p.h5ad", "--quiet"]
+    said = run("query", *map(str, words), code=LOADED.format(heavy=heavy), MST_CACHE=str(cache))
+    assert said.splitlines()[-1].split() == ["heavy:"]
+    assert Prediction.load(tmp_path / "p.h5ad").mean.shape == Prediction.load(built / "p.h5ad").mean.shape
+
+
+def test_a_map_of_a_gene_loads_no_reader_of_slides(built: Path, tmp_path: Path) -> None:
+    gene = Prediction.load(built / "p.h5ad").genes.symbols[0]
+    heavy = ("torch", "anndata", "scanpy", "sklearn", "scipy.fft", "scipy.ndimage", "mclstexp.data.readers", "lance")
+    words = ["--gene", gene, "-o", str(tmp_path / "p.png"), "--dpi", "50", "--quiet"]
+    said = run("plot", str(built / "p.h5ad"), *words, code=LOADED.format(heavy=heavy))
+    assert said.splitlines()[-1].split() == ["heavy:"]

@@ -169,7 +169,7 @@ def test_an_address_that_holds_no_reference(mst: Run, tmp_path: Path) -> None:
 
 def test_storage_options_are_for_object_stores(mst: Run, tmp_path: Path) -> None:
     said = usage_of(mst("info", tmp_path, "--storage-option", "aws_region=x", ok=False))
-    assert "of use for a reference in an object store" in said
+    assert "of use for a reference at a URI" in said
     for pair in ("aws_region", "=x", "aws_region="):
         said = usage_of(mst("info", "s3://bucket/ref", "--storage-option", pair, ok=False))
         assert "is no KEY=VALUE" in said

@@ -223,3 +223,9 @@ def test_the_real_copy_is_what_was_published(shared, tmp_path):
         4, ["ST-cluster", "ST-cnts", "ST-imgs", "ST-spotfiles"],
     )  # fmt: skip
     assert all(file.sha256 for file in done.files)
+
+
+def test_a_file_that_is_shorter_than_it_says_is_refused(one, tmp_path):
+    with pytest.raises(DownloadError, match="is not what was published"):
+        fetch_files([_file(one, size=len(CONTENT) + 7)], tmp_path)
+    assert _files(tmp_path) == []

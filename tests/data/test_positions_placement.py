@@ -52,7 +52,33 @@ def test_misplaced_spots_are_told_and_how(words):
     assert placement.verdict == "wrong"
     assert placement.contrast < placement.best
     assert words in placement.change
-    assert f"{placement.share:.0%} of the spots' area" in str(placement)
+    assert f"{placement.best_share:.0%} of the spots' area" in str(placement)
+    assert f"in place of {placement.share:.0%}" in str(placement)
+
+
+def turned(xy, degrees):
+    angle = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return (xy - CENTRE) @ matrix.T + CENTRE
+
+
+@pytest.mark.parametrize("centre", [CENTRE, np.argwhere(MASK)[:, ::-1].mean(axis=0)], ids=["image", "tissue"])
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_a_scale_about_any_place_is_refused_though_all_spots_lie_on_tissue(factor, centre):
+    placement = judge(MASK, (SIDE, SIDE), (SPOTS - centre) * factor + centre)
+    assert placement.verdict == "wrong"
+    assert float(placement.change.split()[0]) == pytest.approx(1 / factor, rel=0.04)
+    # What is said has to point the right way, though fewer of the spots would lie on tissue.
+    assert placement.best_share - placement.best < placement.share - placement.contrast or factor > 1
+    assert "of the empty places' would then be tissue, in place of" in str(placement)
+
+
+@pytest.mark.parametrize("degrees", [-10, 8])
+def test_a_turn_of_a_few_degrees_is_told_and_undone(degrees):
+    placement = judge(MASK, (SIDE, SIDE), turned(SPOTS, degrees))
+    assert placement.verdict in ("doubtful", "wrong")
+    assert placement.change.startswith("turned by")
+    assert float(placement.change.split()[2]) == pytest.approx(-degrees, abs=3)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.15])
@@ -150,6 +176,24 @@ def test_pixel_sizes_that_disagree_are_shown_and_the_option_settles_them(tmp_pat
         read_query(image, path, mpp_from="pitch")
 
 
+def hexagonal(pitch, n=(24, 30)):
+    rows, cols = np.mgrid[: n[0], : n[1]]
+    return np.column_stack([((cols + rows % 2 / 2) * pitch).ravel(), (rows * pitch * np.sqrt(3) / 2).ravel()]) + 10.0
+
+
+def test_hexagonal_spots_at_another_distance_than_visiums_are_doubted(tmp_path):
+    """No outline tells here: the array is whole, and all of it on tissue."""
+    image = ArrayImage(np.full((SIDE, SIDE, 3), (190, 90, 160), dtype=np.uint8), mpp=10.0, name="S1")
+    for pitch, doubted in ((10.0, False), (10.3, False), (8.0, True), (12.5, True)):
+        xy = hexagonal(pitch)
+        path = coords(tmp_path / "a.csv", xy / 3)
+        doubts = [note for note in read_query(image, path).notes if "hexagonal array" in note]
+        assert len(doubts) == doubted
+        assert all(f"{10 * pitch:.3g} um apart" in note and f"by {10 / pitch:.3g}" in note for note in doubts)
+    square = coords(tmp_path / "b.csv", array((10.0, 10.0)) * 0.8 / 3)
+    assert not any("hexagonal" in note for note in read_query(image, square).notes)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["C5", "C6"])
 def test_a_real_section_mirrored_moved_and_rescaled(shared, name):
@@ -162,3 +206,5 @@ def test_a_real_section_mirrored_moved_and_rescaled(shared, name):
     assert judge(mask, size, xy).verdict == "right"
     for wrong in (xy * (-1, 1) + (size[0], 0), xy + np.array([5 * pitch, 0]), xy * 0.8):
         assert judge(mask, size, wrong).verdict == "wrong"
+    centre = np.array(size) / 2
+    assert judge(mask, size, (xy - centre) * 0.8 + centre).verdict in ("doubtful", "wrong")

@@ -1,6 +1,8 @@
 """Readers: mixtures of layouts, what is asked for, and the real slides."""
 
+import numpy as np
 import pytest
+import zarr
 from layouts import (
     N,
     legacy_ids,
@@ -15,6 +17,7 @@ from layouts import (
 
 from mclstexp.data.readers import inspect_slides, read_slides
 from mclstexp.data.readers.discover import LAYOUTS
+from mclstexp.data.readers.source import find_image
 from mclstexp.errors import InputError
 
 
@@ -117,3 +120,41 @@ def test_real_slides(shared):
     (v3,) = read_slides(shared / "space_ranger_v3")
     assert len(v3) == 2898
     assert len(v3.spots.genes) == 19465 - 11  # eleven symbols name two genes
+
+
+def test_an_image_may_be_a_folder_of_zarr_or_of_dicom(tmp_path):
+    pixels = zarr.open_group(tmp_path / "S1.ome.zarr", mode="w", zarr_format=2)
+    pixels.create_array("0", data=np.full((3, 300, 400), 200, dtype=np.uint8))
+    axes = [{"name": "c"}, *({"name": name, "type": "space", "unit": "micrometer"} for name in "yx")]
+    scale = {"type": "scale", "scale": [1, 0.5, 0.5]}
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    pixels.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    save_h5ad(tmp_path / "S1.h5ad")
+    (slide,) = read_slides(tmp_path)
+    assert (type(slide.image).__name__, slide.mpp_source) == ("ZarrImage", "file")
+    (tmp_path / "S1").mkdir()
+    assert find_image(tmp_path, "S1") == tmp_path / "S1.ome.zarr"  # a folder of nothing is no image
+    (tmp_path / "S1" / "a.dcm").touch()
+    with pytest.raises(InputError, match=r"several images \(S1, S1\.ome\.zarr\)"):
+        find_image(tmp_path, "S1")
+    assert find_image(tmp_path, "S2") is None
+    assert find_image(tmp_path / "S1") == tmp_path / "S1"
+    (tmp_path / "S2.zarr").mkdir()
+    (tmp_path / "S2.zarr" / "zarr.json").write_text('{"attributes": {"spatialdata_attrs": {}}}')
+    assert find_image(tmp_path, "S2") is None  # a store of other things is none either
+
+
+def test_which_pixel_size_is_right_holds_for_reference_slides_as_well(tmp_path):
+    refs = make_her2st(tmp_path, names=("A1",), with_image=())
+    save_image(refs / "ST-imgs" / "A" / "A1" / "he.tif", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    with pytest.raises(InputError, match=r"Slide A1: pixel sizes disagree: .*--mpp-from given, file or pitch"):
+        read_slides(refs)
+    sizes = {believed: read_slides(refs, mpp_from=believed)[0] for believed in ("file", "pitch")}
+    assert {name: (slide.mpp_source, slide.mpp) for name, slide in sizes.items()} == {
+        "file": ("file", 0.5),
+        "pitch": ("pitch", pytest.approx(200 / 60)),
+    }
+    (report,) = inspect_slides(refs, mpp=2.0, mpp_from="file")
+    assert report.slide.mpp == 0.5
+    with pytest.raises(InputError, match="Slide A1: --mpp-from given, but that says no pixel size"):
+        read_slides(refs, mpp_from="given")

@@ -1,6 +1,7 @@
 """The HER2+ layout: what is joined, labelled and said."""
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from layouts import (
 )
 
 from mclstexp.data.readers import read_slides
-from mclstexp.errors import InputError
+from mclstexp.errors import InputError, MclstexpWarning
 
 
 def test_her2st_layout(tmp_path):
@@ -36,6 +37,21 @@ def test_her2st_layout(tmp_path):
     assert a1.spots.genes.symbols == tuple(GENES)
     np.testing.assert_array_equal(a1.spots.xy_px, XY)
     assert (a1.spots.array_col.tolist(), a1.spots.array_row.tolist()) == (COL.tolist(), ROW.tolist())
+
+
+def test_slides_without_an_image_can_be_left_out_before_they_are_read(tmp_path):
+    """Counts that cannot be read are not met: only the names of files are looked at."""
+    root = make_her2st(tmp_path)
+    for path in (root / "ST-cnts").glob("A2.tsv*"):
+        path.write_bytes(b"no counts")
+    with pytest.warns(MclstexpWarning, match=r"[12] of 3 slides have no image and are left out, unread: A2"):
+        read = read_slides(root, pictured=True)
+    assert "A1" in [slide.slide_id for slide in read]
+    assert all(slide.image is not None for slide in read)
+    for folder in (root / "ST-imgs").glob("*/*"):
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match="A2"):
+        read_slides(root, pictured=True)  # none has one: whoever needs one says so
 
 
 def test_her2st_joins_inner_and_says_what_it_dropped(tmp_path):

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 from commands import ENCODER, FAST, command
-from layouts import make_her2st, make_slides_csv, save_10x, save_h5ad, save_image, save_positions
+from layouts import (
+    MOLECULES,
+    make_her2st,
+    make_slides_csv,
+    save_10x,
+    save_bins,
+    save_cells,
+    save_cscc,
+    save_h5ad,
+    save_hest,
+    save_image,
+    save_positions,
+    save_wu,
+    save_xenium,
+)
 
 from mclstexp.data.synthetic import SlideSpec, write_cohort
 
@@ -35,6 +50,7 @@ def make_world(folder: Path) -> None:
     save_h5ad(folder / "plain" / "S1.h5ad")
     save_image(folder / "plain" / "S1.tif")
     make_slides_csv(folder / "table")
+    _published(folder)
     save_image(folder / "he.png", (700, 700))
     save_image(folder / "he.jpg", (700, 700))
     genes = (folder / "model" / "genes.tsv").read_text().split("\n")[1:9]
@@ -54,6 +70,27 @@ def make_world(folder: Path) -> None:
         file["features"] = np.ones((len(corners), 512), np.float32)
         file["coords"] = corners
         file["coords"].attrs["patch_size_level0"] = 100
+
+
+def _published(folder: Path) -> None:
+    """Write the layouts of publishers and instruments, and a folder of slides."""
+    save_bins(folder / "hd", 8)
+    save_bins(folder / "hd", 16)
+    save_cells(folder / "hd")
+    save_hest(folder / "hest")
+    save_cscc(folder / "cscc")
+    save_wu(folder / "wu")
+    save_xenium(folder / "xenium")
+    (folder / "molecules").mkdir()
+    MOLECULES.to_csv(folder / "molecules" / "S_transcripts.csv", index=False)
+    (folder / "store" / "S.zarr").mkdir(parents=True)
+    attributes = {"spatialdata_attrs": {"version": "0.2"}}
+    root = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    (folder / "store" / "S.zarr" / "zarr.json").write_text(json.dumps(root))
+    (folder / "slides").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(folder / "slide.tif", folder / "slides" / f"{name}.tif")
+        shutil.copy(folder / "coords.csv", folder / "slides" / f"{name}.csv")
 
 
 if __name__ == "__main__":

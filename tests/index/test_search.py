@@ -306,6 +306,21 @@ def test_damaged_index_files_are_never_used(tmp_path):
         ivf.read(tmp_path / pieces.RECORD, mapped=True)
 
 
+def test_what_numpy_picks_is_what_torch_picks(monkeypatch):
+    keys, query = SIM.queries(3000, 1), SIM.queries(20, 2)
+    allowed = np.arange(3000) % 7 > 0
+    search = exact_search.ExactBackend(keys)
+    monkeypatch.setattr(exact_search, "KEY_BLOCK", 700)
+    for k in (1, 40, 5000):
+        ids, similarity = search.candidates(query, k, allowed, int(allowed.sum()))
+        with monkeypatch.context() as patch:
+            patch.setattr(exact_search, "FEW_PRODUCTS", 0)
+            others, theirs = search.candidates(query, k, allowed, int(allowed.sum()))
+        np.testing.assert_allclose(similarity, theirs, atol=1e-6)
+        assert (np.sort(ids, axis=1) == np.sort(others, axis=1)).mean() > 0.999
+        assert allowed[ids].all()
+
+
 def test_faiss_uses_the_processors_kernels():
     ivf.load_faiss()
     if "avx2" in ivf._cpu_flags():

@@ -15,7 +15,7 @@ from mclstexp.data.images import open_image
 from mclstexp.errors import InputError
 from mclstexp.model.image.backbone import Backbone
 from mclstexp.model.image.cells import Cells, Pool, Windows, reduce_map
-from mclstexp.model.image.dense import check_dense, passes
+from mclstexp.model.image.dense import CORE, _between, check_dense, passes
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.features import FeatureCache, missing, slide_features
 from mclstexp.model.image.pooling import covariance, mean_std
@@ -126,3 +126,19 @@ def test_narrow_fields_of_view_come_from_the_pass_of_the_patch() -> None:
     assert passes((0.25, 0.5, 1.0, 1.5, 4.0)) == {1.0: [0.25, 0.5, 1.0], 1.5: [1.5], 4.0: [4.0]}
     assert passes((0.5,)) == {1.0: [0.5]}
     assert passes((2.0, 0.5)) == {2.0: [2.0, 0.5]}
+
+
+@pytest.mark.parametrize("side", [3.5, 7.0, 14.0])
+def test_tiles_are_those_that_windows_have_a_part_of(side: float) -> None:
+    rng = np.random.default_rng(0)
+    centres = np.concatenate([rng.uniform(10, 90, (40, 2)), rng.integers(10, 90, (40, 2)) + 0.5 * (side % 2)])
+    low = np.floor(centres - side / 2).astype(np.int64) // CORE
+    high = (np.ceil(centres + side / 2).astype(np.int64) - 1) // CORE
+    tiles = np.arange(6)
+    expected = {
+        (int(row), int(column))
+        for x, y in centres
+        for row in tiles[(y + side / 2 > tiles * CORE) & (y - side / 2 < (tiles + 1) * CORE)]
+        for column in tiles[(x + side / 2 > tiles * CORE) & (x - side / 2 < (tiles + 1) * CORE)]
+    }
+    assert _between(low, high) == sorted(expected)

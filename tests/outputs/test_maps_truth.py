@@ -14,7 +14,6 @@ from worlds import tiny_prediction
 
 from mclstexp.config import Normalisation
 from mclstexp.errors import InputError, MclstexpWarning
-from mclstexp.outputs.maps import truth as truth_module
 from mclstexp.outputs.maps.truth import check_same_slide, correlation, measured, read_truth
 from mclstexp.predict.prediction import Prediction
 from mclstexp.settings import to_dict
@@ -122,7 +121,7 @@ def test_truth_may_be_slides_of_any_layout(shown: Any, tmp_path: Path, monkeypat
     def slides_of(path: Path, only: list[str] | None = None) -> list[Slide]:
         return [slide for slide in shown.library.slides if only is None or slide.slide_id in only]
 
-    monkeypatch.setattr(truth_module, "read_slides", slides_of)
+    monkeypatch.setattr("mclstexp.data.readers.read_slides", slides_of)
     own = shown.library.slides[4]
     truth = read_truth(tmp_path, shown.prediction)
     check_same_slide(shown.prediction, truth)

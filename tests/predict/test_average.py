@@ -54,17 +54,19 @@ def test_weighted_mean_equals_the_loop(n: int, k: int, n_genes: int, n_query: in
     k=st.integers(0, 7),
     n_genes=st.integers(1, 20),
     block=st.integers(1, 200),
+    few=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_weighted_sums_equal_the_loop_whatever_the_blocks(
-    n_query: int, k: int, n_genes: int, block: int, seed: int
+    n_query: int, k: int, n_genes: int, block: int, few: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     values = rng.gamma(1, 2, size=(15, n_genes)).astype(np.float32)
     positions, weights = rng.integers(0, 15, (n_query, k)), rng.uniform(0, 1, (n_query, k)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SPREAD_VALUES", block)
-        moments = weighted_sums(values, positions, weights)
+        patch.setattr(module, "FEW_VALUES", block)
+        moments = weighted_sums(values, positions, weights, few=few)
     for power, result in ((1, moments.sums), (2, moments.squares)):
         expected = np.zeros((n_query, n_genes))
         for i in range(n_query):
@@ -73,13 +75,14 @@ def test_weighted_sums_equal_the_loop_whatever_the_blocks(
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_columns_do_not_depend_on_their_company() -> None:
+@pytest.mark.parametrize("few", [True, False])
+def test_columns_do_not_depend_on_their_company(few: bool) -> None:
     rng = np.random.default_rng(0)
     values = rng.gamma(1, 2, size=(500, 130)).astype(np.float16)
     positions, weights = rng.integers(0, 500, (7, 50)), rng.dirichlet(np.ones(50), 7).astype(np.float32)
-    whole = weighted_sums(values, positions, weights)
+    whole = weighted_sums(values, positions, weights, few=few)
     for part in (slice(0, 1), slice(3, 20), slice(100, 130)):
-        alone = weighted_sums(np.ascontiguousarray(values[:, part]), positions, weights)
+        alone = weighted_sums(np.ascontiguousarray(values[:, part]), positions, weights, few=few)
         assert (alone.sums == whole.sums[:, part]).all()
         assert (alone.squares == whole.squares[:, part]).all()
 
@@ -91,7 +94,7 @@ def test_a_failure_in_a_block_is_not_lost_and_torch_keeps_its_threads(monkeypatc
     values, weights = np.ones((3, 2), np.float32), np.ones((4, 1), np.float32)
     monkeypatch.setattr(module, "SPREAD_VALUES", 2)
     with pytest.raises(IndexError):
-        weighted_sums(values, np.array([[0], [1], [2], [3]]), weights)
+        weighted_sums(values, np.array([[0], [1], [2], [3]]), weights, few=False)
     assert torch.get_num_threads() == before
 
 

@@ -60,6 +60,17 @@ def try_hdf5(path: StrPath) -> None:
         _passed.add(identity)
 
 
+def try_ahead(path: StrPath) -> None:
+    """Begin to try a file that `try_hdf5` will be asked about, while this process loads what reads it."""
+    if os.name != "nt":
+        threading.Thread(target=_try_quietly, args=(path,), name="mclstexp-try-ahead", daemon=True).start()
+
+
+def _try_quietly(path: StrPath) -> None:
+    with suppress(OSError, ValueError):  # whoever opens the file asks again, and is told
+        try_hdf5(path)
+
+
 @contextmanager
 def opened_hdf5(path: StrPath) -> Iterator[Any]:
     """Open an HDF5 file for reading that `try_hdf5` has let pass.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from mclstexp.errors import DownloadError, ExistsAlreadyError
+from mclstexp.errors import DownloadError, ExistsAlreadyError, UnreachableError
 from mclstexp.storage import sha256_file, storage_errors
 from mclstexp.text import counted, some
 from mclstexp.types import Progress
@@ -31,6 +31,7 @@ PAUSE_S = 0.5
 """Before the second attempt; each further one waits twice as long."""
 
 _BLOCK = 2**18
+_MOST_JSON = 2**28
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,31 @@ def fetch_files(
     return FetchedFiles(folder, tuple(files), len(files) - n_kept, n_kept)
 
 
+def fetch_bytes(url: str, what: str, most: int) -> bytes:
+    """Fetch a small file.
+
+    Raises
+    ------
+    UnreachableError
+        When nobody answers, or a server that fails.
+    DownloadError
+        When it cannot be had, or has more bytes than ``most``.
+    """
+    require_host(url)
+    try:
+        with _open(url, 0) as answer:
+            data = bytes(answer.read(most + 1))
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise _unreachable(url, error) from error
+        raise _refused(error, url, what) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(url, error) from error
+    if len(data) > most:
+        raise DownloadError(f"{url} has over {most:,} bytes, which {what} never has; nothing of it was kept.")
+    return data
+
+
 def fetch_json(url: str, what: str) -> Any:
     """Fetch a JSON document.
 
@@ -166,15 +192,10 @@ def fetch_json(url: str, what: str) -> Any:
     DownloadError
         When it cannot be had or is none.
     """
-    require_host(url)
+    data = fetch_bytes(url, what, _MOST_JSON)
     try:
-        with _open(url, 0) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        raise _refused(error, url, what) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(url, error) from error
-    except ValueError as error:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise DownloadError(f"{url} answered with something else than {what}: {error}.") from error
 
 
@@ -244,7 +265,7 @@ def _download(file: RemoteFile, part: Path, report: _Report) -> bool:
             problem: Exception = http.client.IncompleteRead(b"")
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return True
+                return held > 0
             if error.code < 500:
                 raise _refused(error, file.url, "the file") from error
             problem = error
@@ -265,31 +286,50 @@ def _append(file: RemoteFile, part: Path, report: _Report) -> None:
             for block in iter(lambda: answer.read(_BLOCK), b""):
                 target.write(block)
                 report.add(len(block))
+                if file.size is not None and target.tell() > file.size:  # it is refused; it must not fill the disk
+                    break
             target.flush()
             os.fsync(target.fileno())
 
 
 def _open(url: str, begin: int) -> http.client.HTTPResponse:
     headers = {"User-Agent": "mclstexp", **({"Range": f"bytes={begin}-"} if begin else {})}
-    answer: http.client.HTTPResponse = urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
-    )
+    opener = urllib.request.build_opener(_SameHost)
+    answer: http.client.HTTPResponse = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     return answer
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows a server to its other addresses, and to no other server."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        old, new = urlparse(req.full_url), urlparse(newurl)
+        if (old.scheme, old.netloc) != (new.scheme, new.netloc):
+            raise DownloadError(
+                f"{req.full_url} leads to another server, {new.scheme}://{new.netloc}; name that address yourself if "
+                "you trust it."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _refused(error: urllib.error.HTTPError, url: str, what: str) -> DownloadError:
     if error.code == http.HTTPStatus.NOT_FOUND:
         return DownloadError(f"{url} does not exist (404): {what} was moved or removed.")
     if error.code in (http.HTTPStatus.FORBIDDEN, http.HTTPStatus.TOO_MANY_REQUESTS):
-        return DownloadError(f"{url} was refused ({error.code} {error.reason}): too many requests, so try in an hour.")
+        return DownloadError(
+            f"{url} was refused ({error.code} {error.reason}): it is not open to everybody, or there were too many "
+            "requests, so try in an hour."
+        )
     return DownloadError(f"{url} was refused ({error.code} {error.reason}).")
 
 
-def _unreachable(url: str, error: BaseException, *, kept: bool = False) -> DownloadError:
+def _unreachable(url: str, error: BaseException, *, kept: bool = False) -> UnreachableError:
     reason = getattr(error, "reason", None) or error
     text = " ".join(str(reason).split()) or type(error).__name__
     rest = " What came is kept; the same command goes on from there." if kept else ""
-    return DownloadError(
+    return UnreachableError(
         f"{urlparse(url).hostname} cannot be reached ({text}); check the network, or bring the data along.{rest}"
     )
 

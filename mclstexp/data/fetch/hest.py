@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mclstexp.data.fetch.download import FetchedFiles, RemoteFile, require_host
+from mclstexp.data.fetch.hub import hub_file, hub_listed, hub_refusals
 from mclstexp.data.readers.hest import read_catalogue, version_of
 from mclstexp.errors import DownloadError, InputError
 from mclstexp.notes import warn
@@ -108,7 +108,7 @@ def fetch_hest(
     api: Any = HfApi(endpoint=endpoint)
     require_host(str(api.endpoint))
     output = Path(output)
-    with _refusals(), tempfile.TemporaryDirectory() as scratch:
+    with hub_refusals(REPOSITORY), tempfile.TemporaryDirectory() as scratch:
         commit = str(api.dataset_info(REPOSITORY, expand=["sha"]).sha)
         tables = [
             entry.path
@@ -119,10 +119,10 @@ def fetch_hest(
             raise DownloadError(f"{REPOSITORY} has no table HEST_v*.csv; its layout has changed.")
         table = max(tables, key=version_of)
         place = Path(scratch) if dry_run else output
-        _get(api, table, commit, place)
+        hub_file(api, REPOSITORY, table, commit, place)
         names = which.choose(read_catalogue(place))
         wanted = [f"{part}/{name}{end}" for name in names for part, end in _parts(images)]
-        files = [*_sized(api, [table, *wanted], commit)]
+        files = [*hub_listed(api, REPOSITORY, [table, *wanted], commit)]
         absent = sorted(set(wanted) - {file.path for file in files})
         if absent:
             warn(f"the dataset lacks {counted(len(absent), 'file')} of these samples ({some(absent, 3)}).")
@@ -140,15 +140,6 @@ def _parts(images: bool) -> Sequence[tuple[str, str]]:
     return (("st", ".h5ad"), ("metadata", ".json"), *((("wsis", ".tif"),) if images else ()))
 
 
-def _sized(api: Any, paths: list[str], commit: str) -> Iterator[RemoteFile]:
-    for begin in range(0, len(paths), 500):
-        part = paths[begin : begin + 500]
-        for entry in api.get_paths_info(REPOSITORY, part, repo_type="dataset", revision=commit):
-            lfs = getattr(entry, "lfs", None)
-            git = getattr(entry, "blob_id", None) if lfs is None else None
-            yield RemoteFile(entry.path, f"{REPOSITORY}/{entry.path}", entry.size, lfs.sha256 if lfs else None, git)
-
-
 def _fetch(api: Any, file: RemoteFile, commit: str, output: Path) -> bool:
     """Fetch one file and check it; whether it was there already."""
     target = output / file.path
@@ -156,44 +147,8 @@ def _fetch(api: Any, file: RemoteFile, commit: str, output: Path) -> bool:
         there = target.is_file()
         if there and file.fits(target):
             return True
-        _get(api, file.path, commit, output, again=there)
+        hub_file(api, REPOSITORY, file.path, commit, output, again=there)
         if file.fits(target):
             return False
         target.unlink()
     raise DownloadError(f"{file.path} is not what the hub says ({file.size} bytes, its hash); it was not kept.")
-
-
-def _get(api: Any, path: str, commit: str, output: Path, *, again: bool = False) -> None:
-    with storage_errors(output / path), _refusals():  # the hub's errors are OSErrors, too: they are told first
-        api.hf_hub_download(
-            REPOSITORY, path, repo_type="dataset", revision=commit, local_dir=output, force_download=again
-        )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn the hub's refusals into one line that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    page = f"https://huggingface.co/datasets/{REPOSITORY}"
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise DownloadError("$HF_HUB_OFFLINE is set: the hub is not asked; unset it to fetch.") from error
-    except LocalEntryNotFoundError as error:
-        raise DownloadError(
-            f"The hub cannot be reached ({type(error.__cause__ or error).__name__}); check the network."
-        ) from error
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403, 404):
-            raise DownloadError(
-                f"The hub refuses {REPOSITORY} ({status}): accept its licence at {page}, then log in with "
-                "hf auth login or set $HF_TOKEN."
-            ) from error
-        raise DownloadError(f"The hub answered {status}: {str(error).splitlines()[0][:160]}.") from error
-    except Exception as error:
-        # The hub's client passes on what its HTTP library raises, of a class that depends on its version.
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "requests"):
-            raise
-        raise DownloadError(f"The hub cannot be reached ({str(error)[:120]}); check the network.") from error

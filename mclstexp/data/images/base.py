@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.pixels import check_side, reduce, resample, resize, thumbnail_size
+from mclstexp.data.images.pixels import check_side, paste_region, reduce, resample, resize, thumbnail_size
 from mclstexp.storage import sha256_input
 
 BAND_PX = 1024
@@ -47,7 +48,7 @@ class ImageFile(ABC):
     """An image on disk, read a region at a time; it fulfils `mclstexp.slide.SlideImage`.
 
     A format sets up its own state, calls ``super().__init__(path)``, and says how its header and its pixels are read;
-    one with a pyramid also names its levels in the header and overrides ``read_level``.
+    one with a pyramid is a `PyramidFile`, and names its levels in the header.
 
     Raises
     ------
@@ -177,6 +178,32 @@ class ImageFile(ABC):
         width, height = self.size_px
         scale = f"at {self.mpp:.3g} um" if self.mpp is not None else "of unknown pixel size"
         return f"{type(self).__name__}({str(self.path)!r}, {width}x{height} px {scale})"
+
+
+class PyramidFile(ImageFile):
+    """A format that reads any box of any level, and opens its file for as long as that takes."""
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[None]:
+        """Turn what a damaged file raises into an `InputError` that names it."""
+
+    @abstractmethod
+    def _open(self) -> Any:
+        """Open the file where it is not open yet."""
+
+    @abstractmethod
+    def _read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
+        """Read a box that lies inside a level, ``(y1 - y0, x1 - x0, 3)`` uint8 RGB, in that level's pixels."""
+
+    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB at full resolution; white where outside the image."""
+        return self.read_level(0, x, y, width, height)
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
+        with self._reading():
+            self._open()
+            return paste_region(self.levels[level], (x, y, width, height), lambda *box: self._read(level, *box))
 
 
 def orientation_note(value: object) -> tuple[str, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.base import Header, ImageFile
+from mclstexp.data.images.base import Header, PyramidFile
 from mclstexp.data.images.dicom import folder_slide, is_unconverted, to_rgb
-from mclstexp.data.images.pixels import paste_region, plausible_mpp, to_rgb8
+from mclstexp.data.images.pixels import plausible_mpp, to_rgb8
 from mclstexp.errors import InputError
 
 _GENERIC = "generic-tiff"
@@ -23,7 +23,7 @@ _SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
 """Names of slides that are kept in several files: the one that was opened is not the slide."""
 
 
-class OpenSlideImage(ImageFile):
+class OpenSlideImage(PyramidFile):
     """An image in a vendor's format that OpenSlide reads; a folder of one slide's DICOM files is opened as one.
 
     Raises
@@ -63,22 +63,14 @@ class OpenSlideImage(ImageFile):
                 levels=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
             )
 
-    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
-        return self.read_level(0, x, y, width, height)
+    def _reading(self) -> AbstractContextManager[None]:
+        return _reading(self._path)
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
-        with _reading(self._path):
-            slide = self._open()
-            step = float(slide.level_downsamples[level])
-
-            def read(x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-                place = (round(x0 * step), round(y0 * step))
-                stored = np.asarray(slide.read_region(place, level, (x1 - x0, y1 - y0)))
-                return to_rgb8(to_rgb(stored) if self._unconverted else stored, self._path)
-
-            return paste_region(self.levels[level], (x, y, width, height), read)
+    def _read(self, level: int, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
+        slide = self._open()
+        step = float(slide.level_downsamples[level])
+        stored = np.asarray(slide.read_region((round(x0 * step), round(y0 * step)), level, (x1 - x0, y1 - y0)))
+        return to_rgb8(to_rgb(stored) if self._unconverted else stored, self._path)
 
     def digest(self) -> str:
         """SHA-256 of the file; of OpenSlide's own hash where the slide is kept in several files."""

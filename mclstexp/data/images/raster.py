@@ -55,11 +55,16 @@ class RasterImage(ImageFile):
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Read the whole image as ``(h, w, 3)`` uint8 RGB with its longer side at most ``max_px``."""
+        from PIL import Image
+
         check_decodable(self._path, self.size_px)
         target = thumbnail_size(self.size_px, max_px)
         # Always from the file and never from pixels that happen to be decoded: the same thumbnail every time.
         with _reading(self._path), _pillow(self._path) as picture:
             picture.draft("RGB", (2 * target[0], 2 * target[1]))
+            if picture.mode == "RGB" and "transparency" not in picture.info and picture.size != target:
+                # What follows gives the same, with two copies more.
+                return np.asarray(picture.resize(target, Image.Resampling.BILINEAR))
             rgb = _pillow_rgb(picture)
         return resize(rgb, target)
 
@@ -118,7 +123,7 @@ def _pillow_rgb(picture: Any) -> NDArray[np.uint8]:
         return to_rgb8(np.clip(values, 0, 65535).astype(np.uint16)[..., None], Path(picture.filename))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         return to_rgb8(np.asarray(picture.convert("RGBA")), Path(picture.filename))
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _mpp_from_dpi(dpi: Any) -> float | None:

@@ -6,15 +6,15 @@ import logging
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.base import Header, ImageFile, orientation_note
-from mclstexp.data.images.pixels import check_decodable, paste_region, to_rgb8
+from mclstexp.data.images.base import Header, PyramidFile, orientation_note
+from mclstexp.data.images.pixels import check_decodable, to_rgb8
 from mclstexp.data.images.tiff_metadata import stated_mpp
 from mclstexp.data.images.tiles import TileCache, claimed_pixels
 from mclstexp.errors import InputError
@@ -24,7 +24,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC = {0: "white is zero", 1: "black is zero", 2: "RGB", 6: "YCbCr"}
 
 
-class TiffImage(ImageFile):
+class TiffImage(PyramidFile):
     """A TIFF, BigTIFF, OME-TIFF or SVS image.
 
     Raises
@@ -46,6 +46,9 @@ class TiffImage(ImageFile):
         """Whether the first bytes are a TIFF's or a BigTIFF's, whatever the file is called."""
         return magic in TIFF_MAGIC
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return _reading(self._path)
+
     def _read_header(self) -> Header:
         with _reading(self._path):
             self._open()
@@ -58,16 +61,6 @@ class TiffImage(ImageFile):
                 orientation_note(turned.value if turned else None),
                 tuple(level.size for level in self._levels),
             )
-
-    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
-        return self.read_level(0, x, y, width, height)
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
-        with _reading(self._path):
-            self._open()
-            return paste_region(self.levels[level], (x, y, width, height), lambda *box: self._read(level, *box))
 
     def close(self) -> None:
         """Close the file and drop the decoded tiles."""

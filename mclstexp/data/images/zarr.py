@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.images.base import Header, ImageFile
-from mclstexp.data.images.pixels import check_decodable, paste_region, plausible_mpp, to_rgb8
+from mclstexp.data.images.base import Header, PyramidFile
+from mclstexp.data.images.pixels import check_decodable, plausible_mpp, to_rgb8
 from mclstexp.data.images.tiles import TileCache
 from mclstexp.errors import InputError
 
@@ -26,7 +27,7 @@ _AXES = "tczyx"
 """Axes of the versions that did not write them down."""
 
 
-class ZarrImage(ImageFile):
+class ZarrImage(PyramidFile):
     """An RGB image in OME-Zarr (NGFF 0.1 to 0.5), or the first of several in one folder.
 
     Raises
@@ -47,21 +48,14 @@ class ZarrImage(ImageFile):
         """Whether it is a folder that holds zarr's own files."""
         return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return _reading(self._path)
+
     def _read_header(self) -> Header:
         with _reading(self._path):
             self._open()
             sizes = tuple(level.size for level in self._levels)
             return Header(sizes[0], plausible_mpp(*self._levels[0].mpp), levels=sizes)
-
-    def read_region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB; white where outside the image."""
-        return self.read_level(0, x, y, width, height)
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read ``(height, width, 3)`` uint8 RGB of a level of the pyramid, in that level's pixels."""
-        with _reading(self._path):
-            self._open()
-            return paste_region(self.levels[level], (x, y, width, height), lambda *box: self._read(level, *box))
 
     def close(self) -> None:
         """Let go of the arrays and the decoded chunks."""
@@ -121,6 +115,20 @@ class _Level:
         values = values if "c" in kept else values[..., None]
         order = [kept.index(axis) for axis in "yx"] + [kept.index("c") if "c" in kept else 2]
         return values.transpose(order)
+
+
+def holds_image(path: Path) -> bool:
+    """Whether the attributes of a Zarr folder say that it is an OME image, and not a store of other things."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            values = json.loads((path / name).read_text(encoding="utf-8"))
+            values = values.get("attributes", values)
+            values = values.get("ome", values)
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if "multiscales" in values or "bioformats2raw.layout" in values:
+            return True
+    return False
 
 
 def _metadata(group: Any) -> dict[str, Any]:

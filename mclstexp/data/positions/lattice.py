@@ -29,6 +29,9 @@ _MAX_STEPS = 1e6
 _SAME_STEP = 1.3
 """Rows and columns whose steps differ by less are alike: in half steps, those of a hexagonal grid differ by 1.73."""
 
+_LEAST_HEXAGONAL = 24
+"""Fewer spots are no array that can be told."""
+
 _ROW_STEP = math.sqrt(3) / 2  # rows of a hexagonal grid lie this much of the pitch apart
 
 
@@ -87,6 +90,36 @@ def pitch_px(xy_px: NDArray[np.float64]) -> float | None:
     return median if median > 0 else None
 
 
+def is_hexagonal(xy_px: NDArray[np.float64], pitch: float) -> bool:
+    """Whether spots have six neighbours at the distance ``pitch``, those within the array."""
+    from scipy.spatial import cKDTree
+
+    neighbours = cKDTree(xy_px).query_ball_point(xy_px, 1.25 * pitch, return_length=True) - 1
+    return float(np.percentile(neighbours, 90)) > 4.5
+
+
+def spacing_off(xy_px: NDArray[np.float64], mpp: float) -> tuple[float, float] | None:
+    """Compare the distance between hexagonal spots with Visium's, the only array that is printed so.
+
+    Parameters
+    ----------
+    xy_px
+        ``(n, 2)`` spot centres in pixels.
+    mpp
+        Pixel size in um that does not follow from the spots themselves.
+
+    Returns
+    -------
+    The distance in um and Visium's over it, or None where they agree within ``MPP_NOTED`` or the spots are not
+    hexagonal.
+    """
+    pitch = pitch_px(xy_px)
+    if pitch is None or len(xy_px) < _LEAST_HEXAGONAL or not is_hexagonal(xy_px, pitch):
+        return None
+    spacing = pitch * mpp
+    return None if _agree(spacing, VISIUM_PITCH_UM, MPP_NOTED) else (spacing, VISIUM_PITCH_UM / spacing)
+
+
 def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Lay array coordinates over spots that have none, starting at 0.
 
@@ -102,15 +135,10 @@ def derive_array(xy_px: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray
     InputError
         When the spots are so unevenly apart that no array fits them.
     """
-    from scipy.spatial import cKDTree
-
     pitch = pitch_px(xy_px)
     if pitch is None:
         return np.zeros(len(xy_px), dtype=np.int64), np.zeros(len(xy_px), dtype=np.int64)
-    tree = cKDTree(xy_px)
-    neighbours = tree.query_ball_point(xy_px, 1.25 * pitch, return_length=True) - 1
-    hexagonal = float(np.percentile(neighbours, 90)) > 4.5
-    column_px, row_px = (pitch / 2, pitch * _ROW_STEP) if hexagonal else (pitch, pitch)
+    column_px, row_px = (pitch / 2, pitch * _ROW_STEP) if is_hexagonal(xy_px, pitch) else (pitch, pitch)
     shifted = xy_px - xy_px.min(axis=0)
     if shifted.max() / pitch > _MAX_STEPS:
         raise InputError(
@@ -177,11 +205,10 @@ def resolve_mpp(
     alone = bool(against) and len(against) == len(others)
     if alone and believed is None and (source == "file" or strict):
         factor = others[against[-1]] / known[source]
-        right = "--mpp-from given, file or pitch" if strict else "--mpp"
         raise InputError(
             f"Slide {slide_id}: pixel sizes disagree: {_all_three(sizes)}. The coordinates are of another resolution "
             f"than the image (by {factor:.3g}), or a size is wrong; give coordinates at full resolution, or say which "
-            f"is right: {right}."
+            "is right: --mpp-from given, file or pitch."
         )
     noted = [name for name, size in others.items() if not _agree(known[source], size, MPP_NOTED)]
     notes = [f"the pixel size is taken from {_SAID[source]}, and others differ: {_all_three(sizes)}."] if noted else []

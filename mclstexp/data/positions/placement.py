@@ -10,12 +10,12 @@ outline, and nothing is said of them. ``benchmarks/placement.py`` has how often 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from operator import lt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import uniform_filter
 
 from mclstexp.data.positions.lattice import pitch_px
 from mclstexp.types import BoolArray
@@ -39,15 +39,49 @@ MIN_SPOTS = 24
 _LEAST_EMPTY = 0.06
 """Share of the array's places that have to be empty: below it, the array was not selected by tissue."""
 
+_OUTLINED = 0.2
+"""The same where the spots lie on tissue as given, and the empty places alone say that they are too close."""
+
 _CLEAN = 0.25
 """The empty places' share of tissue over the spots', at the best placement: above it, the outline is another one."""
 
+_CLEARLY_CLEAN = 0.12
+"""The same where a scale or a turn is to be believed although the spots lie on tissue as given."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Below all of them, a scale or a turn is believed: each is a share of what it reaches at its best shift.
+
+    Attributes
+    ----------
+    given, moved
+        Contrast as given, and at the best shift alone: a true placement that was moved by less than a spot has lost
+        contrast to the shift, and to no scale or turn.
+    share
+        Tissue share of the spots as given.
+    """
+
+    given: float
+    moved: float
+    share: float
+
+
+_ANY = float("inf")
+_LIMITS = {
+    # Spots that are too close together lie on tissue all the same, and their empty places do, too.
+    "apart": (_Limits(0.85, 0.95, 1.2), _Limits(0.87, 0.97, 1.2)),
+    "together": (_Limits(0.85, 0.95, SHARE_REFUSED), _Limits(0.87, 0.97, SHARE_DOUBTED)),
+    "turned": (_Limits(_ANY, 0.94, 0.98), _Limits(_ANY, 0.975, 1.0)),
+}
+"""By kind: where it is refused, and where it is doubted."""
+
 _LEAST_CONTRAST = 0.25
-_SCALES = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
-_TURNS = (-15, -10, -5, 5, 10, 15)
+_SCALES = tuple(percent / 100 for percent in range(70, 150, 5) if percent != 100)
+_TURNS = tuple(step / 2 for step in range(-30, 31, 5) if step)
 _STEP_PX = 4
 _GRID_PX = (96, 512)
-_ALIKE, _PLAINLY = 0.97, 0.85
+_ALIKE, _PLAINLY, _NEAR, _SMALLER = 0.97, 0.85, 0.06, 0.95
 
 
 @dataclass(frozen=True)
@@ -64,6 +98,8 @@ class Placement:
         What leads from the given placement to the best, in words.
     verdict
         "right" when nothing speaks against it, "doubtful" or "wrong"; "unknown" where the spots have no outline.
+    scale
+        How many times as far apart the spots are at the best placement.
     """
 
     contrast: float
@@ -72,11 +108,14 @@ class Placement:
     best_share: float
     change: str
     verdict: str
+    scale: float = 1.0
 
     def __str__(self) -> str:
+        around, best_around = self.share - self.contrast, self.best_share - self.best
         return (
-            f"{self.share:.0%} of the spots' area is tissue, and {self.best_share:.0%} if they were {self.change} (the "
-            "outline of the spots then fits that of the tissue)"
+            f"their outline would fit the tissue's if they were {self.change}: {self.best_share:.0%} of the spots' "
+            f"area and {best_around:.0%} of the empty places' would then be tissue, in place of {self.share:.0%} and "
+            f"{around:.0%}"
         )
 
 
@@ -103,27 +142,59 @@ def judge(mask: BoolArray, size: tuple[int, int], xy_px: Points) -> Placement:
         return UNKNOWN
     search = _Search(mask, size, xy_px, empty, pitch)
     given = search.at(_same, (0, 0), 1.0)
-    found = [(*search.best_shift(change, scale), words, change, scale) for words, change, scale in _changes(size)]
-    # The plainest of those that fit alike: a shift before a mirror, a mirror before a scale.
-    top = max(contrast for _, contrast, *_ in found)
-    kinds = [[one for one in found if (one[4] != 1) == scaled] for scaled in (False, True)]
-    alike = [one for one in kinds[0] if one[1] >= _ALIKE * top] or [max(kinds[1], key=lambda one: one[1])]
-    shift, _, words, change, scale = alike[0]
-    share, around = search.at(change, shift, scale)
-    best = Placement(given[0] - given[1], share - around, given[0], share, search.in_words(words, shift), "right")
+    found = [_Fit(other, *search.best_shift(other.change, other.scale)) for other in _others(size)]
+    best = _outline(search, given, found, size)
+    return best if best.verdict == "wrong" else _scaled_or_turned(search, given, found, size) or best
+
+
+@dataclass(frozen=True)
+class _Other:
+    """Another placement: in words, as a function of points, and its scale."""
+
+    words: str
+    change: Change
+    scale: float = 1.0
+    degrees: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Another placement at its best shift, in columns and rows, and its contrast there."""
+
+    other: _Other
+    shift: tuple[int, int]
+    contrast: float
+
+
+def _outline(search: _Search, given: tuple[float, float], found: list[_Fit], size: tuple[int, int]) -> Placement:
+    """Return the plainest of those that fit alike: a shift before a mirror, a mirror before a scale."""
+    top = max(fit.contrast for fit in found)
+    alike = [fit for fit in found if fit.other.scale == 1 and fit.contrast >= _ALIKE * top]
+    fit = alike[0] if alike else max((one for one in found if one.other.scale != 1), key=_weighed)
+    best, around = _compared(search, given, fit)
     verdict = _verdict(best, around)
-    if scale != 1:
-        best = _plainly_scaled(best, search, size)
-    return replace(best, verdict=verdict)
+    return replace(best if fit.other.scale == 1 else _plainly_scaled(best, search, size), verdict=verdict)
+
+
+def _weighed(fit: _Fit) -> float:
+    """Return the contrast, less where spots are drawn together: a smaller outline fits in more places by chance."""
+    return _SMALLER * fit.contrast if fit.other.scale < 1 else fit.contrast
+
+
+def _compared(search: _Search, given: tuple[float, float], fit: _Fit) -> tuple[Placement, float]:
+    share, around = search.at(fit.other.change, fit.shift, fit.other.scale)
+    words = search.in_words(fit.other, fit.shift)
+    return Placement(given[0] - given[1], share - around, given[0], share, words, "right", fit.other.scale), around
 
 
 def _plainly_scaled(best: Placement, search: _Search, size: tuple[int, int]) -> Placement:
     """Prefer a scale that fits almost as well where nothing is moved: coordinates of another resolution."""
-    plain = [(*search.at(change, (0, 0), scale), words) for words, change, scale in _changes(size) if scale != 1]
-    share, around, words = max(plain, key=lambda one: one[0] - one[1])
-    if share - around < _PLAINLY * best.best:
+    near = [other for other in _others(size) if other.scale != 1 and abs(other.scale - best.scale) < _NEAR]
+    plain = [(*search.at(_same, (0, 0), other.scale), other) for other in near]
+    share, around, other = max(plain, key=lambda one: one[0] - one[1])
+    if share - around < max(_PLAINLY * best.best, best.contrast):
         return best
-    return replace(best, best=share - around, best_share=share, change=words)
+    return replace(best, best=share - around, best_share=share, change=other.words, scale=other.scale)
 
 
 def _verdict(placement: Placement, around: float) -> str:
@@ -134,6 +205,29 @@ def _verdict(placement: Placement, around: float) -> str:
     if gain < LEAST_GAIN or contrast >= DOUBTED or share >= SHARE_DOUBTED:
         return "right"
     return "wrong" if contrast < REFUSED and share < SHARE_REFUSED else "doubtful"
+
+
+def _scaled_or_turned(
+    search: _Search, given: tuple[float, float], found: list[_Fit], size: tuple[int, int]
+) -> Placement | None:
+    """Return a scale or a turn that fits where no shift does, however much of the spots lies on tissue as given."""
+    kinds = {
+        "apart": [fit for fit in found if fit.other.scale > 1 and search.empty_share >= _OUTLINED],
+        "together": [fit for fit in found if fit.other.scale < 1],
+        "turned": [fit for fit in found if fit.other.degrees],
+    }
+    told = []
+    for kind, fits in ((kind, fits) for kind, fits in kinds.items() if fits):
+        fit = max(fits, key=lambda one: one.contrast)
+        best, around = _compared(search, given, fit)
+        if best.best < _LEAST_CONTRAST or around > _CLEARLY_CLEAN * best.best_share:
+            continue
+        shares = best.contrast / best.best, found[0].contrast / best.best, best.share / best.best_share
+        refused, doubted = (all(map(lt, shares, astuple(limits))) for limits in _LIMITS[kind])
+        if refused or doubted:
+            best = best if fit.other.scale == 1 else _plainly_scaled(best, search, size)
+            told.append((not refused, -_weighed(fit), replace(best, verdict="wrong" if refused else "doubtful")))
+    return min(told, key=lambda one: one[:2])[2] if told else None
 
 
 def empty_places(xy_px: Points, pitch: float) -> Points:
@@ -165,10 +259,13 @@ class _Search:
     """The contrast of every shift at once, by correlation on a thumbnail where the pitch is a few pixels."""
 
     def __init__(self, mask: BoolArray, size: tuple[int, int], spots: Points, empty: Points, pitch: float) -> None:
+        from scipy import fft  # not above: commands that place nothing load this module, too
+
         longer = int(np.clip(_STEP_PX * max(size) / pitch, *_GRID_PX))
         self._scale = longer / max(size)
         self._shape = (max(1, round(size[1] * self._scale)), max(1, round(size[0] * self._scale)))
         self._spots, self._empty, self._pitch = spots, empty, pitch
+        self.empty_share = len(empty) / (len(spots) + len(empty))
         self._tissue = _shrunk(mask, self._shape)
         self._padded = tuple(fft.next_fast_len(2 * side, real=True) for side in self._shape)
         self._shares: dict[float, tuple[NDArray[np.float32], NDArray[np.complex64]]] = {}
@@ -189,6 +286,8 @@ class _Search:
 
     def best_shift(self, change: Change, scale: float) -> tuple[tuple[int, int], float]:
         """Return the shift (columns, rows) of the highest contrast, and the contrast."""
+        from scipy import fft
+
         height, width = self._padded
         template = np.zeros(self._padded, dtype=np.float32)
         for points, weight in ((self._spots, 1.0), (self._empty, -1.0)):
@@ -202,10 +301,12 @@ class _Search:
         across = int(column) - (width if column > width // 2 else 0)
         return (across, down), top
 
-    def in_words(self, words: str, shift: tuple[int, int]) -> str:
+    def in_words(self, other: _Other, shift: tuple[int, int]) -> str:
         """Say what was changed, with the shift where there is nothing else."""
-        if words:
-            return words
+        if other.scale != 1 and shift != (0, 0):
+            return f"{other.scale:g} times as far apart, about another place than the upper left corner"
+        if other.words:
+            return other.words
         across, down = (round(step / self._scale) for step in shift)
         return f"moved by {across:+d}, {down:+d} px"
 
@@ -214,6 +315,9 @@ class _Search:
         return changed[:, 0], changed[:, 1]
 
     def _share(self, scale: float) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
+        from scipy import fft
+        from scipy.ndimage import uniform_filter
+
         if scale not in self._shares:
             span = max(1, round(self._pitch * scale * self._scale))
             shares = uniform_filter(self._tissue, span, mode="constant")
@@ -221,26 +325,31 @@ class _Search:
         return self._shares[scale]
 
 
-def _changes(size: tuple[int, int]) -> list[tuple[str, Change, float]]:
-    """Return every other placement that is tried, in words, as a function of points, and its scale; plainest first."""
+def _others(size: tuple[int, int]) -> list[_Other]:
+    """Return every other placement that is tried, each at its best shift; plainest first."""
     width, height = size
-    turned: list[tuple[str, Change]] = [
-        ("", _same),
-        ("taken with x and y exchanged", lambda xy: xy[:, ::-1]),
-        ("mirrored left to right", lambda xy: xy * (-1, 1) + (width, 0)),
-        ("mirrored top to bottom", lambda xy: xy * (1, -1) + (0, height)),
-        ("turned by 180 degrees", lambda xy: xy * (-1, -1) + (width, height)),
-        ("turned by 90 degrees", lambda xy: xy[:, ::-1] * (-1, 1) + (height, 0)),
-        ("turned by 270 degrees", lambda xy: xy[:, ::-1] * (1, -1) + (0, width)),
-        ("turned by 90 degrees and mirrored", lambda xy: xy[:, ::-1] * (-1, -1) + (height, width)),
+    others = [
+        _Other("", _same),
+        _Other("taken with x and y exchanged", lambda xy: xy[:, ::-1]),
+        _Other("mirrored left to right", lambda xy: xy * (-1, 1) + (width, 0)),
+        _Other("mirrored top to bottom", lambda xy: xy * (1, -1) + (0, height)),
+        _Other("turned by 180 degrees", lambda xy: xy * (-1, -1) + (width, height)),
+        _Other("turned by 90 degrees", lambda xy: xy[:, ::-1] * (-1, 1) + (height, 0)),
+        _Other("turned by 270 degrees", lambda xy: xy[:, ::-1] * (1, -1) + (0, width)),
+        _Other("turned by 90 degrees and mirrored", lambda xy: xy[:, ::-1] * (-1, -1) + (height, width)),
     ]
-    changes: list[tuple[str, Change, float]] = [(words, change, 1.0) for words, change in turned]
-    changes += [(f"{scale:g} times as far from the upper left corner", _same, scale) for scale in _SCALES]
+    others += [_Other(f"{scale:g} times as far from the upper left corner", _same, scale) for scale in _SCALES]
     centre = np.array([width / 2, height / 2])
     for degrees in _TURNS:
         turn = _turn(np.deg2rad(degrees))
-        changes.append((f"turned by {degrees} degrees", lambda xy, turn=turn: (xy - centre) @ turn.T + centre, 1.0))  # type: ignore[misc]
-    return changes
+        others.append(
+            _Other(f"turned by {degrees:g} degrees", partial(_turned, turn=turn, centre=centre), 1.0, degrees)
+        )
+    return others
+
+
+def _turned(xy: Points, turn: Points, centre: Points) -> Points:
+    return np.asarray((xy - centre) @ turn.T + centre)
 
 
 def _same(xy: Points) -> Points:

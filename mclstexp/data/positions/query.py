@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.base import ImageFile
 from mclstexp.data.paths import require_file
@@ -163,7 +163,7 @@ def _at_spots(
     places = parse_coords(coords_path, columns)
     _check_pixels(places, coords_path.name)
     draft = replace(draft, coords=places, sources=(*draft.sources, coords_path))
-    slide = build_slide(draft, mpp=mpp, mpp_from=mpp_from)
+    slide = build_slide(draft, PixelSize(mpp, mpp_from))
     problem, doubt = check_placement(slide) if check_tissue else (None, None)
     if problem:
         raise InputError(
@@ -206,7 +206,7 @@ def _on_grid(
         coords = lay_grid(grid, pixel_size, *_area(outline, regions))
     seen = f" on {_size(outline, pixel_size)} of tissue, told by its colour" if check_tissue else ""
     notes = [*(regions.notes if regions is not None else ()), f"{counted(len(coords.ids), 'point')} of a {grid}{seen}."]
-    slide = build_slide(replace(draft, coords=coords, notes=tuple(notes)), mpp=mpp, mpp_from=source)
+    slide = build_slide(replace(draft, coords=coords, notes=tuple(notes)), PixelSize(mpp, source))
     return replace(slide, tissue=outline.mask, regions=() if regions is None else regions.rings)
 
 

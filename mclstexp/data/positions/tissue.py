@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, fit_grid, pitch_px
+from mclstexp.data.positions.lattice import LEGACY_ST_PITCH_UM, fit_grid, pitch_px, spacing_off
 from mclstexp.data.positions.placement import judge
 from mclstexp.slide import Slide, SlideImage
 from mclstexp.types import BoolArray
@@ -13,6 +13,9 @@ from mclstexp.types import BoolArray
 THUMBNAIL_PX = 1024
 _SATURATION_RANGE = (0.06, 0.25)
 """Otsu's threshold is kept within these: glass is paler, and stained tissue stronger, on any scanner."""
+_SAME = 0.07
+"""Scales that differ by less are one: the outline's are tried in steps of 0.05."""
+
 _CLEARLY = 0.1
 """How much more of the spots has to lie on tissue before coordinates are called wrong."""
 
@@ -46,10 +49,16 @@ def check_placement(slide: Slide) -> tuple[str | None, str | None]:
         return None, None
     mask, xy = tissue_mask(slide.image), slide.spots.xy_px
     placement = judge(mask, slide.image.size_px, xy)
-    if placement.verdict == "wrong":
-        return f"the spots look misplaced: {placement}", None
+    off = None if slide.mpp is None or slide.mpp_source == "pitch" else spacing_off(xy, slide.mpp)
+    spaced = "" if off is None else f"the spots are {off[0]:.3g} um apart in a hexagonal array, and Visium's 100 um"
+    doubtful = placement.verdict == "doubtful"
+    if placement.verdict == "wrong" or (doubtful and off is not None and abs(placement.scale / off[1] - 1) < _SAME):
+        return f"the spots look misplaced: {placement}{f'; {spaced}' if off else ''}", None
     problem = looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
-    return problem, f"the spots may be misplaced: {placement}." if placement.verdict == "doubtful" else None
+    doubts = [f"the spots may be misplaced: {placement}."] if doubtful else []
+    if off is not None:
+        doubts.append(f"{spaced}: a wrong pixel size, or coordinates that are to be multiplied by {off[1]:.3g}?")
+    return problem, " ".join(doubts) or None
 
 
 def looks_swapped(slide: Slide, *, mask: BoolArray | None = None) -> str | None:

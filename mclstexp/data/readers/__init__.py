@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mclstexp.data.assemble import PixelSize
 from mclstexp.data.readers.addresses import SlideAddresses, find_slides, wanted_sources
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.report import SlideReport, inspect_slides
+from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.notes import warn
-from mclstexp.slide import Slide
+from mclstexp.slide import MppSource, Slide
+from mclstexp.text import some
 from mclstexp.types import Progress, StrPath
 
 __all__ = ["SlideAddresses", "SlideReport", "find_slides", "inspect_slides", "read_slides"]
@@ -22,10 +25,12 @@ def read_slides(
     refs: StrPath,
     *,
     mpp: float | None = None,
+    mpp_from: MppSource | None = None,
     only: Sequence[str] | None = None,
     bin_um: int | None = None,
     cells: bool = False,
     pool_um: float | None = None,
+    pictured: bool = False,
     on_progress: Progress | None = None,
 ) -> list[Slide]:
     """Read every slide under a path; of the images only the headers.
@@ -37,6 +42,8 @@ def read_slides(
         of transcripts. A ``slides.csv`` wins where there is one.
     mpp
         Pixel size in um of all these slides, above what their files say.
+    mpp_from
+        Which pixel size to believe where they disagree: "given", "file" or "pitch".
     only
         Names of the slides to read.
     bin_um
@@ -45,6 +52,8 @@ def read_slides(
         Take segmented cells, a spot each, in place of bins or transcripts.
     pool_um
         Side in um of the squares that transcripts (default 100) or cells are pooled over.
+    pictured
+        Leave out, unread and with a warning, slides that have no image by the names of their files, where others do.
     on_progress
         Called with "reading slides", how many were read, and how many there are.
 
@@ -68,11 +77,21 @@ def read_slides(
     [Slide('P1_A', patient P1 of simulated, 17 spots, 20 genes, image 256x256 px at 2 um)]
     """
     sources = wanted_sources(refs, Choices(bin_um, cells, pool_um), only)
+    if pictured:
+        sources = _pictured(sources)
     slides = []
     for done, source in enumerate(sources, start=1):
-        slides.append(source.load(mpp))
+        slides.append(source.load(PixelSize(mpp, mpp_from)))
         if on_progress:
             on_progress("reading slides", done, len(sources))
     for name, same in twins(slides).items():
         warn(said_of(name, same))
     return slides
+
+
+def _pictured(sources: list[SlideSource]) -> list[SlideSource]:
+    blind = [source.slide_id for source in sources if not source.pictured]
+    if not blind or len(blind) == len(sources):
+        return sources  # where none has an image, whoever needs one says so of the slides
+    warn(f"{len(blind)} of {len(sources)} slides have no image and are left out, unread: {some(blind)}.")
+    return [source for source in sources if source.pictured]

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mclstexp.data.assemble import PixelSize
 from mclstexp.data.readers.choices import DEFAULT, Choices
 from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.errors import InputError
-from mclstexp.slide import Slide
+from mclstexp.slide import MppSource, Slide
 from mclstexp.text import duplicates, some
 from mclstexp.types import StrPath
 
@@ -27,13 +28,14 @@ class SlideAddresses:
         The path, absolute: it has to mean the same on every machine that reads from it.
     slide_ids
         Names of the slides, in their order.
-    mpp, choices
+    mpp, mpp_from, choices
         How they are read, as in `read_slides`.
     """
 
     refs: str
     slide_ids: tuple[str, ...]
     mpp: float | None = None
+    mpp_from: MppSource | None = None
     choices: Choices = DEFAULT
 
     def __len__(self) -> int:
@@ -58,7 +60,7 @@ class SlideAddresses:
         source = self._sources.get(slide_id)
         if source is None:
             raise InputError(f"{self.refs} has no slide {slide_id!r} on this machine; every machine must see the same.")
-        return source.load(self.mpp)
+        return source.load(PixelSize(self.mpp, self.mpp_from))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -67,13 +69,16 @@ class SlideAddresses:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SlideAddresses:
         """Rebuild from plain JSON values."""
-        return cls(values["refs"], tuple(values["slide_ids"]), values["mpp"], Choices(**values["choices"]))
+        return cls(
+            values["refs"], tuple(values["slide_ids"]), values["mpp"], values["mpp_from"], Choices(**values["choices"])
+        )
 
 
 def find_slides(
     refs: StrPath,
     *,
     mpp: float | None = None,
+    mpp_from: MppSource | None = None,
     only: Sequence[str] | None = None,
     bin_um: int | None = None,
     cells: bool = False,
@@ -83,7 +88,7 @@ def find_slides(
 
     Parameters
     ----------
-    refs, mpp, only, bin_um, cells, pool_um
+    refs, mpp, mpp_from, only, bin_um, cells, pool_um
         As in `read_slides`.
 
     Raises
@@ -103,7 +108,7 @@ def find_slides(
     """
     choices = Choices(bin_um, cells, pool_um)
     names = [source.slide_id for source in wanted_sources(refs, choices, only)]
-    return SlideAddresses(str(Path(refs).absolute()), tuple(names), mpp, choices)
+    return SlideAddresses(str(Path(refs).absolute()), tuple(names), mpp, mpp_from, choices)
 
 
 def wanted_sources(refs: StrPath, choices: Choices, only: Sequence[str] | None) -> list[SlideSource]:

@@ -52,7 +52,7 @@ POOL_UM = 100.0
 _USED_BY = {
     "--bin-um": ("visium_hd", "spatialdata", "slides_csv"),
     "--cells": ("visium_hd", "spatialdata", "xenium", "slides_csv"),
-    "--pool-um": ("visium_hd", "spatialdata", "xenium", "transcripts"),
+    "--pool-um": ("visium_hd", "spatialdata", "xenium", "transcripts", "slides_csv"),
 }
 """Layouts that an option says something to."""
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import IMAGE_SUFFIXES, open_image
 from mclstexp.data.positions.files import parse_selection
 from mclstexp.data.positions.lattice import LEGACY_ST_2K_PITCH_UM
@@ -40,7 +40,7 @@ def find(path: Path, choices: Choices) -> list[SlideSource]:
     return [SlideSource(name, NAME, partial(_read, path, name)) for name in sorted({m[1] for m in names if m})]
 
 
-def _read(folder: Path, name: str, mpp: float | None) -> Slide:
+def _read(folder: Path, name: str, size: PixelSize) -> Slide:
     counts = _only(folder, rf"{name}_stdata\.tsv(?:\.gz)?", f"Slide {name} has no counts", f"{name}_stdata.tsv")
     wanted = f"spot_data-selection-{name}.tsv"
     spots = _only(folder, rf"spot_data-selection-{name}\.tsv(?:\.gz)?", f"Slide {name} has no coordinates", wanted)
@@ -65,7 +65,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
             "the image is packed: unpack it with gunzip; counts only." if packed else "no image: counts only."
         ),
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _named(folder: Path, name: str) -> list[Path]:

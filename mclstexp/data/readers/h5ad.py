@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mclstexp.data.apart.worker import try_hdf5
-from mclstexp.data.assemble import CountTable, Draft, build_slide
+from mclstexp.data.assemble import CountTable, Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
 from mclstexp.data.positions.coordinates import Coordinates, check_ids, check_places, naming
@@ -106,7 +106,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.h5ad"))
 
 
-def _read(path: Path, mpp: float | None) -> Slide:
+def _read(path: Path, size: PixelSize) -> Slide:
     draft = read(path, path.stem)
     image_path = find_image(path.parent, path.stem)
     draft = replace(
@@ -115,7 +115,7 @@ def _read(path: Path, mpp: float | None) -> Slide:
         sources=(*draft.sources, *([image_path] if image_path else [])),
         without_image="no image beside the .h5ad: counts only.",
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _draft(adata: Any, path: Path, slide_id: str, coords: Coordinates | None) -> Draft:

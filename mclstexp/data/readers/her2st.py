@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import parse_selection
 from mclstexp.data.readers.choices import Choices
@@ -34,10 +34,16 @@ def find(path: Path, choices: Choices) -> list[SlideSource]:
     """List the sections that have counts or coordinates."""
     counts = {file.name.split(".")[0] for file in (path / "ST-cnts").glob("*.tsv*")}
     spots = {file.name.removesuffix("_selection.tsv") for file in (path / "ST-spotfiles").glob("*_selection.tsv")}
-    return [SlideSource(name, NAME, partial(_read, path, name)) for name in sorted(counts | spots)]
+    names = sorted(counts | spots)
+    return [SlideSource(name, NAME, partial(_read, path, name), _image_folder(path, name).is_dir()) for name in names]
 
 
-def _read(folder: Path, name: str, mpp: float | None) -> Slide:
+def _image_folder(folder: Path, name: str) -> Path:
+    patient = re.match(r"[A-Za-z]*", name)
+    return folder / "ST-imgs" / (patient[0] if patient else "") / name
+
+
+def _read(folder: Path, name: str, size: PixelSize) -> Slide:
     counts_path = next(iter(sorted((folder / "ST-cnts").glob(f"{name}.tsv*"))), None)
     spots_path = folder / "ST-spotfiles" / f"{name}_selection.tsv"
     if counts_path is None:
@@ -45,7 +51,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
     if not spots_path.is_file():
         raise InputError(f"Slide {name} has no coordinates: {spots_path} does not exist.")
     patient = re.match(r"[A-Za-z]*", name)
-    image_path = find_image(folder / "ST-imgs" / (patient[0] if patient else "") / name)
+    image_path = find_image(_image_folder(folder, name))
     labels = _labels(folder, name)
     sources = (counts_path, spots_path, *([image_path] if image_path else []), *([labels.path] if labels else []))
     draft = Draft(
@@ -61,7 +67,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         notes=(labels.note,) if labels else (),
         extra={"labels": labels.source} if labels else {},
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import IMAGE_SUFFIXES, open_image
 from mclstexp.data.positions.files import parse_selection
 from mclstexp.data.readers.choices import Choices
@@ -45,7 +45,7 @@ def find(path: Path, choices: Choices) -> list[SlideSource]:
     return [SlideSource(name, NAME, partial(_read, path, name, selections[name], alone)) for name in sorted(selections)]
 
 
-def _read(folder: Path, name: str, spots: Path, alone: bool, mpp: float | None) -> Slide:
+def _read(folder: Path, name: str, spots: Path, alone: bool, size: PixelSize) -> Slide:
     counts = _counts(folder, name)
     if counts is None:
         raise InputError(f"Slide {name} has no counts: {folder / name}.tsv(.gz) does not exist.")
@@ -69,7 +69,7 @@ def _read(folder: Path, name: str, spots: Path, alone: bool, mpp: float | None) 
         notes=tuple(notes),
         without_image="no image whose name has that of the section: counts only.",
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _selections(folder: Path) -> Iterator[tuple[str, Path]]:

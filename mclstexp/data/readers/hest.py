@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mclstexp.data.assemble import build_slide
+from mclstexp.data.assemble import PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
 from mclstexp.data.paths import read_json
@@ -89,7 +89,7 @@ def _root(path: Path) -> Path | None:
     return root if signs and any((root / "st").glob("*.h5ad")) else None
 
 
-def _read(path: Path, root: Path, row: dict[str, str], mpp: float | None) -> Slide:
+def _read(path: Path, root: Path, row: dict[str, str], size: PixelSize) -> Slide:
     draft = h5ad.read(path, path.stem)
     facts: dict[str, Any] = {**row, **_metadata(root / "metadata" / f"{path.stem}.json")}
     image_path = find_image(root / "wsis", path.stem) or find_image(path.parent, path.stem)
@@ -107,7 +107,7 @@ def _read(path: Path, root: Path, row: dict[str, str], mpp: float | None) -> Sli
         extra={**draft.extra, **{key: _text(facts.get(key)) for key in _SAID if _text(facts.get(key))}},
         without_image="no image in wsis/: counts only.",
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mclstexp.data.assemble import CountTable, Draft, build_slide
+from mclstexp.data.assemble import CountTable, Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.files import parse_coords
@@ -39,7 +39,7 @@ def find(path: Path, choices: Choices) -> list[SlideSource]:
     return [SlideSource(name, NAME, partial(_read, path, name)) for name in sorted(names)]
 
 
-def _read(folder: Path, name: str, mpp: float | None) -> Slide:
+def _read(folder: Path, name: str, size: PixelSize) -> Slide:
     spots_path = folder / f"{_TABLE}{name}.tsv"
     counts_path = next((path for path in (folder / f"{name}.tsv.gz", folder / f"{name}.tsv") if path.is_file()), None)
     if counts_path is None:
@@ -56,7 +56,7 @@ def _read(folder: Path, name: str, mpp: float | None) -> Slide:
         sources=(counts_path, spots_path, *([image_path] if image_path else [])),
         notes=("sections whose names differ in the last number alone count as one patient's.",) if patient else (),
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _coordinates(path: Path) -> Coordinates:

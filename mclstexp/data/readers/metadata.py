@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from mclstexp.data.assemble import PixelSize
 from mclstexp.data.readers.slides_csv import number, read_rows
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.slide import Slide
@@ -34,9 +35,8 @@ def with_metadata(sources: list[SlideSource], rows: dict[str, dict[str, str]], f
 
 
 def _described(source: SlideSource, row: dict[str, str], folder: Path) -> SlideSource:
-    def load(mpp: float | None) -> Slide:
-        own = number(row, "mpp", folder / METADATA_NAME)
-        slide = source.load(mpp if mpp is not None else own)
+    def load(size: PixelSize) -> Slide:
+        slide = source.load(size.or_else(number(row, "mpp", folder / METADATA_NAME)))
         return replace(slide, patient=row.get("patient") or slide.patient, cohort=row.get("cohort") or slide.cohort)
 
     return SlideSource(source.slide_id, source.layout, load)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mclstexp.data.assemble import CountTable, Draft
+from mclstexp.data.assemble import CountTable, Draft, PixelSize
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.errors import InputError
 from mclstexp.types import IdArray
@@ -34,7 +34,7 @@ def squares(places: NDArray[np.int64]) -> tuple[IdArray, IdArray, NDArray[np.str
     return held, square.reshape(-1), names
 
 
-def pool(draft: Draft, pool_um: float, mpp: float | None) -> Draft:
+def pool(draft: Draft, pool_um: float, size: PixelSize) -> Draft:
     """Sum cells or bins over squares of the image.
 
     Parameters
@@ -43,8 +43,8 @@ def pool(draft: Draft, pool_um: float, mpp: float | None) -> Draft:
         A slide whose spots are cells or bins, in pixels.
     pool_um
         Side of a square in um.
-    mpp
-        Pixel size that the user gave, in um; None takes what the slide's files state.
+    size
+        What the user said of the pixel size; where that is nothing, the slide's files state it.
 
     Returns
     -------
@@ -55,8 +55,8 @@ def pool(draft: Draft, pool_um: float, mpp: float | None) -> Draft:
     InputError
         When no pixel size is known, or a coordinate is none.
     """
-    size = mpp or draft.stated_mpp or (draft.image.mpp if draft.image else None)
-    if size is None:
+    mpp = size.over(draft.stated_mpp or (draft.image.mpp if draft.image else None))
+    if mpp is None:
         raise InputError(
             f"Slide {draft.slide_id}: --pool-um {pool_um:g} needs the pixel size, which its files do not state; give "
             "it with --mpp."
@@ -69,7 +69,7 @@ def pool(draft: Draft, pool_um: float, mpp: float | None) -> Draft:
         return draft  # joining says which names do not agree
     draft.coords.check()
     place, row = np.array(found, dtype=np.int64).T
-    side = pool_um / size
+    side = pool_um / mpp
     held, square, names = squares(np.floor(draft.coords.xy[place] / side).astype(np.int64))
     sums = sparse.csr_matrix(
         (np.ones(len(row), dtype=np.float32), (square, row)), shape=(len(held), len(draft.counts.ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mclstexp.data.assemble import PixelSize
 from mclstexp.data.positions.tissue import looks_misplaced
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.discover import discover
@@ -11,7 +12,7 @@ from mclstexp.data.readers.metadata import METADATA_NAME
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.readers.twins import said_of, twins
 from mclstexp.errors import InputError
-from mclstexp.slide import Slide
+from mclstexp.slide import MppSource, Slide
 from mclstexp.text import duplicates
 from mclstexp.types import Progress, StrPath
 
@@ -43,6 +44,7 @@ def inspect_slides(
     refs: StrPath,
     *,
     mpp: float | None = None,
+    mpp_from: MppSource | None = None,
     bin_um: int | None = None,
     cells: bool = False,
     pool_um: float | None = None,
@@ -52,7 +54,7 @@ def inspect_slides(
 
     Parameters
     ----------
-    refs, mpp, bin_um, cells, pool_um, on_progress
+    refs, mpp, mpp_from, bin_um, cells, pool_um, on_progress
         As in ``read_slides``.
 
     Raises
@@ -64,7 +66,7 @@ def inspect_slides(
     repeated = set(duplicates(source.slide_id for source in sources))
     reports = []
     for done, source in enumerate(sources, start=1):
-        report = _inspect(source, mpp)
+        report = _inspect(source, PixelSize(mpp, mpp_from))
         if source.slide_id in repeated:
             problem = f"another slide is named {source.slide_id!r}, too; rename one."
             report = replace(report, problems=(*report.problems, problem))
@@ -79,9 +81,9 @@ def _with_twin(report: SlideReport, same: str | None) -> SlideReport:
     return report if same is None else replace(report, warnings=(*report.warnings, said_of(report.slide_id, same)))
 
 
-def _inspect(source: SlideSource, mpp: float | None) -> SlideReport:
+def _inspect(source: SlideSource, size: PixelSize) -> SlideReport:
     try:
-        slide = source.load(mpp)
+        slide = source.load(size)
     except InputError as error:
         return SlideReport(source.slide_id, source.layout, None, (str(error),))
     problems: list[str] = []

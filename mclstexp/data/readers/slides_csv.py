@@ -6,13 +6,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
+from mclstexp.data.positions.coordinates import naming
 from mclstexp.data.positions.files import CoordsColumns, parse_coords
 from mclstexp.data.readers import h5ad, space_ranger, transcripts, visium_hd
 from mclstexp.data.readers.choices import Choices
 from mclstexp.data.readers.layout import SlidePart
 from mclstexp.data.readers.matrices import read_counts
+from mclstexp.data.readers.pooling import pool
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.tables import is_number, read_table
 from mclstexp.errors import InputError
@@ -25,7 +27,8 @@ LOOKS_FOR = "slides.csv"
 _FILE_NAME = "slides.csv"
 _PARTS: tuple[SlidePart, ...] = (h5ad, visium_hd, space_ranger)
 
-_KNOWN = ("slide", "patient", "cohort", "counts", "image", "coords", "mpp", "technology", "pitch_um")
+_CHOSEN = ("bin_um", "pool_um")
+_KNOWN = ("slide", "patient", "cohort", "counts", "image", "coords", "mpp", "technology", "pitch_um", *_CHOSEN)
 
 
 def matches(path: Path) -> bool:
@@ -89,7 +92,8 @@ def read_rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     return rows
 
 
-def _read(path: Path, row: dict[str, str], choices: Choices, mpp: float | None) -> Slide:
+def _read(path: Path, row: dict[str, str], choices: Choices, size: PixelSize) -> Slide:
+    choices = _chosen(path, row, choices)
     draft = _parts(path, row, choices)
     if row.get("image"):
         image_path = _resolve(path, row, "image")
@@ -106,8 +110,27 @@ def _read(path: Path, row: dict[str, str], choices: Choices, mpp: float | None) 
         extra={**draft.extra, **{key: value for key, value in row.items() if key not in _KNOWN and value}},
         without_image="no image: counts only.",
     )
-    own = number(row, "mpp", path)
-    return build_slide(draft, mpp=mpp if mpp is not None else own)
+    size = size.or_else(number(row, "mpp", path))
+    return build_slide(draft if choices.pool_um is None else pool(draft, choices.pool_um, size), size)
+
+
+def _chosen(path: Path, row: dict[str, str], choices: Choices) -> Choices:
+    """Return what the options chose, and where they left it open, the row's columns ``bin_um`` and ``pool_um``."""
+    bins, side = (number(row, name, path) for name in _CHOSEN)
+    with naming(f"{path.name}: slide {row['slide']}"):
+        if bins is not None and not bins.is_integer():
+            raise InputError(f"bin_um is {bins:g}; a whole number is needed.")
+        own = Choices(None if bins is None else int(bins), choices.cells, side)
+    if bins is not None and row["counts"] and not visium_hd.accepts(path.parent / row["counts"]):
+        raise InputError(
+            f"{path.name}: slide {row['slide']} has bin_um {bins:g}, and {row['counts']} is no Visium HD folder; leave "
+            "the cell empty."
+        )
+    return replace(
+        choices,
+        bin_um=own.bin_um if choices.bin_um is None else choices.bin_um,
+        pool_um=own.pool_um if choices.pool_um is None else choices.pool_um,
+    )
 
 
 def _parts(path: Path, row: dict[str, str], choices: Choices) -> Draft:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.images.pixels import plausible_mpp
 from mclstexp.data.positions.bins import parse_bins
@@ -116,8 +116,8 @@ def read(
     )
 
 
-def _read(folder: Path, slide_id: str, mpp: float | None) -> Slide:
-    return build_slide(read(folder, slide_id), mpp=mpp)
+def _read(folder: Path, slide_id: str, size: PixelSize) -> Slide:
+    return build_slide(read(folder, slide_id), size)
 
 
 def _outs(folder: Path) -> Path:

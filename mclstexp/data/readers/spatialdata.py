@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.lattice import VISIUM_PITCH_UM, is_staggered
@@ -56,11 +56,11 @@ def _is_store(root: Path) -> bool:
     return isinstance(values, dict) and "spatialdata_attrs" in values
 
 
-def _read(path: Path, name: str, choices: Choices, mpp: float | None) -> Slide:
+def _read(path: Path, name: str, choices: Choices, size: PixelSize) -> Slide:
     draft = _draft(path, name, choices)
     if choices.pool_um is not None:
-        draft = pool(draft, choices.pool_um, mpp)
-    return build_slide(draft, mpp=mpp)
+        draft = pool(draft, choices.pool_um, size)
+    return build_slide(draft, size)
 
 
 def _draft(path: Path, name: str, choices: Choices) -> Draft:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mclstexp.data.assemble import CountTable, Draft, build_slide
+from mclstexp.data.assemble import CountTable, Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.readers.choices import POOL_UM, Choices
@@ -55,19 +55,19 @@ def _tables(path: Path) -> list[tuple[Path, str]]:
     return [(file, name["name"] or file.absolute().parent.name) for file, name in named if name]
 
 
-def _read(path: Path, name: str, choices: Choices, mpp: float | None) -> Slide:
+def _read(path: Path, name: str, choices: Choices, size: PixelSize) -> Slide:
     if choices.cells:
         raise InputError(f"Slide {name}: a table of transcripts has no cells (--cells); leave the option out.")
     columns = columns_of(path)
     image_path = find_image(path.parent, name)
     image = open_image(image_path) if image_path else None
-    size = mpp or (image.mpp if image else None) or (1.0 if columns.units == "um" and image is None else None)
-    if size is None:
+    mpp = size.over(image.mpp if image else None) or (1.0 if columns.units == "um" and image is None else None)
+    if mpp is None:
         raise InputError(f"Slide {name}: pooling {path.name} needs the pixel size of its image; give it with --mpp.")
     pool_um = choices.pool_um or POOL_UM
-    scale = size if columns.units == "um" else 1.0
-    pooled = pool_molecules(path, columns, pool_um / size, lambda xy: xy / scale)
-    coords, notes = pooled_spots(pooled, pool_um / size, pool_um)
+    scale = mpp if columns.units == "um" else 1.0
+    pooled = pool_molecules(path, columns, pool_um / mpp, lambda xy: xy / scale)
+    coords, notes = pooled_spots(pooled, pool_um / mpp, pool_um)
     where = "um from the image's corner" if columns.units == "um" else "pixels of the image"
     draft = Draft(
         slide_id=name,
@@ -75,12 +75,12 @@ def _read(path: Path, name: str, choices: Choices, mpp: float | None) -> Slide:
         coords=coords,
         counts=_counts(path, pooled),
         image=image,
-        stated_mpp=size,
+        stated_mpp=mpp,
         sources=(path, *([image_path] if image_path else [])),
         notes=(*notes, f"{columns.x} and {columns.y} were read as {where}."),
         without_image="no image named like the table: counts only.",
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _counts(path: Path, pooled: Pooled) -> CountTable:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.readers import space_ranger
 from mclstexp.data.readers.cells import read_cells
@@ -83,11 +83,11 @@ def read(path: Path, slide_id: str, *, coords: Coordinates | None = None, choice
     return draft if coords is None else replace(draft, coords=coords)
 
 
-def _read(path: Path, slide_id: str, choices: Choices, mpp: float | None) -> Slide:
+def _read(path: Path, slide_id: str, choices: Choices, size: PixelSize) -> Slide:
     draft = read(path, slide_id, choices=choices)
     if choices.pool_um is not None:
-        draft = pool(draft, choices.pool_um, mpp)
-    return build_slide(draft, mpp=mpp)
+        draft = pool(draft, choices.pool_um, size)
+    return build_slide(draft, size)
 
 
 def _outs(path: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from mclstexp.data.assemble import Draft, build_slide
+from mclstexp.data.assemble import Draft, PixelSize, build_slide
 from mclstexp.data.images import open_image
 from mclstexp.data.positions.files import parse_coords
 from mclstexp.data.readers.choices import Choices
@@ -51,7 +51,7 @@ def _folders(path: Path) -> list[Path]:
     return []
 
 
-def _read(root: Path, matrix: Path, name: str, mpp: float | None) -> Slide:
+def _read(root: Path, matrix: Path, name: str, size: PixelSize) -> Slide:
     outs = next(
         (root / part / f"{name}_spatial" for part in ("spatial", "spatial/spatial") if (root / part).is_dir()), None
     )
@@ -77,7 +77,7 @@ def _read(root: Path, matrix: Path, name: str, mpp: float | None) -> Slide:
         extra={key: repr(value) for key, value in read_scale_factors(positions.parent, "").values.items()},
         without_image="no full-resolution image (Zenodo has none; thumbnails do not count): counts only.",
     )
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _labels(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mclstexp.data.assemble import CountTable, Draft, build_slide
+from mclstexp.data.assemble import CountTable, Draft, PixelSize, build_slide
 from mclstexp.data.images import IMAGE_SUFFIXES, open_image
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.readers.choices import POOL_UM, Choices
@@ -64,17 +64,17 @@ class _Frame:
     missing: str = ""
 
 
-def _read(folder: Path, name: str, choices: Choices, mpp: float | None) -> Slide:
+def _read(folder: Path, name: str, choices: Choices, size: PixelSize) -> Slide:
     outs = _outs(folder)
     frame = _frame(folder, outs)
     table = _there(outs, _TRANSCRIPTS)
     if choices.cells or table is None:
         draft = _cells(outs, name, frame)
         if choices.pool_um is not None or not choices.cells:
-            draft = pool(draft, choices.pool_um or POOL_UM, frame.mpp)
+            draft = pool(draft, choices.pool_um or POOL_UM, PixelSize(frame.mpp))
     else:
         draft = _transcripts(outs, name, frame, table, choices.pool_um or POOL_UM)
-    return build_slide(draft, mpp=mpp)
+    return build_slide(draft, size)
 
 
 def _transcripts(outs: Path, name: str, frame: _Frame, table: Path, pool_um: float) -> Draft:

@@ -143,14 +143,6 @@ def _covered(centre: NDArray[np.float64], side: float) -> tuple[IdArray, NDArray
     return cells, np.maximum(right - left, 0.0) / side
 
 
-def covered_cells(centre: NDArray[np.float64], side: float) -> set[tuple[int, int]]:
-    """Return the cells, as (row, column), that windows have any part of."""
-    (columns, across), (rows, down) = (_covered(centre[:, axis], side) for axis in (0, 1))
-    touched = (down[:, :, None] * across[:, None, :]) > 0
-    pairs = np.stack(np.broadcast_arrays(rows[:, :, None], columns[:, None, :]), axis=-1)[touched]
-    return set(map(tuple, np.unique(pairs, axis=0).tolist()))
-
-
 def joined(tiles: Mapping[tuple[int, int], Cells], origin: tuple[int, int], shape: tuple[int, int]) -> Cells:
     """Put tiles by (row, column) of the tile grid beside each other; ``shape`` in tiles. Missing ones are zero."""
     some = next(iter(tiles.values()))

@@ -22,7 +22,7 @@ from mclstexp.data.patches import read_patch
 from mclstexp.device import keep_freed_memory
 from mclstexp.errors import InputError
 from mclstexp.model.image.backbone import Backbone
-from mclstexp.model.image.cells import CELL_PX, Cells, Pool, Windows, covered_cells, joined, reduce_map
+from mclstexp.model.image.cells import CELL_PX, Cells, Pool, Windows, joined, reduce_map
 from mclstexp.slide import Slide
 from mclstexp.types import FloatArray, IdArray
 
@@ -44,10 +44,14 @@ GLOBAL = ("squeezeexcite", "semodule", "ecamodule", "attention", "attn", "groupn
 
 @dataclass(frozen=True)
 class Field:
-    """A field of view: its scale, and where its features go: ``(n, F)`` for the spots that are encoded."""
+    """A field of view: its scale, and what takes its features.
+
+    ``take`` is called with places ``(b,)`` among the spots that are encoded, where in the field's vector the numbers
+    begin, and the numbers ``(b, w)`` float32; with each number of each spot once.
+    """
 
     scale: float
-    out: FloatArray
+    take: Callable[[IdArray, int, FloatArray], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def encode_dense(
 
     ``on_tile`` is called after each tile.
     """
-    by_scale = {field.scale: field.out for field in fields}
+    by_scale = {field.scale: field.take for field in fields}
     for at, scales in passes([field.scale for field in fields]).items():
         grid = _Grid.of(slide, member, patch, rows, at, scales)
         kept: dict[tuple[int, int], list[Cells]] = {}
@@ -172,10 +176,9 @@ class _Grid:
         centre = slide.spots.xy_px[rows] / step
         sides = {scale: side_px * scale / at / CELL_PX for scale in scales}
         widest = max(sides.values())
-        touched = {(row // CORE, column // CORE) for row, column in covered_cells(centre, widest)}
-        low = np.floor(centre[:, 1] - widest / 2).astype(np.int64) // CORE
-        high = (np.ceil(centre[:, 1] + widest / 2).astype(np.int64) - 1) // CORE
-        return cls(spec, slide.mpp, step, centre, sides, low, high, sorted(touched))
+        low = np.floor(centre - widest / 2).astype(np.int64) // CORE
+        high = (np.ceil(centre - widest / 2 + widest).astype(np.int64) - 1) // CORE
+        return cls(spec, slide.mpp, step, centre, sides, low[:, 1], high[:, 1], _between(low, high))
 
     def read(self, slide: Slide) -> Iterator[_Tile]:
         """Yield the tiles, row by row."""
@@ -184,6 +187,19 @@ class _Grid:
         for row, column in self.tiles:
             middle = (np.array([column, row], dtype=np.float64) + 0.5) * CORE * self.step
             yield _Tile(row, column, read_patch(slide.image, middle, self.spec, self.mpp))
+
+
+def _between(low: IdArray, high: IdArray) -> list[tuple[int, int]]:
+    """Return the tiles (row, column) from ``low`` to ``high``, ``(n, 2)`` (column, row) each, row by row."""
+    blocks = np.unique(np.concatenate([low, high], axis=1), axis=0)  # few, however many spots
+    return sorted(
+        {
+            (row, column)
+            for left, top, right, bottom in blocks.tolist()
+            for row in range(top, bottom + 1)
+            for column in range(left, right + 1)
+        }
+    )
 
 
 def _reduced(member: Backbone, pixels: NDArray[np.uint8]) -> tuple[list[Pool], list[Cells]]:
@@ -202,7 +218,7 @@ def _pool(
     kept: dict[tuple[int, int], list[Cells]],
     pools: Sequence[Pool],
     spots: IdArray,
-    by_scale: dict[float, FloatArray],
+    by_scale: dict[float, Callable[[IdArray, int, FloatArray], None]],
 ) -> None:
     """Pool the fields of view of spots whose tiles are all there."""
     rows, columns = (np.array([place[axis] for place in kept]) for axis in (0, 1))
@@ -214,5 +230,5 @@ def _pool(
     for number, pool in enumerate(pools):
         whole = joined({place: parts[number] for place, parts in kept.items()}, origin, shape)
         for scale, window in windows.items():
-            by_scale[scale][spots, start : start + pool.width] = window.pool(whole, pool)
+            by_scale[scale](spots, start, window.pool(whole, pool))
         start += pool.width

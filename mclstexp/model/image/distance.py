@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from mclstexp.model.linear_features import Seen, as_features
 from mclstexp.model.space.training_data import FeatureLayout, SlideArrays
 from mclstexp.sampling import evenly
 from mclstexp.types import FloatArray
@@ -72,11 +74,16 @@ class FeatureDistance:
             residual=np.array([left], dtype=np.float32),
         )
 
-    def __call__(self, features: FloatArray) -> FloatArray:
+    @cached_property
+    def scaled_axes(self) -> FloatArray:
+        """``(F, p)`` float32: from features to what lies along the axes."""
+        return self.scale[:, None] * self.axes
+
+    def __call__(self, features: Seen) -> FloatArray:
         """Return ``(n,)`` distances of features ``(n, F)``; about 1 for a typical training patch."""
-        values = (np.asarray(features, np.float32) - self.mean) * self.scale
-        along = values @ self.axes
-        outside = np.maximum((values**2).sum(axis=1) - (along**2).sum(axis=1), 0.0) / self.residual
+        held = as_features(features)
+        along = held.product(self.mean, self.scaled_axes)
+        outside = np.maximum(held.lengths(self.mean, self.scale) - (along**2).sum(axis=1), 0.0) / self.residual
         inside = (along**2 / self.variance).mean(axis=1) if self.axes.shape[1] else 0.0
         return np.asarray(np.sqrt((inside + outside) / 2), dtype=np.float32)
 

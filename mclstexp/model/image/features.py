@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from mclstexp.model.image.cache import Cache, FeatureCache, feature_cache
 from mclstexp.model.image.dense import TILE_PX, Field, check_dense, encode_dense, n_tiles
 from mclstexp.model.image.encoder import ImageEncoder
 from mclstexp.model.image.kept import FEATURES, field_names, scaled
+from mclstexp.model.linear_features import Plan, SummedFeatures
 from mclstexp.slide import Slide
 from mclstexp.types import BoolArray, FloatArray, IdArray, Progress
 
@@ -90,6 +91,47 @@ def slide_features(
             slide.image.close()
         cache.shrink()
     return out
+
+
+def summed_features(
+    slide: Slide, encoder: ImageEncoder, patch: PatchSpec, plan: Plan, *, on_progress: Progress | None = None
+) -> SummedFeatures:
+    """Encode tissue tile by tile, and keep of each spot only what a plan asks of its features.
+
+    They are the features of `slide_features`, and nothing of them is cached.
+
+    Raises
+    ------
+    InputError
+        As `slide_features`.
+    """
+    if slide.image is None:
+        raise InputError(f"Slide {slide.slide_id} has no image: its patches cannot be encoded.")
+    if patch.mpp is not None:
+        slide.require_mpp()
+    check_inside(slide)
+    summed, rows = SummedFeatures(len(slide), plan), np.arange(len(slide))
+    fields = _fields(slide, encoder, patch, FeatureCache())
+    n_all, n_done = sum(n_tiles(slide, member, patch, rows) for member in encoder.members), 0
+
+    def count() -> None:
+        nonlocal n_done
+        n_done += 1
+        if on_progress:
+            on_progress(f"encoding {slide.slide_id}, tiles", n_done, n_all)
+
+    def take(first: int, places: IdArray, start: int, values: FloatArray) -> None:
+        summed.add(places, first + start, values)
+
+    try:
+        for member in encoder.members:
+            check_dense(member)
+            own = [field for field in fields if field.member is member]
+            parts = [Field(field.scale, partial(take, field.columns.start)) for field in own]
+            encode_dense(slide, member, patch, rows, parts, count)
+    finally:
+        slide.image.close()
+    return summed
 
 
 def missing(slide: Slide, encoder: ImageEncoder, patch: PatchSpec, cache: FeatureCache) -> list[tuple[Backbone, int]]:
@@ -196,12 +238,14 @@ class _Encoding:
 
         for member in members:
             own = [field for field in self.fields if field.member is member]
-            values = [np.empty((len(self.spots), f.columns.stop - f.columns.start), np.float32) for f in own]
-            parts = [Field(field.scale, part) for field, part in zip(own, values, strict=True)]
+            parts = [Field(field.scale, partial(self._take, field.columns.start)) for field in own]
             encode_dense(self.slide, member, self.patch, self.spots, parts, count)
-            for field, part in zip(own, values, strict=True):
-                self.out[self.spots, field.columns] = part
-        self._keep(cache, self.spots)
+        for start in range(0, len(self.spots), KEPT_EVERY):
+            self._keep(cache, self.spots[start : start + KEPT_EVERY])
+
+    def _take(self, first: int, places: IdArray, start: int, values: FloatArray) -> None:
+        columns = slice(first + start, first + start + values.shape[1])
+        self.out[self.spots[places], columns] = values
 
     def _reads(self) -> Iterator[_Read]:
         """Read block by block, within a block field of view by field of view: neighbours share decoded tiles."""

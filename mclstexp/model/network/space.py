@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.model.linear_features import Seen, held
 from mclstexp.model.network.layers import ContrastiveNetwork
 from mclstexp.slide import Slide
 from mclstexp.types import FloatArray, IdArray
@@ -29,9 +30,14 @@ class NetworkSpace:
         limit = self.network.config.context_spots
         return f"self-attention over the slide's spots, in k-d parts of at most {limit}"
 
-    def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
+    def embed_images(self, features: Seen, slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32."""
-        return self.network.embed_images(features)
+        return self.network.embed_images(held(features))
+
+    @property
+    def asks(self) -> None:
+        """None: the head is no linear map."""
+        return
 
     def embed_spots(self, expression: FloatArray, measured: NDArray[np.bool_], slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32; unmeasured genes enter as zero, as an undetected gene does."""
@@ -55,12 +61,18 @@ class NetworkSpace:
         """Return the expression as it is."""
         return expression
 
-    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+    def blend(self, expression: FloatArray, columns: IdArray, features: Seen, *, share: float) -> FloatArray:
         """Return the expression as it is."""
         return expression
 
     def level(
-        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        common: FloatArray,
+        features: Seen,
+        *,
+        own_scale: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Return the expression as it is."""
         return expression, np.zeros(expression.shape[1], dtype=np.float32)

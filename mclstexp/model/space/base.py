@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.model.linear_features import Seen
 from mclstexp.slide import Slide
 from mclstexp.types import FloatArray, IdArray
 
@@ -28,8 +29,13 @@ class Space(Protocol):
         """Which spots decide a spot's embedding, in words that the reference records."""
         ...
 
-    def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
+    def embed_images(self, features: Seen, slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32 of features ``(n, F)`` of all the slide's spots."""
+        ...
+
+    @property
+    def asks(self) -> tuple[FloatArray, tuple[FloatArray, ...]] | None:
+        """Origin ``(F,)`` and linear maps ``(F, k)``: all that is asked of features; None where they are held whole."""
         ...
 
     def embed_spots(self, expression: FloatArray, measured: NDArray[np.bool_], slide: Slide) -> FloatArray:
@@ -66,7 +72,7 @@ class Space(Protocol):
         """
         ...
 
-    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+    def blend(self, expression: FloatArray, columns: IdArray, features: Seen, *, share: float) -> FloatArray:
         """Return the prediction with a share taken from a linear map of the features; a space without one returns it.
 
         Parameters
@@ -81,7 +87,13 @@ class Space(Protocol):
         ...
 
     def level(
-        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        common: FloatArray,
+        features: Seen,
+        *,
+        own_scale: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Return a slide's prediction with its mean brought to the slide's level, and the level's uncertainty.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from mclstexp.errors import FormatError
+from mclstexp.model.linear_features import Features, HeldFeatures
 from mclstexp.model.space.training_data import Matrix, SlideArrays, TrainingSet, sampled_rows, slide_weights
 from mclstexp.types import FloatArray, IdArray
 
@@ -82,7 +83,11 @@ class SlideLevel:
         centred
             ``(n, F)`` features of the slide's spots, less the training slides' mean.
         """
-        axes = np.asarray(centred @ self.projection, dtype=np.float32)
+        return self.from_features(HeldFeatures(centred), np.zeros(len(self.projection), dtype=np.float32))
+
+    def from_features(self, features: Features, origin: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the same of features that are not centred, and the training slides' mean ``(F,)``."""
+        axes = np.asarray(features.product(origin, self.projection), dtype=np.float32)
         spots = _of_spots(axes, self.landmarks, self.expression, self.mean) - self.mean if self.weights[0] else 0.0
         slides = 0.0
         if self.weights[1]:
@@ -91,6 +96,11 @@ class SlideLevel:
         spread = np.sqrt(self.error**2 + self.growth * np.square(moved))
         level = np.maximum(self.mean + moved, 0)
         return np.asarray(level, dtype=np.float32), np.broadcast_to(spread, level.shape).astype(np.float32)
+
+    @property
+    def map(self) -> FloatArray | None:
+        """The linear map that it asks of features."""
+        return self.projection
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that rebuild it."""
@@ -120,10 +130,20 @@ class RidgeLevel:
 
     def __call__(self, centred: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the level ``(G,)``, and zeros: how sure it is was not known."""
-        apart = centred.mean(axis=0, dtype=np.float64) * len(centred) / (len(centred) + self.trust)
+        return self.from_features(HeldFeatures(centred), np.zeros(centred.shape[1], dtype=np.float32))
+
+    def from_features(self, features: Features, origin: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the same of features that are not centred, and the training slides' mean ``(F,)``."""
+        n = len(features)
+        apart = (features.sums() / n - origin) * n / (n + self.trust)
         moved = np.clip(apart @ self.image_level, -self.level_limit, self.level_limit)
         level = np.maximum(self.level_mean + moved @ self.components, 0).astype(np.float32)
         return level, np.zeros_like(level)
+
+    @property
+    def map(self) -> FloatArray | None:
+        """None: it asks for the mean alone."""
+        return None
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that rebuild it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mclstexp.model.linear_features import Features, HeldFeatures
 from mclstexp.types import FloatArray
 
 MAX_RANK = 96
@@ -46,7 +47,11 @@ class LinearMap:
 
     def __call__(self, centred: FloatArray) -> FloatArray:
         """Return ``(n, G)`` of features ``(n, F)`` less the training slides' mean; NaN for genes without a fit."""
-        predicted = (centred @ self.own) @ self.out + self.offset
+        return self.from_features(HeldFeatures(centred), np.zeros(len(self.own), dtype=np.float32))
+
+    def from_features(self, features: Features, origin: FloatArray) -> FloatArray:
+        """Return the same of features that are not centred, and the training slides' mean ``(F,)``."""
+        predicted = features.product(origin, self.own) @ self.out + self.offset
         return np.asarray(np.clip(predicted, *self.bounds), dtype=np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mclstexp.errors import FormatError, InputError
-from mclstexp.model.space.shared import SharedSpace, centre
+from mclstexp.model.linear_features import Seen
+from mclstexp.model.space.shared import SharedSpace
 from mclstexp.types import FloatArray
 
 INPUT_LIMIT = 5.0
@@ -108,7 +109,12 @@ class RefinedSpace(SharedSpace):
             raise InputError(f"A refined space of {len(self.gain)} components cannot be cut to {n_components}.")
         return self
 
-    def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
+    @property
+    def maps(self) -> tuple[FloatArray, ...]:
+        """Every linear map ``(F, k)`` that is asked of a query's features."""
+        return (*super().maps, self.project_own, self.project_context)
+
+    def image_components(self, features: Seen, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""
         linear = self.linear_components(features, xy_um)
         inputs = torch.from_numpy(self.inputs(linear, features, xy_um))
@@ -116,7 +122,7 @@ class RefinedSpace(SharedSpace):
             correction = self.head(inputs).numpy().astype(np.float64)
         return self.narrowed(linear + self.unit * correction)
 
-    def inputs(self, linear: NDArray[np.float64], features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
+    def inputs(self, linear: NDArray[np.float64], features: Seen, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the network's inputs ``(n, c + r + s)`` float32.
 
         Parameters
@@ -127,7 +133,7 @@ class RefinedSpace(SharedSpace):
             ``(n, F)`` features and ``(n, 2)`` positions of all the slide's spots.
         """
         patch = self.projected(features, xy_um, self.project_own, self.project_context)
-        apart = centre(features, self.feature_mean, self.config.shrink_spots) - self.feature_mean
+        apart = self.feature_centre(features) - self.feature_mean
         slide = np.broadcast_to(apart @ self.project_slide, (len(features), self.project_slide.shape[1]))
         return np.concatenate([linear / self.unit, patch, slide], axis=1, dtype=np.float32)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mclstexp.config import SharedSpaceConfig
 from mclstexp.errors import FormatError, MismatchError
+from mclstexp.model.linear_features import Seen, as_features, stacked
 from mclstexp.model.space.adjust import coordinates, correct_toward_query, relevel
 from mclstexp.model.space.level import Level, level_from_state
 from mclstexp.model.space.linear import ARRAYS as LINEAR_ARRAYS
@@ -108,7 +109,7 @@ class SharedSpace:
             **part,
         )
 
-    def embed_images(self, features: FloatArray, slide: Slide) -> FloatArray:
+    def embed_images(self, features: Seen, slide: Slide) -> FloatArray:
         """Return ``(n, d)`` unit float32 of features ``(n, F)`` of all the slide's spots.
 
         Raises
@@ -123,21 +124,21 @@ class SharedSpace:
         """Return ``(n, d)`` unit float32 of expression ``(n, G)``; ``measured`` ``(G,)`` says which genes are known."""
         return self.on_sphere(self.spot_components(expression, measured))
 
-    def image_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> FloatArray:
+    def image_components(self, features: Seen, xy_um: NDArray[np.float64]) -> FloatArray:
         """Return the components ``(n, c)`` float32 predicted from one whole slide's features and positions."""
         return self.narrowed(self.linear_components(features, xy_um))
 
-    def linear_components(self, features: FloatArray, xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    def linear_components(self, features: Seen, xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the components ``(n, c)`` as the linear map predicts them, however wide they spread."""
-        if features.shape[1] != len(self.feature_mean):
+        if (width := as_features(features).width) != len(self.feature_mean):
             raise MismatchError(
-                f"Image features have {features.shape[1]} numbers, the model was trained on {len(self.feature_mean)}; "
+                f"Image features have {width} numbers, the model was trained on {len(self.feature_mean)}; "
                 "encode the slide with the model's own encoder and scales."
             )
         return self.projected(features, xy_um, self.image_own, self.image_context)
 
     def projected(
-        self, features: FloatArray, xy_um: NDArray[np.float64], own: FloatArray, context: FloatArray
+        self, features: Seen, xy_um: NDArray[np.float64], own: FloatArray, context: FloatArray
     ) -> NDArray[np.float64]:
         """Return ``(n, k)`` a linear map of one whole slide's features and of their means over the neighbours.
 
@@ -149,10 +150,32 @@ class SharedSpace:
             ``(F, k)`` weights of the features, relative to the slide's mean, and of their means.
         """
         n, trust = len(features), self.config.shrink_spots
-        centred = features - centre(features, self.feature_mean, trust)
-        values = (centred @ own).astype(np.float64)
-        near = SpatialMean(xy_um, self.config.context_um).apply((centred @ context).astype(np.float64))
+        held, own_mean = as_features(features), self.feature_centre(features)
+        values = held.product(own_mean, own).astype(np.float64)
+        near = SpatialMean(xy_um, self.config.context_um).apply(held.product(own_mean, context).astype(np.float64))
         return np.asarray(values + (near - near.mean(axis=0) * n / (n + trust)))
+
+    def feature_centre(self, features: Seen) -> FloatArray:
+        """Return ``(F,)`` the slide's mean features, drawn to the training slides' as `centre` does."""
+        held, trust = as_features(features), self.config.shrink_spots
+        total = held.sums() + trust * self.feature_mean
+        return np.asarray(total / max(len(held) + trust, 1e-12), dtype=np.float32)
+
+    @property
+    def asks(self) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+        """Origin ``(F,)`` and linear maps ``(F, k)``: all that is asked of features."""
+        return self.feature_mean, self.maps
+
+    @property
+    def maps(self) -> tuple[FloatArray, ...]:
+        """Every linear map ``(F, k)`` that is asked of a query's features."""
+        parts = [
+            self.image_own,
+            self.image_context,
+            self.level_of.map,
+            None if self.linear is None else self.linear.own,
+        ]
+        return stacked(parts)
 
     def narrowed(self, predicted: NDArray[np.float64]) -> FloatArray:
         """Return a slide's predicted components ``(n, c)`` float32, none spread wider than on slides held out.
@@ -164,12 +187,12 @@ class SharedSpace:
         narrower = np.minimum(1.0, self.amplitude / np.maximum(spread, 1e-12))
         return np.asarray(predicted * narrower, dtype=np.float32)
 
-    def slide_level(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def slide_level(self, features: Seen) -> tuple[FloatArray, FloatArray]:
         """Return ``(G,)`` the mean expression that a slide should have by its features ``(n, F)``, and how sure it is.
 
         Embeddings are relative to their slide and cannot say that.
         """
-        return self.level_of(features - self.feature_mean)
+        return self.level_of.from_features(as_features(features), self.feature_mean)
 
     def spot_components(self, expression: FloatArray, measured: NDArray[np.bool_]) -> FloatArray:
         """Return the components ``(n, c)`` float32 of one whole slide's expression; unmeasured genes are unknown."""
@@ -215,17 +238,23 @@ class SharedSpace:
             expression, coordinates(query, self.config.radius), centre, slope, strength=strength
         )
 
-    def blend(self, expression: FloatArray, columns: IdArray, features: FloatArray, *, share: float) -> FloatArray:
+    def blend(self, expression: FloatArray, columns: IdArray, features: Seen, *, share: float) -> FloatArray:
         """Take a share of the prediction from the linear map, as in `Space.blend`."""
         if self.linear is None or not share:
             return expression
-        told = self.linear(features - self.feature_mean)[:, np.maximum(columns, 0)]
+        told = self.linear.from_features(as_features(features), self.feature_mean)[:, np.maximum(columns, 0)]
         known = (columns >= 0) & np.isfinite(told)
         mixed = (1 - np.float32(share)) * expression + np.float32(share) * told
         return np.where(known, mixed, expression).astype(np.float32)
 
     def level(
-        self, expression: FloatArray, columns: IdArray, common: FloatArray, features: FloatArray, *, own_scale: bool
+        self,
+        expression: FloatArray,
+        columns: IdArray,
+        common: FloatArray,
+        features: Seen,
+        *,
+        own_scale: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Bring the mean over the slide's spots to its level, as in `Space.level`."""
         spread = np.zeros(len(common), dtype=np.float32)

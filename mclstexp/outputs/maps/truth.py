@@ -11,7 +11,6 @@ from scipy import sparse
 from mclstexp.config import Normalisation
 from mclstexp.data.anndata_file import is_anndata, read_anndata
 from mclstexp.data.genes.expression import normalise
-from mclstexp.data.readers import read_slides
 from mclstexp.errors import InputError
 from mclstexp.metrics import pearson_by_gene
 from mclstexp.notes import warn
@@ -50,6 +49,8 @@ def read_truth(path: StrPath, prediction: Prediction, slide: str | None = None) 
     path = Path(path)
     if path.suffix.lower() == ".h5ad":
         return read_anndata(path)
+    from mclstexp.data.readers import read_slides  # the readers of all layouts take as long to load as a map to draw
+
     slides = read_slides(path, only=None if slide is None else [slide])
     if slide is None and len(slides) > 1:
         image = Path(str(prediction.settings.get("image", "")))

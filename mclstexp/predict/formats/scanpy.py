@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mclstexp.data.anndata_file import reason
+from mclstexp.data.plain_h5ad import PlainH5ad
 from mclstexp.errors import InputError
 from mclstexp.panel import GenePanel
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from mclstexp.data.plain_h5ad import PlainH5ad
     from mclstexp.predict.prediction import Prediction
 
 FORMAT_VERSION = 1
@@ -34,6 +34,19 @@ def to_anndata(prediction: Prediction) -> ad.AnnData:
     """Return the AnnData; see `mclstexp.Prediction.to_anndata`."""
     import anndata as ad
 
+    plain = to_plain(prediction)
+    return ad.AnnData(
+        plain.X,
+        obs=plain.obs,
+        var=plain.var,
+        layers=dict(plain.layers),
+        obsm=dict(plain.obsm),
+        uns=dict(plain.uns),
+    )
+
+
+def to_plain(prediction: Prediction) -> PlainH5ad:
+    """Return the parts of the AnnData, without loading anndata."""
     obs = pd.DataFrame(index=pd.Index(prediction.spot_ids.astype(object)))
     obs["in_tissue"] = np.ones(len(prediction), dtype=np.int64)
     if prediction.array_row is not None and prediction.array_col is not None:
@@ -51,7 +64,7 @@ def to_anndata(prediction: Prediction) -> ad.AnnData:
     obsm: dict[str, NDArray[Any]] = {"spatial": prediction.xy_px}
     if prediction.embedding is not None:
         obsm["embedding"] = prediction.embedding
-    return ad.AnnData(prediction.mean, obs=obs, var=var, layers=layers, obsm=obsm, uns=uns)
+    return PlainH5ad(prediction.mean, obs, var, layers, obsm, uns)
 
 
 def _spatial(prediction: Prediction) -> dict[str, Any]:

@@ -16,6 +16,7 @@ BASE: dict[str, tuple[str, ...]] = {
     "export": ("export", "{w}/p.h5ad", "-o", "{o}/table.csv"),
     "evaluate": ("evaluate", "{w}/refs", "-o", "{o}/report", *QUICK_ENCODER),
     "add": ("add", "{w}/refs", "{i}/reference", "--device", "cpu"),
+    "publish": ("publish", "{w}/reference", "{o}/shared"),
     "cache": ("cache", "{o}/cache"),
     "remove": ("remove", "{i}/reference"),
     "cohorts": ("cohorts", "{w}/reference"),

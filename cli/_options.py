@@ -15,6 +15,8 @@ from mclstexp.config.ranges import MPP, RANGES
 from mclstexp.text import is_whole
 
 if TYPE_CHECKING:
+    from mclstexp.data.readers.addresses import SlideAddresses
+    from mclstexp.index.cluster.workers import Workers
     from mclstexp.index.reference import Reference
     from mclstexp.slide import Slide
     from mclstexp.types import Progress
@@ -79,6 +81,20 @@ Cache = Annotated[
 ]
 Message = Annotated[str, typer.Option("--message", "-m", help="What the history says about this change.")]
 Version = Annotated[str | None, typer.Option("--version", help="Look at this version, by number or tag.")]
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Let a Ray cluster do it: HOST:PORT of its head, or auto (else this machine)."
+    ),
+]
+RayWorkers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="With --ray: how many [default: one a GPU, or one a CPU].")
+]
+CommitEvery = Annotated[
+    int | None,
+    typer.Option("--commit-every", min=0, help="With --ray: slides a commit, 0 for one at the end [default: 100]."),
+]
 
 MODEL, REFERENCE = Path("model"), Path("reference")
 """Where a working folder keeps its model and its reference."""
@@ -222,6 +238,38 @@ def read_refs(
     only = names(slides, "--slides")
     how = {"bin_um": bin_um, "cells": cells, "pool_um": pool_um, "pictured": pictured}
     return read_slides(refs, mpp=mpp, mpp_from=mpp_from, only=only, on_progress=on_progress, **how)  # type: ignore[arg-type]
+
+
+def find_refs(
+    refs: Path,
+    slides: str | None,
+    *,
+    mpp: float | None,
+    mpp_from: Literal["given", "file", "pitch"] | None,
+    bin_um: int | None,
+    cells: bool,
+    pool_um: float | None,
+) -> "SlideAddresses":
+    """Find a command's reference slides as its options say, for others to read."""
+    from mclstexp.data.readers import find_slides
+
+    only = names(slides, "--slides")
+    return find_slides(refs, mpp=mpp, mpp_from=mpp_from, only=only, bin_um=bin_um, cells=cells, pool_um=pool_um)
+
+
+def workers(
+    ray: str | None, n: int | None, commit_every: int | None, *, device: str, cache: Path | None
+) -> "Workers | None":
+    """Return the workers that are asked for; None for none, and then nothing may be said of them."""
+    if ray is None:
+        for option, value in {"--workers": n, "--commit-every": commit_every}.items():
+            if value is not None:
+                raise typer.BadParameter("it goes with --ray.", param_hint=option)
+        return None
+    from mclstexp.index.cluster.workers import COMMIT_EVERY, Workers
+
+    every = COMMIT_EVERY if commit_every is None else commit_every
+    return Workers(ray, n, every, device, cache_of(cache))  # type: ignore[arg-type]
 
 
 def names(text: str | None, option: str) -> list[str] | None:

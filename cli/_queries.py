@@ -14,6 +14,7 @@ from mclstexp.errors import InputError, MclstexpError
 from mclstexp.text import counted
 
 if TYPE_CHECKING:
+    from mclstexp.cli._query_workers import Spread
     from mclstexp.data.positions.files import CoordsColumns
     from mclstexp.data.positions.grid import Grid
     from mclstexp.data.positions.inputs import QueryInput, QueryInputs
@@ -72,6 +73,8 @@ class Queries:
     reading: Reading
     arguments: dict[str, Any] = field(default_factory=dict)
     force: bool = False
+    command: str = field(default_factory=options.command_line)
+    spread: "Spread | None" = None
 
     def run(self, *, dry: bool) -> None:
         """Read and check every slide, say what it costs, and predict those that are not there yet.
@@ -83,9 +86,13 @@ class Queries:
         MclstexpError
             The one slide cannot be read or predicted; or some of several could not, once the others are done.
         """
+        if self.spread is not None and not dry:
+            self._predict_on_cluster(self.spread)
+            self._report()
+            return
         show = progress() if self.several else None
         for number, job in enumerate(self.jobs, 1):
-            self._attempt(job, self._read)
+            self._attempt(job, self.read)
             if show is not None:
                 show("reading slides", number, len(self.jobs))
         waiting = [job for job in self.jobs if job.state == "to predict"]
@@ -114,7 +121,23 @@ class Queries:
             job.state, job.failure = "failed", failure
             note(f"Warning: a slide failed, the others go on: {job.why}")
 
-    def _read(self, job: Job) -> None:
+    def _predict_on_cluster(self, spread: "Spread") -> None:
+        """Let workers read and predict the slides, and note what becomes of each as they tell it."""
+        _make_folder(self.jobs[0].output.parent)
+        show, n = progress(), len(self.jobs)
+        for done, (number, state, failure, notes) in enumerate(spread.outcomes(self), 1):
+            job = self.jobs[number]
+            for text in notes:
+                note(text)
+            job.state, job.failure = state, failure
+            if failure is not None:
+                note(f"Warning: a slide failed, the others go on: {job.why}")
+            elif state == "predicted":
+                emit(str(job.output))
+            show(f"predicting {counted(n, 'slide')}", done, n)
+        note(self._summary())
+
+    def read(self, job: Job) -> None:
         job.slide = self._slide(job.input)
         if self.reading.tiles is None and self.reference.model.config.patch.mpp is not None:
             job.slide.require_mpp()
@@ -180,19 +203,20 @@ class Queries:
             def shown(step: str, done: int, total: int, part: "Progress" = part) -> None:
                 (part if step.startswith("encoding ") else show)(step, done, total)
 
-            self._attempt(job, partial(self._one, show=shown))
+            self._attempt(job, partial(self.predict, show=shown))
             if job.state == "predicted":
                 emit(str(job.output))  # apart: a pipe or disk that takes no more is not the slide's fault
         whole.finish()
         for job in self.jobs:
             if job.state in ("predicted", "there already"):
-                self._attempt(job, self._draw)
+                self._attempt(job, self.draw)
 
-    def _one(self, job: Job, show: Any) -> None:
+    def predict(self, job: Job, show: Any) -> None:
+        """Predict a slide that was read, and save it."""
         if job.slide is None:
             return
         prediction = self.reference.query(
-            job.slide, command=options.command_line(), on_progress=show, **self.arguments, features=self.reading.tiles
+            job.slide, command=self.command, on_progress=show, **self.arguments, features=self.reading.tiles
         )
         if job.slide.image is not None:
             job.slide.image.close()
@@ -202,7 +226,7 @@ class Queries:
         job.state = "predicted"
         note(f"{prediction!r} from {self.reference!r}")
 
-    def _draw(self, job: Job) -> None:
+    def draw(self, job: Job) -> None:
         """Draw the grid that was laid; one that stands from an earlier run stays."""
         if job.slide is None or job.slide.tissue is None or (job.state == "there already" and job.picture.exists()):
             return

@@ -13,8 +13,12 @@ from mclstexp.text import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mclstexp.data.readers.addresses import SlideAddresses
+    from mclstexp.index.cluster.workers import Workers
+    from mclstexp.index.reference import Reference
     from mclstexp.model.model import Model
     from mclstexp.slide import Slide
+    from mclstexp.types import Progress
 
 
 def build_index(
@@ -38,6 +42,9 @@ def build_index(
     encoder: options.Encoder = None,
     encoder_weights: options.EncoderWeights = None,
     message: options.Message = "",
+    ray: options.Ray = None,
+    workers: options.RayWorkers = None,
+    commit_every: options.CommitEvery = None,
     device: options.Device = "auto",
     cache: options.Cache = None,
     dry_run: options.DryRun = False,
@@ -46,7 +53,8 @@ def build_index(
     """Encode slides with a model and write them as a reference (./reference unless -o says another).
 
     The model is --model, else $MST_MODEL, else ./model; where there is none, the default recipe is trained first and
-    kept in ./model (--encoder and --encoder-weights are for that).
+    kept in ./model (--encoder and --encoder-weights are for that). With --ray the same command goes on where one was
+    killed.
 
     Example: mst build-index refs/
     """
@@ -54,20 +62,30 @@ def build_index(
 
     place = options.place_of(output)
     access = options.storage(storage_option, place)
-    _check_place(place, access, force=force)
+    spread = options.workers(ray, workers, commit_every, device=device, cache=cache)
+    _check_place(place, access, force=force, goes_on=spread is not None)
     bar = progress()
-    read = options.read_refs(
-        refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
-    )
     named = _model_folder(model, encoder, encoder_weights)
-    if dry_run:
-        emit(_cost(named, read, encoder, encoder_weights, device, cache))
-        return
-    trained = _model(named, read, encoder, encoder_weights, device, cache)
+    read: Sequence[Slide] | SlideAddresses
+    if spread is None:
+        read = options.read_refs(
+            refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+        )
+        if dry_run:
+            emit(_cost(named, read, encoder, encoder_weights, device, cache))
+            return
+        trained = _model(named, read, encoder, encoder_weights, device, cache)
+    else:
+        read = options.find_refs(refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um)
+        trained = _trained_before(named, device, cache)
+        if dry_run:
+            emit(_cost_on_cluster(spread, read, named, bar))
+            return
     reference = Reference.build(
         place,
         read,
         trained,
+        ray=spread,
         index=index,
         message=message,
         command=options.command_line(),
@@ -79,10 +97,16 @@ def build_index(
     emit(str(place))
 
 
-def _check_place(place: Path | str, access: dict[str, str] | None, *, force: bool) -> None:
+def _check_place(place: Path | str, access: dict[str, str] | None, *, force: bool, goes_on: bool = False) -> None:
     """Refuse an output that is there, or an object store that cannot be used, before anything is read."""
     from mclstexp.storage import check_output
 
+    if goes_on and not force and (not isinstance(place, Path) or place.exists()):
+        from mclstexp.index.store.build import is_unfinished
+        from mclstexp.index.store.place import Place
+
+        if is_unfinished(Place(place, access)):
+            return
     if isinstance(place, Path):
         check_output(place, force=force)
         return
@@ -149,6 +173,38 @@ def _model(
     )
 
 
+def _trained_before(folder: Path | None, device: "options.Device", cache: Path | None) -> "Model":
+    """Return the model that the workers of a cluster are to load; training is one machine's work.
+
+    Raises
+    ------
+    InputError
+        When there is none yet.
+    """
+    from mclstexp.errors import InputError
+    from mclstexp.model.model import Model
+
+    if folder is None:
+        raise InputError(f"--ray needs a model, and there is none at ./{options.MODEL}; train one: mst train refs/")
+    return Model.load(folder, device=device, cache=options.cache_of(cache))
+
+
+def _cost_on_cluster(
+    spread: "Workers",
+    found: "SlideAddresses",
+    folder: Path | None,
+    bar: "Progress",
+    reference: "Reference | None" = None,
+) -> str:
+    """Return what slides cost, as the workers measure it, with the model of a folder or of a reference."""
+    from mclstexp.index.cluster.build import cost_on_cluster
+    from mclstexp.index.store.place import Place
+
+    place = Place(".") if reference is None else reference.store.place
+    digest = "" if reference is None else reference.store.identity.model_digest
+    return cost_on_cluster(place, digest, found, spread, folder=folder, on_progress=bar)
+
+
 def add(
     refs: options.Refs,
     folder: options.ReferenceArgument = None,
@@ -164,6 +220,9 @@ def add(
         bool, typer.Option("--replace", help="Let a slide of the same name and other content take the old one's place.")
     ] = False,
     message: options.Message = "",
+    ray: options.Ray = None,
+    workers: options.RayWorkers = None,
+    commit_every: options.CommitEvery = None,
     device: options.Device = "auto",
     cache: options.Cache = None,
     dry_run: options.DryRun = False,
@@ -174,16 +233,25 @@ def add(
     Example: mst add more_refs/
     """
     opened = options.open_reference(folder, reference, storage_option=storage_option, device=device, cache=cache)
+    spread = options.workers(ray, workers, commit_every, device=device, cache=cache)
     bar = progress()
-    read = options.read_refs(
-        refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
-    )
+    given: Sequence[Slide] | SlideAddresses
+    if spread is not None:
+        given = options.find_refs(refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um)
+        if dry_run:
+            emit(_cost_on_cluster(spread, given, None, bar, opened))
+            return
+    else:
+        given = read = options.read_refs(
+            refs, slides, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um, on_progress=bar
+        )
     if dry_run:
         new = opened.new_among(read, replace=replace)
         cost = opened.model.cost([slide for slide in new if slide.image is not None])
         emit(f"{len(new)} of {counted(len(read), 'slide')} to add, {len(read) - len(new)} there already; {cost}")
         return
-    report = opened.add(read, replace=replace, message=message, command=options.command_line(), on_progress=bar)
+    said = {"message": message, "command": options.command_line()}
+    report = opened.add(given, ray=spread, replace=replace, on_progress=bar, **said)
     if as_json:
         emit_json(vars(report))
         return

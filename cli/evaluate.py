@@ -1,7 +1,7 @@
 """``mst evaluate``: train, index and predict fold by fold, beside baselines in the same table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -82,6 +82,8 @@ def evaluate(
             "best on the training side alone, chosen anew for every fold; may be repeated (at most 32 combinations).",
         ),
     ] = None,
+    ray: options.Ray = None,
+    workers: options.RayWorkers = None,
     device: options.Device = "auto",
     cache: options.Cache = None,
     output: Annotated[
@@ -112,6 +114,9 @@ def evaluate(
 
     if output is not None:
         check_output(output, force=force)
+    options.workers(ray, workers, None, device=device, cache=cache)
+    if ray is not None and output is None:
+        raise typer.BadParameter("the workers keep their runs beside the report: give -o, too.", param_hint="--ray")
     grid = parse_grid(tune or [])
     plan = _protocol(protocol, genes, n_genes)
     split = SplitSpec(
@@ -156,7 +161,18 @@ def evaluate(
     methods = evaluation_methods(chosen, on_progress=bar)
     state = EvaluationState()
     if output is not None:
-        state = EvaluationState(output.with_name(f"{output.name}.partial"), evaluation_facts(read, plan, chosen))
+        folder, facts = output.with_name(f"{output.name}.partial"), evaluation_facts(read, plan, chosen)
+        state = EvaluationState(folder, facts)
+        if ray is not None:
+            from mclstexp.evaluate.on_cluster import fit_on_cluster
+
+            there = options.find_refs(
+                refs, None, mpp=mpp, mpp_from=mpp_from, bin_um=bin_um, cells=cells, pool_um=pool_um
+            )
+            there = replace(there, slide_ids=tuple(slide.slide_id for slide in read))
+            named = [part.name for part in parts]
+            how: dict[str, Any] = {"address": ray, "workers": workers, "on_progress": bar}
+            fit_on_cluster(there, named, plan, chosen, state, folder, facts, **how)
     result = run_evaluation(read, methods, plan, state=state)
     result = replace(result, notes=(*notes, *result.notes))
     _show(result, output, force=force, as_json=as_json, warned=warned)

@@ -113,6 +113,8 @@ def query(
             help="Refuse coordinates that miss the tissue where others would fit it; lay a grid on tissue alone."
         ),
     ] = True,
+    ray: options.Ray = None,
+    workers: options.RayWorkers = None,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     cache: options.Cache = None,
@@ -126,6 +128,7 @@ def query(
     Example: mst query slide.tif coords.csv
     """
     from mclstexp.cli._queries import Job, Queries, Reading, plan_outputs
+    from mclstexp.cli._query_workers import Spread
     from mclstexp.data.positions.files import CoordsColumns
     from mclstexp.data.positions.inputs import find_inputs
     from mclstexp.data.tile_features import read_features
@@ -137,6 +140,7 @@ def query(
     side = tile_px if features is None else None
     columns = CoordsColumns(x_column, y_column, id_column, origin, side, units, pitch_um)
     inputs = find_inputs(slides)
+    _refuse_cluster(ray, workers, several=inputs.several, features=features is not None)
     has_coords = [one.coords is not None for one in inputs.slides]
     if features is not None:
         told = any(has_coords) or columns != CoordsColumns() or bool(grid or grid_shape or regions)
@@ -166,7 +170,12 @@ def query(
     )
     asked: dict[str, Any] = {"genes": chosen, "filter": condition, "search": search, "k": k, "weights": weights}
     asked["temperature"] = temperature
-    Queries(opened, jobs, inputs.several, reading, asked, force).run(dry=dry_run)
+    spread = None
+    if ray is not None:
+        store: dict[str, Any] = {"path": opened.path, "version": opened.version, "device": device}
+        store |= {"cache": options.cache_of(cache), "storage_options": opened.store.place.options or None}
+        spread = Spread(ray, workers, device, store, model)
+    Queries(opened, jobs, inputs.several, reading, asked, force, spread=spread).run(dry=dry_run)
 
 
 def _grid(opened: "Reference", pitch: str | None, shape: Literal["square", "hex"] | None) -> "Grid | None":
@@ -178,6 +187,14 @@ def _grid(opened: "Reference", pitch: str | None, shape: Literal["square", "hex"
     if pitch is not None:
         return Grid.parse(pitch, shape or "square")
     return None if shape is None else replace(opened.grid, shape=shape)
+
+
+def _refuse_cluster(ray: str | None, workers: int | None, *, several: bool, features: bool) -> None:
+    """Refuse a cluster for one slide, and what says something of a cluster where there is none."""
+    if ray is None and workers is not None:
+        raise typer.BadParameter("it goes with --ray.", param_hint="--workers")
+    if ray is not None and (features or not several):
+        raise typer.BadParameter("one slide is one machine's work; leave it out.", param_hint="--ray")
 
 
 def _refuse_positions(*, told: bool, several: bool) -> None:

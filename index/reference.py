@@ -12,6 +12,7 @@ from mclstexp.errors import InputError
 from mclstexp.index.doubts import unlike_pixel_size
 from mclstexp.index.filter import Filter, allowed_rows, choose_genes
 from mclstexp.index.search.backend import Search
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.upkeep import Upkeep
 from mclstexp.index.verify.findings import Report
@@ -29,7 +30,9 @@ if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndat
     import pyarrow as pa
 
     from mclstexp.data.positions.grid import Grid
+    from mclstexp.data.readers.addresses import SlideAddresses
     from mclstexp.data.tile_features import TileFeatures
+    from mclstexp.index.cluster.workers import Workers
     from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
     from mclstexp.predict.prediction import Prediction
@@ -59,9 +62,10 @@ class Reference(Upkeep):
     def build(
         cls,
         path: StrPath,
-        slides: Sequence[Slide],
+        slides: Sequence[Slide] | SlideAddresses,
         model: Model,
         *,
+        ray: Workers | str | None = None,
         index: IndexKind = "auto",
         message: str = "",
         command: str = "",
@@ -76,9 +80,13 @@ class Reference(Upkeep):
         path
             The folder to write, or a URI such as ``s3://bucket/reference``.
         slides
-            Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone.
+            Slides with counts, as `read_slides` returns them; those without an image have keys of counts alone. With
+            ``ray`` what `find_slides` returns.
         model
             What encodes them, and every query; where it computes, the reference is searched.
+        ray
+            The Ray cluster that reads and encodes the slides: ``auto``, ``host:port`` of its head, or `Workers`. A
+            build that was killed goes on where it was when it is called again. None for this process alone.
         index
             Kind of search index.
         message, command
@@ -93,7 +101,8 @@ class Reference(Upkeep):
         Raises
         ------
         InputError, ExistsAlreadyError, StorageError
-            There are no slides, or one has no counts; something is at ``path``; the disk refused.
+            There are no slides, or one has no counts; something is at ``path``; the disk refused. On a cluster the
+            slides that can be encoded are in the reference all the same.
 
         Examples
         --------
@@ -105,6 +114,15 @@ class Reference(Upkeep):
 
         if not slides:
             raise InputError("There is no slide to build a reference from.")
+        if ray is not None:
+            from mclstexp.index.cluster.build import build_or_go_on
+
+            said: dict[str, Any] = {"message": message, "command": command, "on_progress": on_progress}
+            build_or_go_on(Place(path, storage_options), slides, model, ray, index=index, force=force, **said)
+            reference = cls(ReferenceStore.open(path, options=storage_options), device=model.device)
+            reference.__dict__["model"] = model
+            return reference
+        slides = list(slides)
         uncounted = [slide.slide_id for slide in slides if slide.spots.counts is None]
         if uncounted:
             raise InputError(f"Slide {uncounted[0]} has no counts: it cannot be a reference.")

@@ -18,6 +18,8 @@ from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    from mclstexp.data.readers.addresses import SlideAddresses
+    from mclstexp.index.cluster.workers import Workers
     from mclstexp.index.published.publish import Publication
     from mclstexp.model.image.cache import Cache
     from mclstexp.model.model import Model
@@ -80,8 +82,9 @@ class Upkeep:
 
     def add(
         self,
-        slides: Sequence[Slide],
+        slides: Sequence[Slide] | SlideAddresses,
         *,
+        ray: Workers | str | None = None,
         replace: bool = False,
         message: str = "",
         command: str = "",
@@ -92,7 +95,10 @@ class Upkeep:
         Parameters
         ----------
         slides
-            Slides with counts.
+            Slides with counts; with ``ray`` what `find_slides` returns.
+        ray
+            The Ray cluster that reads and encodes the slides: ``auto``, ``host:port`` of its head, or `Workers`. A
+            slide that fails there is told at the end, and the others are added.
         replace
             Let a slide of the same name and other content take the old one's place.
         message, command
@@ -114,19 +120,29 @@ class Upkeep:
             refused.
         """
         self._store.require_growth()
+        text = message or f"add {counted(len(slides), 'slide')}"
+        if ray is not None:
+            return self._added_by(ray, slides, replace=replace, message=text, command=command, on_progress=on_progress)
         from mclstexp.index.encode import say_cost, slide_records
 
+        slides = list(slides)
         new = self.new_among(slides, replace=replace)
         say_cost(new, self.model)
         records = slide_records(new, self.model, on_progress=on_progress)
-        text = message or f"add {counted(len(slides), 'slide')}"
         report = self._store.add(records, replace=replace, message=text, command=command)
         there = {slide.slide_id for slide in slides} - {slide.slide_id for slide in new}
         report.skipped = [*sorted(there), *report.skipped]
-        if report.duplicates:
-            warn(_twins(report.duplicates))
-        for note in report.notes:
-            warn(note)
+        return _told(report)
+
+    def _added_by(self, ray: Workers | str, slides: Sequence[Slide] | SlideAddresses, **how: Any) -> AddReport:
+        """Add slides by the workers of a cluster."""
+        from mclstexp.index.cluster.build import add_on_cluster
+        from mclstexp.index.cluster.workers import addressed, as_workers, refuse_failed
+
+        addresses = addressed(slides)
+        workers = as_workers(ray, device=self._device, cache=self._cache)
+        report = _told(self._store.change_by(lambda place: add_on_cluster(place, addresses, workers, **how)))
+        refuse_failed(report.failed, len(addresses), "The others are there; add them when they are mended.")
         return report
 
     def new_among(self, slides: Sequence[Slide], *, replace: bool = False) -> list[Slide]:
@@ -139,7 +155,7 @@ class Upkeep:
         """
         from mclstexp.index.encode import content_of
 
-        known = {entry.slide_id: entry for entry in self._store.entries}
+        known = {entry.slide_id: entry.content for entry in self._store.entries}
         return [one for one in slides if not stands(known, one.slide_id, content_of(one), replace=replace)]
 
     def remove(
@@ -295,6 +311,15 @@ class Upkeep:
     def cohorts(self) -> list[dict[str, Any]]:
         """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
         return summary.cohort_tree(self._store)
+
+
+def _told(report: AddReport) -> AddReport:
+    """Say what is doubtful of an add."""
+    if report.duplicates:
+        warn(_twins(report.duplicates))
+    for note in report.notes:
+        warn(note)
+    return report
 
 
 def _twins(duplicates: dict[str, list[str]]) -> str:

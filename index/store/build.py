@@ -7,14 +7,16 @@ import itertools
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from mclstexp.errors import ExistsAlreadyError, InputError, LockedError, StorageError
 from mclstexp.index.search.ivf import choose_kind
 from mclstexp.index.store import table as tables
-from mclstexp.index.store.change import Rows, distinct, finish, properties_of, say, until_it_passes
+from mclstexp.index.store.change import UNFINISHED, Rows, distinct, finish, now, properties_of, say, until_it_passes
 from mclstexp.index.store.conditional import check_commits
 from mclstexp.index.store.format import metadata_of
 from mclstexp.index.store.fragments import Outdated, create
@@ -49,6 +51,86 @@ def create_reference(
     ExistsAlreadyError
         When there is a reference and ``force`` is not set, or something else.
     """
+    with building(place, identity, command=command, index=index, force=force, save_model=save_model) as begun:
+        rows = Rows(place, identity.panel, identity.embed_dim, now())
+        iterator = distinct(records)
+        first = next(iterator, None)
+        if first is None:
+            raise InputError("A reference needs at least one slide.")
+        try:
+            rows.write(itertools.chain([first], iterator), begun.schema, begun.mode)
+        except OSError as error:
+            if begun.before is not None or not _exists(place):
+                raise
+            raise _built_meanwhile(place) from error
+        begun.commit(rows, message=message, command=command)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A build that has begun: nothing is committed yet.
+
+    Attributes
+    ----------
+    before
+        The reference in whose place it goes, or None.
+    reference_id
+        What tells it from any other reference.
+    schema
+        That of the table, with what the reference records of its model.
+    """
+
+    place: Place
+    identity: ReferenceIdentity
+    before: Snapshot | None
+    reference_id: str
+    schema: pa.Schema
+
+    @property
+    def mode(self) -> str:
+        """How fragments are written for it."""
+        return "create" if self.before is None else "overwrite"
+
+    def commit(self, rows: Rows, *, message: str, command: str, unfinished: bool = False, derive: bool = True) -> Table:
+        """Make the reference of the slides that were written, in its first commit."""
+        place, before = self.place, self.before
+        said = properties_of(message, command, len(rows.slides), rows.time, unfinished=unfinished)
+        if before is None:
+            try:
+                table = Table(place, create(place, self.schema, rows.fragments, said))
+            except (OSError, StorageError, Outdated) as error:
+                if not _exists(place):
+                    raise
+                newest = Snapshot.at(place)
+                if newest.reference_id != self.reference_id:
+                    rows.discard()
+                    raise _built_meanwhile(place) from error
+                table = newest.table  # the commit passed, and the network lost the answer
+        else:
+            table = until_it_passes(place, lambda newest: newest.table.replace_all(self.schema, rows.fragments, said))
+            shutil.rmtree(before.derived, ignore_errors=True)
+        genes = {*rows.genes, genes_digest(self.identity.panel)}
+        say(finish(place, table, table.slides(), genes=genes, derive=derive))
+        return table
+
+
+@contextlib.contextmanager
+def building(
+    place: Place,
+    identity: ReferenceIdentity,
+    *,
+    command: str,
+    index: str = "auto",
+    force: bool = False,
+    save_model: Callable[[Path], None] | None = None,
+) -> Iterator[Begun]:
+    """Hold a reference for a build of it, the copy of the model inside; what fails before a commit leaves nothing.
+
+    Raises
+    ------
+    ExistsAlreadyError
+        When there is a reference and ``force`` is not set, or something else.
+    """
     choose_kind(index, 0)
     fresh = check_target(place, force=force)
     with place.errors():
@@ -58,7 +140,10 @@ def create_reference(
             with writing(place, command or "build-index"):
                 if save_model is not None:
                     _save_model(place, identity, save_model)
-                _build(place, identity, records, properties_of(message, command, 0), index, force=force)
+                before = Snapshot.at(place) if force and _exists(place) else None
+                reference_id = uuid.uuid4().hex if before is None else before.reference_id
+                metadata = metadata_of(identity, keep_genes(place, identity.panel), reference_id, index)
+                yield Begun(place, identity, before, reference_id, spots_schema(identity.embed_dim, metadata))
         except BaseException:
             if fresh and place.local is not None and not _exists(place):
                 with contextlib.suppress(OSError, LockedError), writing(place, "build-index", alone=True):
@@ -68,6 +153,20 @@ def create_reference(
 
 def _exists(place: Place) -> bool:
     return any(tables.version_of(name) for name in place.names(f"{TABLE_FOLDER}/_versions"))
+
+
+def _built_meanwhile(place: Place) -> ExistsAlreadyError:
+    return ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.")
+
+
+def is_unfinished(place: Place) -> bool:
+    """Say whether there is a reference whose newest version is a part of a build that has not ended."""
+    with place.errors():
+        place.check_reachable()
+        if not _exists(place):
+            return False
+        newest = Table.open(place)
+        return bool(newest.properties(newest.version).get(UNFINISHED))
 
 
 def check_target(place: Place, *, force: bool) -> bool:
@@ -110,43 +209,6 @@ def _save_model(place: Place, identity: ReferenceIdentity, save_model: Callable[
         save_model(Path(folder) / "model")
         place.put_folder(Path(folder) / "model", f"{MODELS}/{digest}")
     write_record(place, record, place.names(f"{MODELS}/{digest}"))
-
-
-def _build(
-    place: Place,
-    identity: ReferenceIdentity,
-    records: Iterable[SlideRecord],
-    properties: dict[str, Any],
-    index: str,
-    *,
-    force: bool,
-) -> None:
-    before = Snapshot.at(place) if force and _exists(place) else None
-    reference_id = uuid.uuid4().hex if before is None else before.reference_id
-    metadata = metadata_of(identity, keep_genes(place, identity.panel), reference_id, index)
-    schema = spots_schema(identity.embed_dim, metadata)
-    rows = Rows(place, identity.panel, identity.embed_dim, properties["time"])
-    iterator = distinct(records)
-    first = next(iterator, None)
-    if first is None:
-        raise InputError("A reference needs at least one slide.")
-    rows.write(itertools.chain([first], iterator), schema, "create" if before is None else "overwrite")
-    properties["n_slides"] = len(rows.slides)
-    if before is None:
-        try:
-            table = Table(place, create(place, schema, rows.fragments, properties))
-        except (OSError, StorageError, Outdated) as error:
-            if not _exists(place):
-                raise
-            newest = Snapshot.at(place)
-            if newest.reference_id != reference_id:
-                rows.discard()
-                raise ExistsAlreadyError(f"{place} was built by somebody else meanwhile; give another -o.") from error
-            table = newest.table  # the commit passed, and the network lost the answer
-    else:
-        table = until_it_passes(place, lambda newest: newest.table.replace_all(schema, rows.fragments, properties))
-        shutil.rmtree(before.derived, ignore_errors=True)
-    say(finish(place, table, table.slides(), genes={*rows.genes, genes_digest(identity.panel)}))
 
 
 def _remove_remains(root: Path) -> None:

@@ -25,6 +25,8 @@ from mclstexp.notes import warn
 from mclstexp.panel import GenePanel
 from mclstexp.storage import FromRecords
 
+UNFINISHED = "unfinished"
+
 Content = tuple[str, str, str]
 """Content hash, patient and cohort: what two slides of one name must share to be the same."""
 
@@ -83,9 +85,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def properties_of(message: str, command: str, n_slides: int, time: str = "") -> dict[str, Any]:
-    """Return what a commit says of itself."""
+def properties_of(
+    message: str, command: str, n_slides: int, time: str = "", *, unfinished: bool = False
+) -> dict[str, Any]:
+    """Return what a commit says of itself; ``unfinished`` where further ones of the same build are to come."""
     return {
+        **({UNFINISHED: True} if unfinished else {}),
         "message": message,
         "command": command,
         "package_version": mclstexp.__version__,
@@ -118,8 +123,12 @@ def finish(
     *,
     genes: Iterable[str] = (),
     anew: bool = False,
+    derive: bool = True,
 ) -> list[str]:
-    """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said."""
+    """Keep hashes and derive what the new version needs; the commit has passed, so what fails here is only said.
+
+    Without ``derive`` the latter is left to the next version, or the first query.
+    """
     problems = []
     try:
         record_version(table, [genes_name(digest) for digest in genes])
@@ -127,6 +136,8 @@ def finish(
         problems.append(f"The hashes of version {table.version}: {error.strerror or error}")
     except StorageError as error:
         problems.append(f"The hashes of version {table.version}: {error}")
+    if not derive:
+        return problems
     try:
         return [*problems, *Snapshot(place, table, entries).bring_up(anew=anew)]
     except StorageError as error:

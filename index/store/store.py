@@ -156,6 +156,13 @@ class ReferenceStore(_Readable):
         self._show_newest()
         return report
 
+    def change_by(self, change: Callable[[Place], AddReport]) -> AddReport:
+        """Let somebody else add to the reference, and show what came of it."""
+        self._refuse_pinned()
+        report = change(self.place)
+        self._show_newest()
+        return report
+
     def remove(
         self,
         *,

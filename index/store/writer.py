@@ -39,6 +39,8 @@ class AddReport:
         Version after the add.
     notes
         What went less well than it might, one sentence each.
+    failed
+        Names of slides that could not be read or encoded on a cluster, and why.
     """
 
     added: list[str] = field(default_factory=list)
@@ -47,6 +49,7 @@ class AddReport:
     duplicates: dict[str, list[str]] = field(default_factory=dict)
     version: int = 0
     notes: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def add_records(
@@ -66,7 +69,7 @@ def add_records(
     """
     with place.errors(), writing(place, command or "add"):
         start = Snapshot.at(place)
-        known = {entry.slide_id: entry for entry in start.entries}
+        known = {entry.slide_id: entry.content for entry in start.entries}
         report = AddReport(version=start.version)
 
         def wanted() -> Iterator[SlideRecord]:
@@ -84,10 +87,10 @@ def add_records(
         schema = start.table.dataset.schema
         rows = Rows(place, start.identity.panel, start.identity.embed_dim, now(), start.metadata)
         rows.write(itertools.chain([first], iterator), schema, "append")
-        return _commit_rows(place, rows, report, replace=replace, message=message or "add", command=command)
+        return commit_rows(place, rows, report, replace=replace, message=message or "add", command=command)
 
 
-def stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, replace: bool) -> bool:
+def stands(known: Mapping[str, Content], name: str, content: Content, *, replace: bool) -> bool:
     """Say whether the reference holds this very slide.
 
     Raises
@@ -96,27 +99,42 @@ def stands(known: Mapping[str, SlideEntry], name: str, content: Content, *, repl
         When it holds another of that name and replacing was not asked for.
     """
     present = known.get(name)
-    if present is None or (replace and present.content != content):
+    if present is None or (replace and present != content):
         return False
-    if present.content == content:
+    if present == content:
         return True
     what = (
-        f"other content ({present.content_hash[:12]}, now {content[0][:12]})"
-        if present.content_hash != content[0]
-        else f"patient {present.patient!r} of cohort {present.cohort!r}, now {content[1]!r} of {content[2]!r}"
+        f"other content ({present[0][:12]}, now {content[0][:12]})"
+        if present[0] != content[0]
+        else f"patient {present[1]!r} of cohort {present[2]!r}, now {content[1]!r} of {content[2]!r}"
     )
     raise ExistsAlreadyError(f"Slide {name} is in the reference with {what}; use --replace, or give it another name.")
 
 
-def _commit_rows(
-    place: Place, rows: Rows, report: AddReport, *, replace: bool, message: str, command: str
+def commit_rows(
+    place: Place,
+    rows: Rows,
+    report: AddReport,
+    *,
+    replace: bool,
+    message: str,
+    command: str,
+    unfinished: bool = False,
+    derive: bool = True,
 ) -> AddReport:
+    """Commit what was written of some slides, but for those that are there by now; ``report`` takes what was done.
+
+    Raises
+    ------
+    ExistsAlreadyError, InputError
+        A slide's name is taken by other content and ``replace`` is not set; the reference was built anew meanwhile.
+    """
     while rows.slides:
         base = Snapshot.at(place)
         if base.metadata != rows.metadata:
             rows.discard()
             raise InputError(f"Reference {place} was built anew meanwhile; add the slides again.")
-        known = {entry.slide_id: entry for entry in base.entries}
+        known = {entry.slide_id: entry.content for entry in base.entries}
         try:
             late = [name for name, content in rows.slides.items() if stands(known, name, content, replace=replace)]
         except ExistsAlreadyError:
@@ -128,16 +146,18 @@ def _commit_rows(
             continue
         gone = [name for name in rows.slides if name in known]
         n_slides = len(known) - len(gone) + len(rows.slides)
+        said = properties_of(message, command, n_slides, rows.time, unfinished=unfinished)
         try:
-            table = base.table.change(rows.fragments, gone, properties_of(message, command, n_slides, rows.time))
+            table = base.table.change(rows.fragments, gone, said)
         except Outdated:
             continue
         kept = [entry for entry in base.entries if entry.slide_id not in gone]
         report.version = table.version
-        report.replaced = gone
-        report.added = [name for name in rows.slides if name not in gone]
-        report.duplicates = _duplicates(rows, kept)
-        report.notes += finish(place, table, _entries_after(base, table, kept), genes=rows.genes)
+        report.replaced += gone
+        report.added += [name for name in rows.slides if name not in gone]
+        report.duplicates |= _duplicates(rows, kept)
+        entries = _entries_after(base, table, kept)
+        report.notes += finish(place, table, entries, genes=rows.genes, derive=derive)
         break
     return report
 

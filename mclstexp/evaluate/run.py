@@ -51,7 +51,7 @@ def run_evaluation(
     MismatchError
         When a method's scale is not the protocol's, or its prediction has another shape than the slide.
     """
-    runs = [(method, seed) for method in methods for seed in _seeds(method, protocol)]
+    runs = runs_of(methods, protocol)
     folds, notes = make_folds(slides, protocol.split)
     warnings = [*check_leakage(folds, protocol.split), *panel_warnings(protocol, folds)]
     findings = _Findings(protocol, state or EvaluationState(), notes=notes)
@@ -81,6 +81,34 @@ def run_evaluation(
         domain_maps=tuple(findings.domain_maps.values()),
         versions=versions(),
     )
+
+
+def runs_of(methods: Sequence[Method], protocol: EvaluationProtocol) -> list[tuple[Method, int | None]]:
+    """Return every method with each of its seeds; None for a deterministic one.
+
+    Raises
+    ------
+    MismatchError
+        When a method's scale is not the protocol's.
+    """
+    return [(method, seed) for method in methods for seed in _seeds(method, protocol)]
+
+
+def panel_of(protocol: EvaluationProtocol, fold: Fold) -> tuple[GenePanel, list[str]]:
+    """Return the gene panel of a fold, chosen on its training side unless the protocol names one, and notes."""
+    if protocol.genes:
+        return panel_from_names(protocol.genes, fold.train_with_image)
+    return select_panel(fold.train_with_image, n_top=protocol.n_genes), []
+
+
+def answer_of(method: Method, seed: int | None, fold: Fold, panel: GenePanel, protocol: EvaluationProtocol) -> Answer:
+    """Fit a method on a fold, and predict the held-out slides."""
+    train = fold.train if method.uses_counts_only else fold.train_with_image
+    method.fit(train, panel, seed=protocol.seeds[0] if seed is None else seed)
+    predictions = [method.predict(without_counts(slide)) for slide in fold.test]
+    for slide, prediction in zip(fold.test, predictions, strict=True):
+        prediction.check(method.name, len(slide), len(panel))
+    return Answer.of(method, predictions)
 
 
 def _seeds(method: Method, protocol: EvaluationProtocol) -> tuple[int | None, ...]:
@@ -128,11 +156,8 @@ class _Findings:
 
     def begin(self, fold: Fold) -> GenePanel:
         """Choose the fold's panel on its training side, and normalise its held-out slides."""
-        if self.protocol.genes:
-            panel, notes = panel_from_names(self.protocol.genes, fold.train_with_image)
-            self.notes += notes
-        else:
-            panel = select_panel(fold.train_with_image, n_top=self.protocol.n_genes)
+        panel, notes = panel_of(self.protocol, fold)
+        self.notes += notes
         self.panels.append(panel)
         self.spread = gene_spread(fold.train_with_image, panel, self.protocol.normalisation)
         self.truths = [SlideTruth.of(slide, panel, self.protocol.normalisation) for slide in fold.test]
@@ -156,7 +181,7 @@ class _Findings:
         """Fit a method on the fold, unless that was done before, and score it on every held-out slide."""
         answer = self.state.load(fold.name, method.name, seed)
         if answer is None:
-            answer = self._fitted(method, seed, fold, panel)
+            answer = answer_of(method, seed, fold, panel, self.protocol)
             self.state.keep(fold.name, method.name, seed, answer)
         if answer.choice is not None:
             choice = answer.choice
@@ -176,15 +201,6 @@ class _Findings:
                 clusters, drawn = self.scores[-1].clusters, self.domain_maps.get(slide.slide_id)
                 if clusters is not None and drawn is not None:
                     drawn.clusters.setdefault(method.name, clusters)
-
-    def _fitted(self, method: Method, seed: int | None, fold: Fold, panel: GenePanel) -> Answer:
-        """Fit a method and predict the held-out slides."""
-        train = fold.train if method.uses_counts_only else fold.train_with_image
-        method.fit(train, panel, seed=self.protocol.seeds[0] if seed is None else seed)
-        predictions = [method.predict(without_counts(truth.slide)) for truth in self.truths]
-        for truth, prediction in zip(self.truths, predictions, strict=True):
-            prediction.check(method.name, len(truth.slide), len(panel))
-        return Answer.of(method, predictions)
 
     def _describe(self, truth: SlideTruth) -> None:
         slide = truth.slide

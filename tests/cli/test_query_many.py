@@ -177,12 +177,12 @@ def test_a_killed_run_is_resumed(built: Path, slides: Path, cache: Path, tmp_pat
     code = (
         "import sys, mclstexp.cli._queries as q\n"
         "from mclstexp.cli.app import main\n"
-        "plain = q.Queries._one\n"
+        "plain = q.Queries.predict\n"
         "def one(self, job, show):\n"
         "    if job.input.name == 'c':\n"
         "        print('waiting', flush=True); import time; time.sleep(60)\n"
         "    plain(self, job, show)\n"
-        "q.Queries._one = one\n"
+        "q.Queries.predict = one\n"
         "main()\n"
     )
     words = [slides / "a.tif", slides / "a.csv", slides / "c.tif", "-o", tmp_path / "out", "--device", "cpu"]

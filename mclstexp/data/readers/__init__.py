@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mclstexp.data.assemble import PixelSize
+from mclstexp.data.readers.addresses import SlideAddresses, find_slides, wanted_sources
 from mclstexp.data.readers.choices import Choices
-from mclstexp.data.readers.discover import discover
 from mclstexp.data.readers.report import SlideReport, inspect_slides
 from mclstexp.data.readers.source import SlideSource
 from mclstexp.data.readers.twins import said_of, twins
-from mclstexp.errors import InputError
 from mclstexp.notes import warn
 from mclstexp.slide import MppSource, Slide
-from mclstexp.text import duplicates, some
+from mclstexp.text import some
 from mclstexp.types import Progress, StrPath
 
-__all__ = ["SlideReport", "inspect_slides", "read_slides"]
+__all__ = ["SlideAddresses", "SlideReport", "find_slides", "inspect_slides", "read_slides"]
 
 
 def read_slides(
@@ -77,16 +76,7 @@ def read_slides(
     >>> read_slides(cohort.refs)
     [Slide('P1_A', patient P1 of simulated, 17 spots, 20 genes, image 256x256 px at 2 um)]
     """
-    sources = discover(refs, Choices(bin_um, cells, pool_um))
-    repeated = duplicates(source.slide_id for source in sources)
-    if repeated:
-        raise InputError(f"{refs} holds more than one slide named {repeated[0]!r}; rename one.")
-    if only is not None:
-        known = {source.slide_id for source in sources}
-        unknown = [name for name in only if name not in known]
-        if unknown:
-            raise InputError(f"{refs} has no slide {unknown[0]!r}; it has {some(sorted(known), 10)}.")
-        sources = [source for source in sources if source.slide_id in set(only)]
+    sources = wanted_sources(refs, Choices(bin_um, cells, pool_um), only)
     if pictured:
         sources = _pictured(sources)
     slides = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -27,6 +28,17 @@ def twins(slides: Iterable[Slide]) -> dict[str, str]:
             repeated[slide.slide_id] = same
         alike.append((slide.slide_id, counts))
     return repeated
+
+
+def counts_digest(slide: Slide) -> str:
+    """Return the SHA-256 of a slide's counts; twins have the same, and a slide without any has none (empty)."""
+    counts = slide.spots.counts
+    if counts is None or not counts.nnz:
+        return ""
+    digest = hashlib.sha256(repr(counts.shape).encode())
+    for part in (counts.indptr, counts.indices, counts.data):
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def said_of(slide: str, same: str) -> str:

@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         self._blocks: dict[int, dict[str, int]] = {}
+        self._pace: dict[int, float] = {}
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return pooled features ``(b, F)`` of uint8 patches ``(b, size, size, 3)``."""
@@ -81,13 +82,16 @@ class Backbone(nn.Module):
         return self._blocks[size_px]
 
     def seconds_per_patch(self, size_px: int) -> float:
-        """Measure how long one patch takes in all views, on two batches of blank patches."""
+        """Measure how long one patch takes in all views, on two batches of blank patches; once for a size."""
+        if size_px in self._pace:
+            return self._pace[size_px]
         size = BATCH.get(next(self.parameters()).device.type, BATCH["cuda"])
         blank = np.full((size, size_px, size_px, 3), 255, dtype=np.uint8)
         self.features(blank)
         started = time.perf_counter()
         self.features(blank)
-        return (time.perf_counter() - started) / size
+        self._pace[size_px] = (time.perf_counter() - started) / size
+        return self._pace[size_px]
 
     def digest(self) -> str:
         """SHA-256 over the model's weights and buffers, by name."""

@@ -158,7 +158,7 @@ class ReferenceStore(_Readable):
 
     def change_by(self, change: Callable[[Place], AddReport]) -> AddReport:
         """Let somebody else add to the reference, and show what came of it."""
-        self._refuse_pinned()
+        self.require_growth()
         report = change(self.place)
         self._show_newest()
         return report

@@ -153,7 +153,7 @@ def test_an_unknown_gene_brings_near_names(built: Path, world: CohortPaths, mst:
 
 def test_an_address_that_holds_no_reference(mst: Run, tmp_path: Path) -> None:
     for place, why in (
-        ("ftp://bucket/ref", "a reference lies in a folder or at s3:// or gs://, not at ftp://"),
+        ("ftp://bucket/ref", "a reference lies in a folder or at s3:// or gs:// or az://, not at ftp://"),
         ("s3://bucket", "it is written s3://bucket/reference"),
         ("s3://bucket/ref?endpoint_override=x", "does not name a folder of a bucket"),
         ("s3://key:secret@bucket/ref", "s3://bucket/ref: credentials do not belong into the address"),

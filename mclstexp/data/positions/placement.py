@@ -36,6 +36,9 @@ LEAST_GAIN = 0.08
 MIN_SPOTS = 24
 """Fewer spots have no outline."""
 
+_LEAST_PLACES = 100
+"""Arrays of fewer places tell no scale and no turn of spots that lie on tissue: a few places at the edge decide."""
+
 _LEAST_EMPTY = 0.06
 """Share of the array's places that have to be empty: below it, the array was not selected by tissue."""
 
@@ -214,6 +217,8 @@ def _scaled_or_turned(
     search: _Search, given: tuple[float, float], found: list[_Fit], size: tuple[int, int]
 ) -> Placement | None:
     """Return a scale or a turn that fits where no shift does, however much of the spots lies on tissue as given."""
+    if search.n_places < _LEAST_PLACES:
+        return None
     kinds = {
         "apart": [fit for fit in found if fit.other.scale > 1 and search.empty_share >= _OUTLINED],
         "together": [fit for fit in found if fit.other.scale < 1],
@@ -268,7 +273,8 @@ class _Search:
         self._scale = longer / max(size)
         self._shape = (max(1, round(size[1] * self._scale)), max(1, round(size[0] * self._scale)))
         self._spots, self._empty, self._pitch = spots, empty, pitch
-        self.empty_share = len(empty) / (len(spots) + len(empty))
+        self.n_places = len(spots) + len(empty)
+        self.empty_share = len(empty) / self.n_places
         self._tissue = _shrunk(mask, self._shape)
         self._padded = tuple(fft.next_fast_len(2 * side, real=True) for side in self._shape)
         self._shares: dict[float, tuple[NDArray[np.float32], NDArray[np.complex64]]] = {}

@@ -13,9 +13,6 @@ from mclstexp.types import BoolArray
 THUMBNAIL_PX = 1024
 _SATURATION_RANGE = (0.06, 0.25)
 """Otsu's threshold is kept within these: glass is paler, and stained tissue stronger, on any scanner."""
-_SAME = 0.07
-"""Scales that differ by less are one: the outline's are tried in steps of 0.05."""
-
 _CLEARLY = 0.1
 """How much more of the spots has to lie on tissue before coordinates are called wrong."""
 
@@ -51,11 +48,10 @@ def check_placement(slide: Slide) -> tuple[str | None, str | None]:
     placement = judge(mask, slide.image.size_px, xy)
     off = None if slide.mpp is None or slide.mpp_source == "pitch" else spacing_off(xy, slide.mpp)
     spaced = "" if off is None else f"the spots are {off[0]:.3g} um apart in a hexagonal array, and Visium's 100 um"
-    doubtful = placement.verdict == "doubtful"
-    if placement.verdict == "wrong" or (doubtful and off is not None and abs(placement.scale / off[1] - 1) < _SAME):
+    if placement.verdict == "wrong":
         return f"the spots look misplaced: {placement}{f'; {spaced}' if off else ''}", None
     problem = looks_swapped(slide, mask=mask) or looks_rescaled(slide, mask=mask)
-    doubts = [f"the spots may be misplaced: {placement}."] if doubtful else []
+    doubts = [f"the spots may be misplaced: {placement}."] if placement.verdict == "doubtful" else []
     if off is not None:
         doubts.append(f"{spaced}: a wrong pixel size, or coordinates that are to be multiplied by {off[1]:.3g}?")
     return problem, " ".join(doubts) or None

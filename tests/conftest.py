@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,26 +42,34 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """URI of a bucket; the options to reach it are in the environment."""
+    """URI of a bucket; the options to reach it are in the environment.
+
+    The server is moto's, started here; MST_TEST_S3=http://127.0.0.1:8333 names another that runs on this machine.
+    """
     boto3 = pytest.importorskip("boto3")
+    with contextlib.ExitStack() as held:
+        endpoint = os.environ.get("MST_TEST_S3") or _moto(held)
+        options = {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+        }
+        patch = held.enter_context(pytest.MonkeyPatch.context())
+        for name, value in options.items():
+            patch.setenv(name, value)
+        client = boto3.client(
+            "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        bucket = f"references-{os.getpid()}"
+        client.create_bucket(Bucket=bucket)
+        yield f"s3://{bucket}"
+
+
+def _moto(held: contextlib.ExitStack) -> str:
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    options = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }
-    before = {name: os.environ.get(name) for name in options}
-    os.environ.update(options)
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-    )
-    client.create_bucket(Bucket="references")
-    yield "s3://references"
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    server.stop()
+    held.callback(server.stop)
+    return "http://{}:{}".format(*server.get_host_and_port())

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mclstexp.index.verify.run import verify
 from mclstexp.storage import storage_error
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
+FAR = pytest.mark.skipif(os.environ.get("MST_TEST_STORE") != "s3", reason="the nightly run kills all tasks in a bucket")
 
 
 def environment(**more):
@@ -34,24 +36,42 @@ def environment(**more):
 
 HELPER = r"""
 import json, os, shutil, signal, sys, time
-from pathlib import Path
 
 import lance, numpy, pyarrow, scipy.sparse  # before any fork, and without starting a thread
 from mclstexp.errors import InputError
 from forked import child, result
 from simulation import Simulation
+from mclstexp.index.store.place import Place
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.verify.run import verify
 
 SIM = Simulation(n_genes=24, n_panel=12, dim=8)
-DEBRIS = ("orphan", "hint", "unhashed", "derived")
-BASE, WORK = Path(sys.argv[1]), Path(sys.argv[2])
+DEBRIS = ("orphan", "hint", "unhashed", "derived", "busy")
+BASE, WORK = sys.argv[1:]
 
 
 def prepare(work):
+    if "://" in work:
+        return prepare_bucket(work)
     shutil.rmtree(work, ignore_errors=True)
     if TASK != "build":
         shutil.copytree(BASE, work)
+
+
+def prepare_bucket(work):
+    import boto3  # which starts no thread for these calls
+
+    store = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT"])
+    (bucket, new), (_, old) = (uri.removeprefix("s3://").split("/", 1) for uri in (work, BASE))
+
+    def keys(prefix):
+        pages = store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/")
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    for key in keys(new):
+        store.delete_object(Bucket=bucket, Key=key)
+    for key in keys(old) if TASK != "build" else []:
+        store.copy_object(Bucket=bucket, Key=new + key[len(old) :], CopySource={"Bucket": bucket, "Key": key})
 
 
 def act(work):
@@ -68,7 +88,7 @@ def act(work):
 
 
 def state(work):
-    if not list(work.glob("spots.lance/_versions/*.manifest")):
+    if not any(name.endswith(".manifest") for name in Place(work).names("spots.lance/_versions")):
         return None
     store = ReferenceStore.open(work)
     return store.version, {e.slide_id: e.content_hash for e in store.slides()}
@@ -135,16 +155,16 @@ for line in sys.stdin:
 
 
 class Helper:
-    def __init__(self, folder):
-        base = folder / "base"
+    def __init__(self, root, **more):
+        base = f"{root}/base"
         store = ReferenceStore.create(base, SIM.identity(), SIM.records(3, 8))
         store.add(SIM.records(1, 8, start=4))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HELPER, base, folder / "work"],
+            [sys.executable, "-c", HELPER, base, f"{root}/work"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(OMP_NUM_THREADS="1"),
+            env=environment(OMP_NUM_THREADS="1", **more),
         )
 
     def __call__(self, *question):
@@ -152,13 +172,28 @@ class Helper:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
+    def end(self):
+        self.process.stdin.close()
+        assert self.process.wait(timeout=30) == 0
+
 
 @pytest.fixture(scope="module")
 def helper(tmp_path_factory):
     helper = Helper(tmp_path_factory.mktemp("crash"))
     yield helper
-    helper.process.stdin.close()
-    assert helper.process.wait(timeout=30) == 0
+    helper.end()
+
+
+@pytest.fixture(scope="module")
+def far_helper(s3, tmp_path_factory):
+    """The same in a bucket."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    keys = {"AWS_DEFAULT_REGION": "us-east-1", "XDG_CACHE_HOME": cache}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", cache)
+        helper = Helper(f"{s3}/crash-{uuid.uuid4().hex}", **keys)
+    yield helper
+    helper.end()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +202,19 @@ def helper(tmp_path_factory):
 )
 def test_sigkill_at_any_moment(helper, task, n_times, n_calls):
     """53 moments: by the clock, which reaches into Lance's own code, and by the number of calls, which repeats."""
+    killed(helper, task, n_times, n_calls)
+
+
+@pytest.mark.parametrize(
+    "task", ["add", *(pytest.param(task, marks=FAR) for task in ("build", "optimize", "rebuild", "remove"))]
+)
+def test_sigkill_at_any_moment_in_a_bucket(far_helper, task):
+    """20 moments in all, 4 of them in every run: two by the clock, two by the number of calls."""
+    killed(far_helper, task, 2, 2)
+
+
+def killed(helper, task, n_times, n_calls):
+    """Kill a task at moments that lie evenly over it, and look at what is there, then and after the next run."""
     n_total, seconds, before, after = helper(task, "measure", 0)
     moments = [("time", seconds * 1.1 * (i + 0.5) / n_times) for i in range(n_times)]
     moments += [("call", 1 + round((n_total - 1) * i / (n_calls - 1))) for i in range(n_calls)]

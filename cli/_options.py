@@ -1,7 +1,6 @@
 """Options that several commands share, and the habits of a working folder: ./model, ./reference."""
 
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -110,6 +109,16 @@ ReferenceOption = Annotated[
         "[default: ./reference].",
     ),
 ]
+RecordedReference = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        "-r",
+        metavar="PATH",
+        help="Where their reference is: folder, s3://bucket/folder, hf://owner/name or https://host/folder "
+        "[default: the folder that was recorded].",
+    ),
+]
 ReferenceArgument = Annotated[
     str | None, typer.Argument(metavar="REFERENCE", help="Folder or URI of the reference; the same as -r.")
 ]
@@ -166,14 +175,13 @@ def storage(pairs: list[str] | None, place: Path | str) -> dict[str, str] | None
     return given
 
 
-def refuse_uri(path: Path | None, hint: str = "--reference") -> None:
-    """Refuse a URI where only a folder will do."""
-    if path is not None and re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+def storage_beside(pairs: list[str] | None, reference: str | None) -> dict[str, str] | None:
+    """Return the storage options of a prediction's reference; a recorded address gets none, as it is not followed."""
+    if pairs and reference is None:
         raise typer.BadParameter(
-            f"{path} is a URI, and this command needs a folder yet; mst query, neighbours, export and what looks "
-            "after a reference take URIs.",
-            param_hint=hint,
+            "it is of use beside --reference, which says at which URI the reference is.", param_hint="--storage-option"
         )
+    return storage(pairs, place_of(reference or ""))
 
 
 def typed(value: str | Path | None, variable: str) -> bool:

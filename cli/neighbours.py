@@ -83,7 +83,7 @@ def neighbours(
         from mclstexp.outputs.origin import reference_of
 
         number = options.version_or_tag(version)
-        access = options.storage(storage_option, options.place_of(reference or ""))
+        access = options.storage_beside(storage_option, reference)
         opened = reference_of(whole, reference, version=number, beside=prediction.parent, storage_options=access)
     evidence = spot_evidence(whole, spot, gene, opened)
     if sheet is not None and opened is not None:

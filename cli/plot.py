@@ -40,9 +40,15 @@ def plot(
         Literal["cohort", "patient", "slide"], typer.Option("--by", help="Whose weights --what cohorts sums.")
     ] = "cohort",
     reference: Annotated[
-        Path | None,
-        typer.Option("--reference", "-r", help="The reference, for --what embedding [default: what was recorded]."),
+        str | None,
+        typer.Option(
+            "--reference",
+            "-r",
+            metavar="PATH",
+            help="The reference, for --what embedding: folder or URI [default: the folder that was recorded].",
+        ),
     ] = None,
+    storage_option: options.StorageOption = None,
     dpi: Annotated[int, typer.Option("--dpi", min=50, max=1200, help="Pixels an inch.")] = 200,
     seed: options.Seed = 0,
     force: options.Force = False,
@@ -58,7 +64,7 @@ def plot(
     from mclstexp.predict.prediction import Prediction
 
     _check_options(gene, what, truth, by)
-    options.refuse_uri(reference)
+    access = options.storage_beside(storage_option, reference)
     output = check_picture(output or _default_name(prediction, gene, what), force=force)
     whole = Prediction.load(prediction)
     if what in ("expression", "uncertainty"):
@@ -75,7 +81,7 @@ def plot(
         from mclstexp.outputs.maps.embedding import embedding_map
         from mclstexp.outputs.origin import reference_of
 
-        opened = reference_of(whole, reference, beside=prediction.parent)
+        opened = reference_of(whole, reference, beside=prediction.parent, storage_options=access)
         embedding_map(whole, opened, output, seed=seed, dpi=dpi, force=True)
     emit(str(output))
 

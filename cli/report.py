@@ -15,10 +15,8 @@ def report(
         Path | None, typer.Option("-o", "--output", help="The .html to write [default: the first one's name, here].")
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Title of the page [default: names the slides].")] = "",
-    reference: Annotated[
-        Path | None,
-        typer.Option("-r", "--reference", help="Where their reference is [default: where the prediction says]."),
-    ] = None,
+    reference: options.RecordedReference = None,
+    storage_option: options.StorageOption = None,
     image_px: Annotated[
         int, typer.Option("--image-px", min=256, max=16_000, help="Longer side of the slides' picture, in pixels.")
     ] = 4096,
@@ -35,13 +33,13 @@ def report(
     """
     from mclstexp.outputs.report import report as write_report
 
-    options.refuse_uri(reference)
-
+    access = options.storage_beside(storage_option, reference)
     path = write_report(
         list(predictions),
         output or Path(f"{predictions[0].stem}.html"),
         title=title,
         reference=reference,
+        storage_options=access,
         image_px=image_px,
         patches=patches,
         force=force,

@@ -13,10 +13,8 @@ from mclstexp.cli._voice import VOICE
 
 def serve(
     predictions: Annotated[list[Path], typer.Argument(help="Predictions of mst query (.h5ad).")],
-    reference: Annotated[
-        Path | None,
-        typer.Option("-r", "--reference", help="Where their reference is [default: where the prediction says]."),
-    ] = None,
+    reference: options.RecordedReference = None,
+    storage_option: options.StorageOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes any that is free.")] = 0,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 are open to the network.")
@@ -31,8 +29,7 @@ def serve(
     """
     from mclstexp.outputs.serve import serve as run
 
-    options.refuse_uri(reference)
-
+    access = options.storage_beside(storage_option, reference)
     if host not in ("127.0.0.1", "::1", "localhost"):
         note(f"{host} is open to the network, without encryption: whoever has the address sees the slides")
 
@@ -42,5 +39,13 @@ def serve(
         note("Ctrl-C stops the server")
         VOICE.resting = True  # waiting is its work
 
-    run(list(predictions), reference=reference, host=host, port=port, device=device, on_ready=ready)
+    run(
+        list(predictions),
+        reference=reference,
+        host=host,
+        port=port,
+        device=device,
+        storage_options=access,
+        on_ready=ready,
+    )
     note("stopped")

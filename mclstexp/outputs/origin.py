@@ -68,12 +68,13 @@ def reference_at_hand(
     beside: StrPath = ".",
     device: Device = "cpu",
     cache: bool = True,
+    storage_options: Mapping[str, str] | None = None,
 ) -> tuple[Reference | None, str]:
     """Open the reference of a prediction at its version, or say why it is not at hand.
 
     Parameters
     ----------
-    given, beside, device, cache
+    given, beside, device, cache, storage_options
         As in `reference_of`.
 
     Returns
@@ -87,7 +88,15 @@ def reference_at_hand(
     """
     version = prediction.settings.get("reference_version")
     try:
-        opened = reference_of(prediction, given, version=version, beside=beside, device=device, cache=cache)
+        opened = reference_of(
+            prediction,
+            given,
+            version=version,
+            beside=beside,
+            device=device,
+            cache=cache,
+            storage_options=storage_options,
+        )
         _check_model(opened, prediction)
     except (InputError, FormatError) as error:
         if given is not None:

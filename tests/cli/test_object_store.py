@@ -14,6 +14,8 @@ from commands import Run, error_of
 
 from mclstexp.cli import _options
 from mclstexp.data.synthetic import CohortPaths
+from mclstexp.outputs.maps import embedding
+from mclstexp.outputs.serve.session import Session
 from mclstexp.predict.prediction import Prediction
 
 
@@ -48,6 +50,10 @@ def test_a_reference_lives_in_an_object_store(
     spot = ours.spot_ids[0]
     gene = ours.genes.symbols[0]
     assert "name it with --reference" in error_of(mst("neighbours", tmp_path / "p.h5ad", spot, "-g", gene, ok=False))
+    drawn = ("plot", tmp_path / "p.h5ad", "--what", "embedding", "-o", tmp_path / "e.png")
+    assert f"its reference is at {address}; name it with --reference" in error_of(mst(*drawn, ok=False))
+    page = mst("report", tmp_path / "p.h5ad", "-o", tmp_path / "p.html").stderr
+    assert f"its reference is at {address}; name it with --reference" in " ".join(page.split())
     values = told("neighbours", tmp_path / "p.h5ad", spot, "-g", gene, "-r", address)
     assert values["neighbours"] == told("neighbours", built / "p.h5ad", spot, "-g", gene)["neighbours"]
 
@@ -62,14 +68,55 @@ def test_a_reference_lives_in_an_object_store(
     assert not Path("s3:").exists()
 
 
+def options_in_place_of_variables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Take what reaches the store out of the environment, and return it as options."""
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT", "AWS_ALLOW_HTTP")
+    given = [word for key in keys for word in ("--storage-option", f"{key.lower()}={os.environ[key]}")]
+    for key in keys:
+        monkeypatch.delenv(key)
+    return given
+
+
+def test_what_shows_a_prediction_reads_its_reference_there(
+    mst: Run, built: Path, world: CohortPaths, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mst("build-index", world.refs, "--model", built / "model", "-o", address, "--device", "cpu")
+    there = ("-r", address, *options_in_place_of_variables(monkeypatch))
+    shown = built / "p.h5ad"
+
+    monkeypatch.setattr(embedding, "umap", lambda points, seed: points[:, :2])
+    pictures = [tmp_path / "here.png", tmp_path / "there.png"]
+    for picture, where in zip(pictures, ((), there), strict=True):
+        mst("plot", shown, "--what", "embedding", "-o", picture, "--dpi", 50, *where)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+    pages = [tmp_path / "here.html", tmp_path / "there.html"]
+    for page, where in zip(pages, ((), there), strict=True):
+        mst("report", shown, "-o", page, "--patches", 30, *where)
+    assert pages[0].read_text() == pages[1].read_text()
+
+    answers: list[tuple[object, bytes]] = []
+    monkeypatch.setattr("mclstexp.outputs.serve.app.make_app", lambda sessions, *_: answers.append(asked(sessions[0])))
+    monkeypatch.setattr("mclstexp.outputs.serve.run._run", lambda *_: None)
+    for where in ((), there):
+        mst("serve", shown, "--device", "cpu", *where)
+    assert answers[0] == answers[1]
+
+
+def asked(session: Session) -> tuple[object, bytes]:
+    """Return what a served prediction answers of a gene of its reference alone, and of a neighbour's patch."""
+    other = next(name for name in session.reference.genes.symbols if session.prediction.genes.find(name) is None)
+    gene = session.gene(other)
+    assert gene["values"]
+    row = session.neighbours(str(session.prediction.spot_ids[0]))["rows"][0]["row"]
+    return gene, session.patch(row)
+
+
 def test_what_reaches_it_may_be_given_and_is_not_kept(
     mst: Run, built: Path, world: CohortPaths, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT", "AWS_ALLOW_HTTP")
-    given = [word for key in keys for word in ("--storage-option", f"{key.lower()}={os.environ[key]}")]
+    given = options_in_place_of_variables(monkeypatch)
     given[3] = "aws_secret_access_key=the-secret"
-    for key in keys:
-        monkeypatch.delenv(key)
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")  # what is given goes before it
     words = ["build-index", str(world.refs), "--model", str(built / "model"), "-o", address, *given]
     monkeypatch.setattr(_options.sys, "argv", ["mst", *words])

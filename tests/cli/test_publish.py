@@ -46,6 +46,8 @@ def test_a_lab_with_one_slide_starts_from_it(
     spot, gene = ours.spot_ids[0], ours.genes.symbols[0]
     told = json.loads(mst("neighbours", tmp_path / "p.h5ad", spot, "-g", gene, *where, "--json").stdout)
     assert {row["patient"] for row in told["neighbours"]} <= {"patient-001", "patient-002"}
+    page = mst("report", tmp_path / "p.h5ad", "-o", tmp_path / "p.html", *where)
+    assert "no patches of neighbours" not in " ".join(page.stderr.split())
     (cohort,) = json.loads(mst("cohorts", *where, "--json").stdout)
     assert [patient["patient"] for patient in cohort["patients"]] == ["patient-001", "patient-002"]
     assert json.loads(mst("info", *where, "--json").stdout)["published"]["patients_renamed"] is True

@@ -162,8 +162,6 @@ def test_an_address_that_holds_no_reference(mst: Run, tmp_path: Path) -> None:
             said = error_of(mst(*command, ok=False))
             assert why in said
             assert "secret" not in said
-    for command in (["plot", "a.h5ad", "-g", "X"], ["report", "a.h5ad"], ["serve", "a.h5ad"]):
-        assert "this command needs a folder yet" in usage_of(mst(*command, "-r", "s3://bucket/ref", ok=False))
     assert not Path("s3:").exists()
 
 
@@ -173,3 +171,8 @@ def test_storage_options_are_for_object_stores(mst: Run, tmp_path: Path) -> None
     for pair in ("aws_region", "=x", "aws_region="):
         said = usage_of(mst("info", "s3://bucket/ref", "--storage-option", pair, ok=False))
         assert "is no KEY=VALUE" in said
+    for command in (["plot", "a.h5ad", "--what", "embedding"], ["report", "a.h5ad"], ["serve", "a.h5ad"]):
+        said = usage_of(mst(*command, "--storage-option", "aws_region=x", ok=False))
+        assert "of use beside --reference" in said
+        said = usage_of(mst(*command, "-r", tmp_path, "--storage-option", "aws_region=x", ok=False))
+        assert "of use for a reference at a URI" in said

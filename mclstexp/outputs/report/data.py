@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class PageOptions:
     patches: int
     reference: StrPath | None = None
     on_progress: Progress | None = None
+    storage_options: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 def prediction_data(prediction: Prediction, name: str, folder: Path, options: PageOptions) -> dict[str, Any]:
@@ -167,7 +168,9 @@ def _evidence(prediction: Prediction, folder: Path, options: PageOptions) -> dic
         return {"neighbours": None, "patches": None, "patches_note": ""}
     reference, why = None, "no patches were asked for"
     if options.patches:
-        reference, why = reference_at_hand(prediction, options.reference, beside=folder)
+        reference, why = reference_at_hand(
+            prediction, options.reference, beside=folder, storage_options=options.storage_options
+        )
     fov_um = view_of(prediction).side_um
     if reference is None or fov_um is None:
         why = why or "the size of its patches in um is unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def report(
     image_px: int = IMAGE_PX,
     patches: int = PATCHES,
     force: bool = False,
+    storage_options: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
     """Write one self-contained page that shows predictions with their evidence; a browser opens it without internet.
@@ -44,13 +45,16 @@ def report(
     title
         Title of the page; "" names the slides.
     reference
-        Where the predictions' reference is, when it is not where they say.
+        Where the predictions' reference is, a folder or a URI such as ``s3://bucket/reference``, when it is not in the
+        folder that they say.
     image_px
         Longer side of a slide's picture, in pixels; several slides share the pixels of one.
     patches
         How many patches of neighbours are kept, over all predictions; 0 for none.
     force
         Whether to replace an existing file.
+    storage_options
+        Of the object store where the reference lies; what they lack comes from the environment.
     on_progress
         Called with (step, done, total).
 
@@ -62,10 +66,12 @@ def report(
     ------
     InputError
         When there is no prediction, a file is none, or ``path`` is no ``.html``.
+    InputError, FormatError, DownloadError
+        When ``reference`` is given and cannot be read, or is not the predictions' own.
     ExistsAlreadyError
         When ``path`` exists and ``force`` is not set.
     StorageError
-        When the operating system refuses the write.
+        When the operating system refuses the write, or the object store cannot be used.
 
     Examples
     --------
@@ -81,7 +87,8 @@ def report(
     if not loaded:
         raise InputError("There is no prediction to report on.")
     share = len(loaded)
-    options = PageOptions(max(256, round(image_px / math.sqrt(share))), patches // share, reference, on_progress)
+    side_px = max(256, round(image_px / math.sqrt(share)))
+    options = PageOptions(side_px, patches // share, reference, on_progress, storage_options)
     names = page_names([(one.slide_id, file) for one, file in loaded])
     items = [
         prediction_data(prediction, name, file.parent if file else Path(), options)

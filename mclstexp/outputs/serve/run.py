@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mclstexp.errors import InputError
@@ -25,6 +25,7 @@ def serve(
     host: str = LOOPBACK,
     port: int = 0,
     device: Device = "auto",
+    storage_options: Mapping[str, str] | None = None,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve a page of predictions until Ctrl-C.
@@ -34,11 +35,13 @@ def serve(
     predictions
         Paths of predictions (``.h5ad``).
     reference
-        Where their reference is, when it is not where they say.
+        Where their reference is, a folder or a URI, when it is not in the folder that they say.
     host, port
         Address to listen on; port 0 takes any that is free.
     device
         Where a region is computed.
+    storage_options
+        Of the object store where the reference lies; what they lack comes from the environment.
     on_ready
         Called with the page's address once the server listens.
 
@@ -46,6 +49,8 @@ def serve(
     ------
     InputError
         When starlette or uvicorn is missing, a prediction cannot be read, or the address cannot be listened on.
+    InputError, FormatError, StorageError, DownloadError
+        When ``reference`` is given and cannot be read, or is not the predictions' own.
     """
     require_libraries()
     from mclstexp.outputs.report.write import page_names
@@ -58,7 +63,9 @@ def serve(
         listening = stack.enter_context(contextlib.closing(bound(host, port)))
         sessions = []
         for (prediction, file), name in zip(loaded, names, strict=True):
-            session = Session(prediction, name, file.parent, reference=reference, device=device)
+            session = Session(
+                prediction, name, file.parent, reference=reference, device=device, storage_options=storage_options
+            )
             stack.callback(session.close)
             _say(name, session.no_image, session.no_reference)
             sessions.append(session)

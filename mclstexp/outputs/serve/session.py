@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,11 @@ class Session:
     prediction, name, folder
         The prediction, what the page calls it, and the folder of its file.
     reference
-        Where its reference is now; None as the prediction says.
+        Where its reference is now, a folder or a URI; None for the folder that the prediction says.
     device
         Where a region is computed.
+    storage_options
+        Of the object store where the reference lies.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class Session:
         *,
         reference: StrPath | None = None,
         device: Device = "auto",
+        storage_options: Mapping[str, str] | None = None,
     ) -> None:
         self.prediction, self.name, self.folder, self.view = prediction, name, folder, view_of(prediction)
         self.reference, self.no_reference = reference_at_hand(
-            prediction, reference, beside=folder, device=device, cache=False
+            prediction, reference, beside=folder, device=device, cache=False, storage_options=storage_options
         )
         image, self.no_image = own_image(prediction, folder)
         self.pyramid = None if image is None else TilePyramid(image)

@@ -98,7 +98,7 @@ AT_GRID = ("query", "{w}/slide.tif", *QUERY[3:])
 RING = '{"type": "Polygon", "coordinates": [[[20, 20], [560, 20], [560, 560], [20, 20]]]}'
 REGIONS = [
     *(Entry(f"query --grid {value!r}", (*AT_GRID, "--grid", value), (), NOT_ACCEPTED, always=False)
-      for value in ("0um", "-5um", "nan um", "1e-9um", "1e12px", "um", "100", "100 mm", "100um;100um", "")),
+      for value in ("nan um", "1e-9um", "1e12px", "um", "100", "100 mm", "100um;100um")),
     *(Entry(f"query --regions {name}", (*AT_GRID, "--grid", "90um", "--regions", "{i}/regions.geojson"),
             (Spoil("regions.geojson", damage),), expected, always=False)
       for name, damage, expected in (

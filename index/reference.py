@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mclstexp.config import Normalisation, RetrievalConfig
@@ -25,7 +24,6 @@ from mclstexp.text import counted, some
 from mclstexp.types import Device, FloatArray, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
-    import anndata as ad
     import pandas as pd
     import pyarrow as pa
 
@@ -372,46 +370,6 @@ class Reference(Upkeep):
 
     def _retrieval(self, changes: list[str]) -> RetrievalConfig:
         return with_settings(self.model.config.retrieval, changes)
-
-    def to_anndata(self, *, filter: Filter | None = None, genes: GenePanel | Sequence[str] | None = None) -> ad.AnnData:
-        """Return spots as AnnData: raw counts, patient, slide, cohort and label, position and embedding.
-
-        Parameters
-        ----------
-        filter
-            Which spots; None for all.
-        genes
-            Symbols or Ensembl ids; None for every gene that some slide measured. Zeros of genes that a slide did not
-            measure are unknown: ``varm["measured"][:, obs["gene_list"]]`` says which.
-
-        Raises
-        ------
-        InputError
-            A gene or filter does not fit the reference.
-        """
-        from mclstexp.index.export import reference_anndata
-
-        return reference_anndata(self._store, filter, genes)
-
-    def export(
-        self,
-        path: StrPath,
-        *,
-        filter: Filter | None = None,
-        genes: GenePanel | Sequence[str] | None = None,
-        force: bool = False,
-        on_progress: Progress | None = None,
-    ) -> int:
-        """Write spots as ``.h5ad`` (see `to_anndata`) or ``.parquet``, counts a slide at a time; return their number.
-
-        Raises
-        ------
-        InputError, ExistsAlreadyError, StorageError
-            Another suffix, gene or filter; something is at ``path``; the disk refused.
-        """
-        from mclstexp.index.export import write_reference
-
-        return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
     @staticmethod
     def verify(

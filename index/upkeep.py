@@ -1,4 +1,4 @@
-"""A reference's store and model, and what looks after them: add, remove, restore, optimize, tag, history."""
+"""A reference's store and model, and what looks after them: add, remove, restore, optimize, tag, history, export."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mclstexp.errors import FormatError
+from mclstexp.index.filter import Filter
 from mclstexp.index.store import summary
 from mclstexp.index.store.store import ReferenceStore
 from mclstexp.index.store.tags import resolve_version
 from mclstexp.index.store.writer import AddReport, stands
 from mclstexp.notes import warn
+from mclstexp.panel import GenePanel
 from mclstexp.slide import Slide
 from mclstexp.text import counted, some
 from mclstexp.types import Device, Progress, StrPath
 
 if TYPE_CHECKING:  # what looks after a reference needs neither torch nor anndata, which take seconds to load
+    import anndata as ad
+
     from mclstexp.data.readers.addresses import SlideAddresses
     from mclstexp.index.cluster.workers import Workers
     from mclstexp.index.published.publish import Publication
@@ -311,6 +315,46 @@ class Upkeep:
     def cohorts(self) -> list[dict[str, Any]]:
         """Return cohorts, their patients and their slides, with spots, genes, dates and sizes."""
         return summary.cohort_tree(self._store)
+
+    def to_anndata(self, *, filter: Filter | None = None, genes: GenePanel | Sequence[str] | None = None) -> ad.AnnData:
+        """Return spots as AnnData: raw counts, patient, slide, cohort and label, position and embedding.
+
+        Parameters
+        ----------
+        filter
+            Which spots; None for all.
+        genes
+            Symbols or Ensembl ids; None for every gene that some slide measured. Zeros of genes that a slide did not
+            measure are unknown: ``varm["measured"][:, obs["gene_list"]]`` says which.
+
+        Raises
+        ------
+        InputError
+            A gene or filter does not fit the reference.
+        """
+        from mclstexp.index.export import reference_anndata
+
+        return reference_anndata(self._store, filter, genes)
+
+    def export(
+        self,
+        path: StrPath,
+        *,
+        filter: Filter | None = None,
+        genes: GenePanel | Sequence[str] | None = None,
+        force: bool = False,
+        on_progress: Progress | None = None,
+    ) -> int:
+        """Write spots as ``.h5ad`` (see `to_anndata`) or ``.parquet``, counts a slide at a time; return their number.
+
+        Raises
+        ------
+        InputError, ExistsAlreadyError, StorageError
+            Another suffix, gene or filter; something is at ``path``; the disk refused.
+        """
+        from mclstexp.index.export import write_reference
+
+        return write_reference(self._store, Path(path), filter, genes, force=force, on_progress=on_progress)
 
 
 def _told(report: AddReport) -> AddReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 REFUSED, USAGE, ACCEPTED, EITHER = "refused", "usage", "accepted", "either"
 """What is expected: one line and exit 1; one line of wrong usage and exit 2; exit 0; not known beforehand, but no worse
@@ -52,6 +52,8 @@ class Entry:
         Variables of the environment.
     always
         Whether it is run with the other tests, and not in full runs alone.
+    keeps
+        Whether what is whole may be left although the command fails: predictions of the other slides.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Entry:
     names: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     always: bool = True
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ SAYING = ("mst: error: ", "Error: ", "problem: ", "Try ")
 
 def problem(entry: Entry, outcome: Outcome) -> str:
     """Say what is wrong with an outcome; "" where it is as it should be."""
-    kind = outcome.kind
+    kind = replace(outcome, left=()).kind if entry.keeps else outcome.kind
     if kind not in (REFUSED, USAGE, ACCEPTED):
         return kind
     allowed = (REFUSED, USAGE) if entry.expected == NOT_ACCEPTED else (entry.expected,)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mclstexp.data.paths import require_file
 from mclstexp.data.positions.coordinates import Coordinates
 from mclstexp.data.positions.lattice import VISIUM_PITCH_UM
 from mclstexp.errors import InputError
@@ -31,12 +32,13 @@ def parse_bins(path: Path) -> Coordinates:
     Raises
     ------
     InputError
-        When the file is damaged, lacks a column, or has no bin under tissue.
+        When the file is damaged or no regular file, lacks a column, or has no bin under tissue.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import parquet
 
+    require_file(path, "Positions")
     try:
         names = parquet.read_schema(path).names
         missing = [name for name in _COLUMNS if name not in names]
@@ -50,7 +52,7 @@ def parse_bins(path: Path) -> Coordinates:
         xy = np.column_stack([under[name].cast(pa.float64()).to_numpy() for name in (_X, _Y)])
         ids = np.asarray(under["barcode"].cast(pa.string()).to_numpy(), dtype=np.str_)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}.") from error
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0].rstrip('.')}; copy it again.") from error
     size = _BIN.match(str(ids[0]))
     dropped = len(table) - len(under)
     notes = (f"{dropped} of {len(table)} spots are off the tissue and were dropped.",) if dropped else ()

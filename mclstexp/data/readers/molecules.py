@@ -142,7 +142,9 @@ def pool_molecules(
             n_low += int((~good).sum())
             bad = int((~np.isfinite(xy[good]).all(axis=1)).sum())
             if bad:
-                raise InputError(f"{path.name}: {bad} transcripts have NaN or infinite coordinates or empty cells.")
+                raise InputError(
+                    f"{path.name}: {bad} transcripts have NaN or infinite coordinates or empty cells; remove them."
+                )
             of_batch = np.array([genes.setdefault(name, len(genes)) for name in names[0]], dtype=np.int64)
             tally.add(np.floor(to_px(xy[good]) / side), of_batch[names[1][good]], path)
     return _pooled(path, tally, list(genes), n_low, n_all)
@@ -159,7 +161,7 @@ class _Tally:
     def add(self, places: NDArray[np.float64], genes: NDArray[np.int64], path: Path) -> None:
         if len(places) and np.abs(places).max() >= _FARTHEST:
             raise InputError(
-                f"{path.name}: transcripts lie a million squares apart; these are no coordinates of a slide."
+                f"{path.name}: transcripts lie a million squares apart, which no slide is wide; remove those far away."
             )
         square = (places.astype(np.int64) + _FARTHEST) @ np.array([1, 2 * _FARTHEST])
         keys, counts = np.unique((square << 21) | genes, return_counts=True)

@@ -50,7 +50,7 @@ def find(path: Path, choices: Choices) -> list[SlideSource]:
 def _is_store(root: Path) -> bool:
     try:
         values = json.loads(root.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     values = values.get("attributes", values) if isinstance(values, dict) else {}
     return isinstance(values, dict) and "spatialdata_attrs" in values

@@ -38,9 +38,11 @@ def rows(path: Path) -> Any:
 
 
 def world(folder: Path, n: int) -> tuple[Path, Path]:
-    """Write ``n`` slides and a model of two of them; return both folders."""
-    spec = SlideSpec(n_genes=500, side_px=3000, pitch_um=80.0)
-    refs = write_cohort(folder / f"cohort{n}", n_patients=n, slides_per_patient=1, spec=spec).refs
+    """Write ``n`` slides and a model of two of them, unless they are there; return both folders."""
+    spec = SlideSpec(n_genes=500, side_px=1200, pitch_um=80.0)
+    refs = folder / f"cohort{n}" / "refs"
+    if not refs.exists():
+        write_cohort(refs.parent, n_patients=n, slides_per_patient=1, spec=spec)
     if not (folder / "model").exists():
         few = mst.read_slides(refs)[:2]
         changes = ["patch.size_px=112", "choose=[]"]
